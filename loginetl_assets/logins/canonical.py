@@ -1,0 +1,31 @@
+"""One spelling per value, so that one device or address has one token."""
+
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+import polars as pl
+
+
+def canonical_ip(text: str) -> str | None:
+    """The one spelling of an IP address, or None where the text is none.
+
+    IPv6 is compressed and lower case (RFC 5952); an IPv4-mapped IPv6 address is the IPv4 address. Leading zeros in
+    IPv4 are refused, since readers disagree whether they mean octal; so are zones (`%eth0`), which name an interface
+    of one machine and no address.
+    """
+    text = text.strip()
+    try:
+        return str(IPv4Address(text))
+    except AddressValueError:
+        pass
+    if "%" in text:
+        return None
+    try:
+        address = IPv6Address(text)
+    except AddressValueError:
+        return None
+    return str(address.ipv4_mapped or address)
+
+
+def canonical_device_id(text: pl.Expr) -> pl.Expr:
+    """Stripped of white space at both ends and in Unicode's normal form C."""
+    return text.str.strip_chars().str.normalize("NFC")

@@ -1,0 +1,218 @@
+"""A login message: how it is kept in the landing, and how its body is read.
+
+`read_login` answers with the six fields or with a `Rejection`; no other outcome exists and no exception escapes.
+Whether the *values* are good (an address, a version, a length) is decided for whole frames in `masking`.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+
+from loginetl_assets.logins.rejection import Reason, Rejection
+
+FIELDS = ("user_id", "app_version", "device_type", "ip", "locale", "device_id")
+OPTIONAL_FIELDS = frozenset({"locale"})
+_KNOWN = frozenset(FIELDS)
+
+# Names for message ids that are no UUIDs (AWS's are; the API only promises a string of up to 100 characters).
+_MESSAGE_IDS = uuid5(NAMESPACE_URL, "sqs-message-id")
+
+
+class QueuedMessage(msgspec.Struct, array_like=True, frozen=True):
+    """One message as the landing keeps it: what SQS said of it, and its body, untouched."""
+
+    message_id: str
+    sent_at_ms: int  # SQS's SentTimestamp: epoch milliseconds
+    body: bytes  # UTF-8; a lone surrogate, which JSON can smuggle in, is kept as its three bytes
+
+    @property
+    def key(self) -> UUID:
+        """The identity under which the ledger knows the message."""
+        try:
+            return UUID(self.message_id)
+        except ValueError:
+            return uuid5(_MESSAGE_IDS, self.message_id)
+
+
+class Login(NamedTuple):
+    """The six fields of a login, as they were sent, and how many fields beside them were ignored."""
+
+    user_id: str
+    app_version: str
+    device_type: str
+    ip: str
+    locale: str | None
+    device_id: str
+    unknown_fields: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[QueuedMessage])
+
+
+def encode_messages(messages: list[QueuedMessage]) -> bytes:
+    """Packs a batch of messages for sealing (MessagePack)."""
+    return _encoder.encode(messages)
+
+
+def decode_messages(packed: bytes) -> list[QueuedMessage]:
+    """Unpacks what `encode_messages` packed.
+
+    Raises:
+        ValueError: the bytes are something else; the text carries no part of them.
+    """
+    try:
+        return _decoder.decode(packed)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise ValueError("not a batch of messages") from None
+
+
+def read_login(body: bytes, *, reject_unknown_fields: bool = False) -> Login | Rejection:
+    """Reads one message body.
+
+    Nested objects are flattened with `_`, one SNS envelope is unwrapped, `locale` may be null or missing. Time is
+    linear in the length of the body, and nesting is bounded by the interpreter's recursion limit.
+
+    Args:
+        body: the message's bytes, UTF-8.
+        reject_unknown_fields: whether a field outside the six rejects the message instead of being counted.
+    """
+    try:
+        document = _decode(body)
+        if document.get("Type") == "Notification" and isinstance(document.get("Message"), str):
+            document = _decode(document["Message"].encode("utf-8", "surrogatepass"))
+        return _pick_fields(document, reject_unknown_fields)
+    except _Refused as refused:
+        return refused.rejection
+
+
+class _Refused(Exception):  # noqa: N818 - it is an answer, not an error
+    def __init__(self, reason: Reason, field: str | None = None) -> None:
+        self.rejection = Rejection(reason, field)
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    """Decodes a JSON object whose keys are each there once."""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode_exactly(body)
+    if not isinstance(document, dict):
+        raise _Refused(Reason.NOT_AN_OBJECT)
+    # msgspec keeps the last of two equal keys without a word. Where the text has no backslash, every key and every
+    # string value brings exactly two quotes, so counting them proves that no key was dropped (50 ns against 3 µs).
+    if b"\\" not in body:
+        quotes = 0
+        for value in document.values():
+            if isinstance(value, str):
+                quotes += 4
+            elif isinstance(value, (dict, list)):
+                return _decode_exactly(body)
+            else:
+                quotes += 2
+        if body.count(b'"') == quotes:
+            return document
+    return _decode_exactly(body)
+
+
+def _decode_exactly(body: bytes) -> dict[str, Any]:
+    """Decodes with the standard library, which sees every pair; numbers are read as 0, since none is ever used."""
+    try:
+        text = body.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        raise _Refused(Reason.NOT_JSON) from None
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_object_of_unique_keys,
+            parse_int=_zero,  # linear, where int() of a long literal is not
+            parse_float=_zero,
+            parse_constant=_refuse_constant,
+        )
+    except ValueError:
+        raise _Refused(Reason.NOT_JSON) from None
+    except RecursionError:
+        raise _Refused(Reason.TOO_DEEP) from None
+    if not isinstance(document, dict):
+        raise _Refused(Reason.NOT_AN_OBJECT)
+    return document
+
+
+def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise _Refused(Reason.DUPLICATE_KEY)
+    return document
+
+
+def _zero(_literal: str) -> int:
+    return 0
+
+
+def _refuse_constant(_literal: str) -> None:
+    raise _Refused(Reason.NOT_JSON)  # NaN and Infinity are not JSON (RFC 8259, section 6)
+
+
+def _pick_fields(document: dict[str, Any], reject_unknown_fields: bool) -> Login | Rejection:
+    if any(isinstance(value, dict) for value in document.values()):
+        document, unknown = _flatten(document)
+    else:
+        unknown = sum(name not in _KNOWN for name in document)
+    values: list[Any] = []
+    for field in FIELDS:
+        value = document.get(field)
+        if value is None and field not in OPTIONAL_FIELDS:
+            if _KNOWN.isdisjoint(document):
+                return Rejection(Reason.NOT_A_LOGIN)
+            return Rejection(Reason.MISSING_FIELD, field)
+        if value is not None and not isinstance(value, str):
+            return Rejection(Reason.WRONG_TYPE, field)
+        if value is not None and not _is_storable(value):
+            return Rejection(Reason.UNSTORABLE_TEXT, field)
+        values.append(value)
+    if unknown and reject_unknown_fields:
+        return Rejection(Reason.UNKNOWN_FIELD)  # the field's name is the sender's text and may be personal data
+    return Login._make([*values, unknown])
+
+
+def _flatten(document: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Joins the keys of nested objects with `_`; keeps the known names and counts the others."""
+    flat: dict[str, Any] = {}
+    unknown = 0
+    for name, value in _leaves(document):
+        if name not in _KNOWN:
+            unknown += 1
+        elif name in flat:
+            raise _Refused(Reason.COLLIDING_KEYS, name)
+        else:
+            flat[name] = value
+    return flat, unknown
+
+
+def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    longest = max(map(len, FIELDS))
+    stack: list[tuple[str, Any]] = list(document.items())
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, dict) and len(name) < longest:
+            stack.extend((f"{name}_{key}", inner) for key, inner in value.items())
+        else:
+            # An object below a name that is already longer than any field's can hold none of the six: one unknown
+            # leaf, so that a hostile depth costs nothing.
+            yield name, value
+
+
+def _is_storable(text: str) -> bool:
+    """Whether Postgres can store the text: no NUL, no lone surrogate."""
+    if "\0" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,30 @@
+"""Why a message was not loaded: a closed list of reasons."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Reason(StrEnum):
+    """The reasons a message can be rejected for. They are stored: a name, once released, keeps its meaning."""
+
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    TOO_DEEP = "too_deep"
+    DUPLICATE_KEY = "duplicate_key"
+    COLLIDING_KEYS = "colliding_keys"  # two names that flatten to the same field
+    NOT_A_LOGIN = "not_a_login"  # none of the six fields: another kind of message altogether
+    MISSING_FIELD = "missing_field"  # absent or null
+    WRONG_TYPE = "wrong_type"  # there, but no string
+    UNSTORABLE_TEXT = "unstorable_text"  # NUL or a lone surrogate
+    UNKNOWN_FIELD = "unknown_field"  # only where LOGINETL_UNKNOWN_FIELDS=reject
+    EMPTY = "empty"
+    TOO_LONG = "too_long"
+    BAD_IP = "bad_ip"
+    BAD_VERSION = "bad_version"
+
+
+class Rejection(NamedTuple):
+    """A reason and, where one field is to blame, its name (one of the six; never the sender's text)."""
+
+    reason: Reason
+    field: str | None = None

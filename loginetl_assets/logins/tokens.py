@@ -1,0 +1,51 @@
+"""Tokens: what stands in the table in place of a value.
+
+A token is the masking key's id, a dot, and the base64url HMAC-SHA256 of field and canonical value: at most 54
+characters. Equal values of one field have equal tokens under one key; the same text in two fields has unrelated ones.
+"""
+
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+from typing import Protocol
+
+import polars as pl
+
+MASKED_FIELDS = ("ip", "device_id")
+TOKEN_PATTERN = r"^[0-9]{1,10}\.[A-Za-z0-9_-]{43}$"  # noqa: S105 - a shape, not a secret
+
+_BYTES = 32
+
+
+class Prf(Protocol):
+    """Tink's pseudorandom function."""
+
+    def compute(self, input_data: bytes, output_length: int) -> bytes:
+        """`output_length` bytes that are the same for the same input and key, and look random without the key."""
+        ...
+
+
+class Tokenizer:
+    """Makes tokens under one masking key."""
+
+    def __init__(self, key_id: int, prf: Prf) -> None:
+        """Takes the key's id in its keyset (unsigned 32 bit) and its function."""
+        self.key_id = key_id
+        self._prf = prf
+
+    def token(self, field: str, value: str) -> str:
+        """The token of one canonical value."""
+        mac = self._prf.compute(f"{field}\0{value}".encode(), _BYTES)
+        return f"{self.key_id}.{urlsafe_b64encode(mac)[:-1].decode()}"
+
+    def tokens(self, field: str, values: Iterable[str]) -> pl.DataFrame:
+        """The distinct values with their tokens: columns `value`, `token` (both String), in no set order."""
+        distinct = list(dict.fromkeys(values))
+        return pl.DataFrame(
+            {"value": distinct, "token": [self.token(field, value) for value in distinct]},
+            schema={"value": pl.String, "token": pl.String},
+        )
+
+
+def is_token(column: pl.Expr) -> pl.Expr:
+    """Whether a value has the shape of a token (which no IP address or short id has)."""
+    return column.str.contains(TOKEN_PATTERN)

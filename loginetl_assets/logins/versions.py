@@ -1,0 +1,37 @@
+"""App versions as integers that sort like versions and can be read back.
+
+`major * 1_000_000 + minor * 1_000 + patch`, the missing parts being 0: "2.3.0" is 2_003_000, "0.96" is 96_000. The
+largest is 2146.999.999, which still fits Postgres's four-byte integer.
+"""
+
+import polars as pl
+
+MAX_MAJOR = 2_146
+MAX_PACKED = MAX_MAJOR * 1_000_000 + 999_999
+
+# ASCII digits only: `\d` would let other scripts' digits through to the cast.
+_PARTS = r"^(?<major>[0-9]{1,4})(?:\.(?<minor>[0-9]{1,3}))?(?:\.(?<patch>[0-9]{1,3}))?$"
+
+
+def pack_version(text: pl.Expr) -> pl.Expr:
+    """Int32 of each version text; null where the text is no version or out of range."""
+    parts = text.str.extract_groups(_PARTS)
+
+    def part(name: str) -> pl.Expr:
+        return parts.struct.field(name).cast(pl.Int32, strict=False)
+
+    major = part("major")
+    packed = major * 1_000_000 + part("minor").fill_null(0) * 1_000 + part("patch").fill_null(0)
+    return pl.when(major <= MAX_MAJOR).then(packed)
+
+
+def major_version(packed: pl.Expr) -> pl.Expr:
+    """Int32 of the first part alone."""
+    return packed // 1_000_000
+
+
+def version_text(packed: int) -> str:
+    """The version with all three parts: 2_003_000 is "2.3.0"."""
+    major, rest = divmod(packed, 1_000_000)
+    minor, patch = divmod(rest, 1_000)
+    return f"{major}.{minor}.{patch}"
