@@ -1,0 +1,102 @@
+"""The Dagster resources: thin shells that open what `Services` knows how to open.
+
+None of them holds a secret as configuration, so none shows up in the repository snapshot, the web page or run config.
+"""
+
+import boto3
+import dagster as dg
+from dagster_aws.utils import ResourceWithBoto3Configuration
+
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.queue import LoginQueue
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import AppVersion, Settings, UnknownFields
+
+
+class LoginQueueResource(ResourceWithBoto3Configuration):
+    """The login queue on SQS, with dagster-aws's own boto3 settings; unset ones follow AWS's variables and profiles."""
+
+    services: dg.ResourceDependency[Services]
+
+    def open(self, connections: int = 10) -> LoginQueue:
+        """Opens the queue for that many calls at once."""
+        session = boto3.Session(
+            region_name=self.region_name,
+            profile_name=self.profile_name,
+            aws_access_key_id=self.aws_access_key_id,
+            aws_secret_access_key=self.aws_secret_access_key,
+            aws_session_token=self.aws_session_token,
+        )
+        return self.services.queue(
+            session=session,
+            endpoint_url=self.endpoint_url,
+            connections=connections,
+            max_attempts=self.max_attempts,
+        )
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables from which a child process opens the same queue."""
+        named = {
+            "AWS_REGION": self.region_name,
+            "AWS_DEFAULT_REGION": self.region_name,
+            "AWS_PROFILE": self.profile_name,
+            "AWS_ENDPOINT_URL_SQS": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.aws_access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.aws_secret_access_key,
+            "AWS_SESSION_TOKEN": self.aws_session_token,
+        }
+        return {
+            **self.services.settings.as_environment(),
+            **{name: value for name, value in named.items() if value is not None},
+        }
+
+
+class LoginDatabaseResource(dg.ConfigurableResource[LoginDatabase]):
+    """The Postgres that holds `user_logins` and the ledger."""
+
+    services: dg.ResourceDependency[Services]
+
+    def open(self) -> LoginDatabase:
+        """Opens the database, its schema checked."""
+        return self.services.database()
+
+
+class LandingResource(dg.ConfigurableResource[Landing]):
+    """The object store of sealed batches and masked files."""
+
+    services: dg.ResourceDependency[Services]
+
+    def open(self) -> Landing:
+        """Opens the landing."""
+        return self.services.landing()
+
+
+class KeyringResource(dg.ConfigurableResource[Keyring]):
+    """The pipeline's keysets."""
+
+    services: dg.ResourceDependency[Services]
+
+    def open(self) -> Keyring:
+        """Opens the keyring; each keyset is read when it is first needed."""
+        return self.services.keyring
+
+
+class RulesResource(dg.ConfigurableResource["RulesResource"]):
+    """The settings that decide how messages are received, read and judged; nothing secret, shown on the web page."""
+
+    visibility_seconds: int
+    reject_unknown_fields: bool
+    major_version_only: bool
+    max_rejection_rate: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RulesResource":
+        """Takes the rules from the settings."""
+        return cls(
+            visibility_seconds=settings.visibility_seconds,
+            reject_unknown_fields=settings.unknown_fields is UnknownFields.REJECT,
+            major_version_only=settings.app_version is AppVersion.MAJOR,
+            max_rejection_rate=settings.max_rejection_rate,
+        )

@@ -1,0 +1,164 @@
+"""Postgres: one engine, its time-outs, transactions whose errors carry no values, and COPY."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from loginetl_assets.errors import OperatorError, TransientError
+
+# A batch is copied in well under a second (5 000 rows at 75 k rows/s with the ledger): these bounds only end what is
+# stuck. Rows wait for rows where two runs bring the same token, hence a lock time-out above one batch's time.
+STATEMENT_TIMEOUT_SECONDS = 120
+LOCK_TIMEOUT_SECONDS = 30
+IDLE_IN_TRANSACTION_SECONDS = 300
+CONNECT_TIMEOUT_SECONDS = 10
+
+_LOCK = {"lock": 0x6C6F67696E65746C}  # "loginetl": the advisory lock that migrations take
+
+_TRANSIENT_CLASSES = (
+    "08",
+    "40",
+    "53",
+    "55",
+    "57",
+    "58",
+)  # connection, conflict, resources, lock, intervention, system
+
+
+class LoginDatabase:
+    """The database that holds `user_logins` and the ledger."""
+
+    def __init__(self, url: str, *, application_name: str = "loginetl") -> None:
+        """Takes a Postgres URL in any common spelling; nothing is connected yet.
+
+        Raises:
+            OperatorError: the text is no Postgres URL.
+        """
+        self.url = _with_psycopg(url)
+        self._engine = create_engine(
+            self.url,
+            hide_parameters=True,
+            # A connection a transaction: transactions here are whole batches, so its few milliseconds do not show, a
+            # restarted server needs no ping, and nothing is left open for anybody to close.
+            poolclass=NullPool,
+            connect_args={
+                "application_name": application_name,
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "options": (
+                    f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
+                    f" -c lock_timeout={LOCK_TIMEOUT_SECONDS}s"
+                    f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS}s"
+                ),
+            },
+        )
+
+    @property
+    def address(self) -> str:
+        """Where it is, without the password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction: committed at the end of the block, rolled back when it raises.
+
+        Raises:
+            OperatorError: what no retry mends, in words.
+            TransientError: what a retry may mend.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise self._explained(getattr(error, "orig", None) or error) from None
+        except psycopg.Error as error:  # COPY runs past SQLAlchemy
+            raise self._explained(error) from None
+
+    def revision(self) -> str | None:
+        """The schema's state: the last migration that ran, or None before the first."""
+        with self.transaction() as connection:
+            if connection.execute(text("SELECT to_regclass('loginetl.alembic_version')")).scalar() is None:
+                return None
+            return connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
+
+    def migrate(self) -> None:
+        """Brings schema `loginetl` to this version's state; two at once take turns.
+
+        Raises:
+            OperatorError: the role may not create what is needed.
+        """
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "loginetl_assets:migrations")
+        config.set_main_option("path_separator", "os")
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(text("SET statement_timeout = 0"))  # an index on a large table takes its time
+                # Polled, not awaited: a waiting statement holds a snapshot, for which CREATE INDEX CONCURRENTLY in
+                # the other session would wait in turn.
+                while not connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), _LOCK).scalar_one():
+                    connection.commit()
+                    time.sleep(0.1)
+                connection.execute(text("CREATE SCHEMA IF NOT EXISTS loginetl"))
+                connection.commit()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                connection.commit()
+        except SQLAlchemyError as error:
+            raise self._explained(getattr(error, "orig", None) or error) from None
+
+    def _explained(self, error: BaseException) -> Exception:
+        """Sorts an error; the server's text stays out, since its DETAIL line carries values."""
+        code = getattr(error, "sqlstate", None)
+        where = self.address
+        if code is None:
+            said = str(error)
+            if "password authentication failed" in said or "no password supplied" in said:
+                return OperatorError(f"Postgres refuses the password at {where}: mend LOGINETL_DATABASE_URL")
+            if "does not exist" in said:
+                return OperatorError(f"no such database or role at {where}: create it or mend LOGINETL_DATABASE_URL")
+            if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+                return TransientError(f"Postgres cannot be reached at {where}: is it up? See LOGINETL_DATABASE_URL")
+            return OperatorError(f"the database driver failed at {where} ({type(error).__name__})")
+        if code in {"28P01", "28000"}:
+            return OperatorError(f"Postgres refuses the login at {where}: mend LOGINETL_DATABASE_URL")
+        if code == "3D000":
+            return OperatorError(f"no such database at {where}: create it or mend LOGINETL_DATABASE_URL")
+        if code in {"42P01", "42703", "3F000"}:
+            return OperatorError(f"a table or column is missing at {where}: run `loginetl migrate`")
+        if code == "42501":
+            return OperatorError(f"the role at {where} lacks a right it needs: run `loginetl migrate` as the owner")
+        if code == "25006":
+            return OperatorError(f"{where} is read-only: point LOGINETL_DATABASE_URL at the primary")
+        if code == "53100":
+            return OperatorError(f"the disk of Postgres is full at {where}: make room and run again")
+        if code[:2] in _TRANSIENT_CLASSES:
+            return TransientError(f"Postgres failed in passing at {where} (SQLSTATE {code})")
+        return OperatorError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
+
+
+def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Copies rows into a table (COPY FROM STDIN), in the connection's transaction."""
+    driver: Any = connection.connection.driver_connection
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _with_psycopg(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise OperatorError("LOGINETL_DATABASE_URL must be a URL such as postgresql://user@host/database") from None
+    if parsed.drivername.split("+")[0] not in {"postgresql", "postgres"}:
+        raise OperatorError("LOGINETL_DATABASE_URL must be a postgresql:// URL")
+    return parsed.set(drivername="postgresql+psycopg")

@@ -1,0 +1,136 @@
+"""The landing: an object store (file:// or s3://) that keeps sealed batches and masked files.
+
+A `put` is atomic: an object is there whole or not at all. Nothing is ever overwritten, since every key is new.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, S3Store
+
+from loginetl_assets.errors import OperatorError, TransientError
+
+BATCHES = "batches"
+MASKED = "masked"
+
+
+class ObjectMissing(Exception):  # noqa: N818 - says what happened
+    """The landing has no such object."""
+
+
+class Landing:
+    """Objects by key."""
+
+    def __init__(self, url: str) -> None:
+        """Opens a landing; a directory that is missing is made on the first put.
+
+        Raises:
+            OperatorError: the URL is neither file:///… nor s3://bucket/….
+        """
+        self.url = url
+        parts = urlsplit(url)
+        self._directory: Path | None = None
+        if parts.scheme == "file" and parts.path.startswith("/"):
+            self._directory = Path(unquote(parts.path))
+        elif parts.scheme != "s3" or not parts.netloc:
+            raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
+        try:
+            self._store = self._open(parts.netloc, parts.path.strip("/"))
+        except (BaseError, OSError, ValueError):
+            raise OperatorError(f"the landing at {url} cannot be opened: check LOGINETL_LANDING_URL") from None
+
+    def _open(self, bucket: str, prefix: str) -> LocalStore | S3Store:
+        if self._directory is not None:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return LocalStore(prefix=self._directory)
+        import boto3
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        session = boto3.Session()
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        options: dict[str, Any] = {"prefix": prefix or None, "region": session.region_name or "us-east-1"}
+        if endpoint:  # an emulator or a store of one's own
+            options |= {
+                "endpoint": endpoint,
+                "virtual_hosted_style_request": False,
+                "client_options": {"allow_http": endpoint.startswith("http:")},
+            }
+        return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **options)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Writes a new object, durably.
+
+        Raises:
+            OperatorError: not writable, or full.
+            TransientError: the store failed in a way that may pass.
+        """
+        try:
+            obstore.put(self._store, key, content)
+            if self._directory is not None:
+                _sync(self._directory / key)  # obstore renames into place but does not sync
+        except PermissionError:
+            raise OperatorError(f"the landing at {self.url} is not writable: check LOGINETL_LANDING_URL") from None
+        except (BaseError, OSError) as error:
+            raise _explained(error, self.url, "write to") from None
+
+    def get(self, key: str) -> bytes:
+        """Reads an object whole.
+
+        Raises:
+            ObjectMissing: there is none.
+            OperatorError, TransientError: the store failed.
+        """
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except (FileNotFoundError, obstore.exceptions.NotFoundError):
+            raise ObjectMissing(f"the landing has no object {key}") from None
+        except (BaseError, OSError) as error:
+            raise _explained(error, self.url, "read from") from None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Deletes objects; one that is gone already is no error."""
+        for key in keys:
+            try:
+                obstore.delete(self._store, key)
+            except (FileNotFoundError, obstore.exceptions.NotFoundError):
+                continue
+            except (BaseError, OSError) as error:
+                raise _explained(error, self.url, "delete from") from None
+
+    def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Gives the keys under a prefix, each with the moment it was written."""
+        try:
+            for chunk in obstore.list(self._store, prefix):
+                for found in chunk:
+                    yield found["path"], found["last_modified"]
+        except (BaseError, OSError) as error:
+            raise _explained(error, self.url, "list") from None
+
+
+def _sync(path: Path) -> None:
+    for target in (path, path.parent):
+        descriptor = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explained(error: Exception, url: str, action: str) -> Exception:
+    text = str(error)
+    if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
+        return OperatorError(f"the landing at {url} is full: make room or set LOGINETL_LANDING_URL elsewhere")
+    if isinstance(error, (PermissionError, obstore.exceptions.PermissionDeniedError,
+                          obstore.exceptions.UnauthenticatedError)) or "Permission denied" in text:  # fmt: skip
+        return OperatorError(f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL")
+    if "NoSuchBucket" in text:
+        return OperatorError(f"there is no bucket for the landing at {url}: make it or mend LOGINETL_LANDING_URL")
+    if url.startswith("file:"):
+        return OperatorError(f"cannot {action} the landing at {url}: check LOGINETL_LANDING_URL")
+    return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")

@@ -1,0 +1,447 @@
+"""The ledger: which batch holds what and how far it has come, and which message id ended where (schema `loginetl`).
+
+Every function works in the caller's transaction. A batch is claimed by its row lock, so a claim ends with its
+transaction, however that ends. Rows that two runs may both insert are inserted in key order, vault before messages,
+so that the runs wait for each other and never in a circle.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.rejection import Rejection
+from loginetl_assets.resources.database import copy_rows
+
+REVISION = "0002"  # the migration this code is written for
+
+
+class BatchState(StrEnum):
+    """How far a batch has come."""
+
+    LANDED = "landed"
+    MASKED = "masked"
+    LOADED = "loaded"
+    SET_ASIDE = "set_aside"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A row of `loginetl.batches`, as far as the pipeline needs it."""
+
+    batch_id: int
+    object_key: str
+    landing_key_id: int
+    messages: int
+    state: BatchState
+    masked_key: str | None
+    loaded: int
+    duplicates: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class SealedRejection:
+    """A row of `loginetl.rejected_logins` to be."""
+
+    message_key: UUID
+    sent_at_ms: int
+    rejection: Rejection
+    sealed_body: bytes
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The ledger in numbers; messages = loaded + duplicates + rejected + pending, unless something is wrong."""
+
+    batches: int
+    messages: int
+    loaded: int
+    duplicates: int
+    rejected: int
+    pending_batches: int
+    pending: int  # messages landed and not yet settled, set-aside batches included
+    set_aside_batches: int
+    last_loaded_at: datetime | None
+
+
+_BATCH = "batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected"
+
+
+def check_keys(connection: Connection, role: str, key_ids: Sequence[int]) -> None:
+    """Makes sure that a keyset belongs to this database, and remembers its primary key.
+
+    Args:
+        connection: in a transaction.
+        role: which keyset.
+        key_ids: its keys, the primary first.
+
+    Raises:
+        OperatorError: the database was written with other keys of this role, and the keyset has none of them.
+    """
+    known = set(
+        connection.execute(text("SELECT key_id FROM loginetl.keys WHERE role = :role"), {"role": role}).scalars()
+    )
+    if known and known.isdisjoint(key_ids):
+        raise OperatorError(
+            f"LOGINETL_KEYSET_{role.upper()} has none of the {role} keys that this database was written with"
+            f" ({', '.join(map(str, sorted(known)))}): set the keyset that has"
+        )
+    if key_ids[0] not in known:
+        connection.execute(
+            text("INSERT INTO loginetl.keys (role, key_id) VALUES (:role, :key_id) ON CONFLICT DO NOTHING"),
+            {"role": role, "key_id": key_ids[0]},
+        )
+
+
+def register_batch(
+    connection: Connection,
+    *,
+    object_key: str,
+    landing_key_id: int,
+    messages: int,
+    size: int,
+    oldest_sent_at_ms: int,
+    run_id: str | None,
+) -> int:
+    """Records a batch that is whole in the landing; from here on it is pending. Gives its id."""
+    batch_id: int = connection.execute(
+        text(
+            "INSERT INTO loginetl.batches"
+            " (object_key, landing_key_id, messages, bytes, oldest_sent_at, landed_run_id) VALUES"
+            " (:object_key, :landing_key_id, :messages, :size, to_timestamp(:oldest / 1000.0), :run_id)"
+            " RETURNING batch_id"
+        ),
+        {
+            "object_key": object_key,
+            "landing_key_id": landing_key_id,
+            "messages": messages,
+            "size": size,
+            "oldest": oldest_sent_at_ms,
+            "run_id": run_id,
+        },
+    ).scalar_one()
+    return batch_id
+
+
+def claim_batch(
+    connection: Connection, states: Sequence[BatchState], *, after: int = 0, only: Sequence[int] = ()
+) -> Batch | None:
+    """Locks the oldest batch in one of the states that nobody else holds, for as long as the transaction lasts.
+
+    Args:
+        connection: in a transaction.
+        states: which batches to look at; those whose objects retention has removed are passed over.
+        after: only batches with a higher id.
+        only: only these ids, if any are given.
+    """
+    row = connection.execute(
+        text(
+            f"SELECT {_BATCH} FROM loginetl.batches"
+            " WHERE state = ANY(:states) AND batch_id > :after AND (:any OR batch_id = ANY(:only))"
+            " AND object_purged_at IS NULL"
+            " ORDER BY batch_id LIMIT 1 FOR UPDATE SKIP LOCKED"
+        ),
+        {"states": list(states), "after": after, "any": not only, "only": list(only)},
+    ).one_or_none()
+    return None if row is None else _batch(row)
+
+
+def pending_masked(connection: Connection, *, after: int, limit: int) -> list[Batch]:
+    """Batches that are masked and not loaded, oldest first; not locked."""
+    rows = connection.execute(
+        text(
+            f"SELECT {_BATCH} FROM loginetl.batches WHERE state = 'masked' AND batch_id > :after"
+            " ORDER BY batch_id LIMIT :limit"
+        ),
+        {"after": after, "limit": limit},
+    )
+    return [_batch(row) for row in rows]
+
+
+def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], run_id: str) -> list[Batch]:
+    """Batches that a Dagster run masked or loaded; where it did none, the one that was last, if any.
+
+    The second is what a check sees that is run by itself.
+    """
+    if action not in {"masked", "loaded"}:
+        raise ValueError("batches are masked or loaded by a run")
+    of_run = text(f"SELECT {_BATCH} FROM loginetl.batches WHERE {action}_run_id = :run_id ORDER BY batch_id")
+    latest = text(
+        f"SELECT {_BATCH} FROM loginetl.batches WHERE {action}_at IS NOT NULL"
+        f" ORDER BY {action}_at DESC, batch_id DESC LIMIT 1"
+    )
+    rows = connection.execute(of_run, {"run_id": run_id}).all() or connection.execute(latest).all()
+    return [_batch(row) for row in rows]
+
+
+def _batch(row: Any) -> Batch:
+    fields = dict(row._mapping)
+    return Batch(**{**fields, "state": BatchState(fields["state"])})
+
+
+def set_aside(connection: Connection, batch: Batch, reason: str) -> None:
+    """Takes a batch that cannot be read out of the way; its messages stay pending and the reason is shown."""
+    connection.execute(
+        text(
+            "UPDATE loginetl.batches SET state = 'set_aside', set_aside_reason = :reason, set_aside_at = now()"
+            " WHERE batch_id = :batch_id"
+        ),
+        {"batch_id": batch.batch_id, "reason": reason},
+    )
+
+
+def already_loaded(connection: Connection, batch: Batch, keys: Sequence[UUID]) -> set[UUID]:
+    """Which of a batch's messages it has loaded before; a batch read again must not count them as new."""
+    return set(
+        connection.execute(
+            text(
+                "SELECT message_key FROM loginetl.processed_messages"
+                " WHERE message_key = ANY(:keys) AND batch_id = :batch_id AND outcome = 'loaded'"
+            ),
+            {"keys": list(keys), "batch_id": batch.batch_id},
+        ).scalars()
+    )
+
+
+def forget_rejections(connection: Connection, batch: Batch) -> None:
+    """Takes back a batch's rejections, before it is read again."""
+    connection.execute(
+        text(
+            "WITH taken_back AS (DELETE FROM loginetl.rejected_logins WHERE batch_id = :batch_id"
+            " RETURNING message_key)"
+            " DELETE FROM loginetl.processed_messages p USING taken_back t WHERE p.message_key = t.message_key"
+        ),
+        {"batch_id": batch.batch_id},
+    )
+
+
+def known_tokens(connection: Connection, tokens: Sequence[str]) -> set[str]:
+    """Which tokens the vault has already."""
+    return set(
+        connection.execute(
+            text("SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens)"), {"tokens": list(tokens)}
+        ).scalars()
+    )
+
+
+def add_to_vault(
+    connection: Connection, wrapped_key: bytes, officer_key_id: int, entries: Iterable[tuple[str, str, bytes]]
+) -> int:
+    """Adds entries (token, field, sealed value) under a data key; one that is there already stays as it is.
+
+    Gives back how many were new.
+    """
+    data_key_id: int = connection.execute(
+        text(
+            "INSERT INTO loginetl.vault_data_keys (wrapped_key, officer_key_id) VALUES (:wrapped, :officer)"
+            " RETURNING data_key_id"
+        ),
+        {"wrapped": wrapped_key, "officer": officer_key_id},
+    ).scalar_one()
+    connection.execute(text("CREATE TEMP TABLE new_vault (token text, field text, sealed bytea) ON COMMIT DROP"))
+    copy_rows(connection, "new_vault", ("token", "field", "sealed"), entries)
+    return connection.execute(
+        text(
+            "INSERT INTO loginetl.pii_vault (token, field, sealed, data_key_id)"
+            " SELECT token, field, sealed, :data_key_id FROM new_vault ORDER BY token ON CONFLICT DO NOTHING"
+        ),
+        {"data_key_id": data_key_id},
+    ).rowcount
+
+
+def add_rejections(connection: Connection, batch: Batch, rejections: Iterable[SealedRejection]) -> int:
+    """Records rejected messages whose id was not settled before; gives back how many that were."""
+    connection.execute(
+        text(
+            "CREATE TEMP TABLE new_rejections (message_key uuid, sent_at_ms bigint, reason text, field text,"
+            " sealed_body bytea) ON COMMIT DROP"
+        )
+    )
+    copy_rows(
+        connection,
+        "new_rejections",
+        ("message_key", "sent_at_ms", "reason", "field", "sealed_body"),
+        ((r.message_key, r.sent_at_ms, r.rejection.reason.value, r.rejection.field, r.sealed_body) for r in rejections),
+    )  # fmt: skip
+    return connection.execute(
+        text(
+            "WITH fresh AS ("
+            "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
+            "  SELECT message_key, :batch_id, 'rejected' FROM new_rejections ORDER BY message_key"
+            "  ON CONFLICT DO NOTHING RETURNING message_key)"
+            " INSERT INTO loginetl.rejected_logins"
+            " (message_key, batch_id, sent_at, reason, field, sealed_body)"
+            " SELECT message_key, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, sealed_body"
+            " FROM new_rejections JOIN fresh USING (message_key)"
+        ),
+        {"batch_id": batch.batch_id},
+    ).rowcount
+
+
+def mark_masked(
+    connection: Connection,
+    batch: Batch,
+    *,
+    masked_key: str,
+    rejected: int,
+    duplicates: int,
+    loaded: int,
+    unknown_fields: int,
+    run_id: str,
+) -> None:
+    """Records that a batch's masked file is written, and what of it is settled."""
+    connection.execute(
+        text(
+            "UPDATE loginetl.batches SET state = 'masked', masked_key = :masked_key, rejected = :rejected,"
+            " duplicates = :duplicates, loaded = :loaded, unknown_fields = :unknown_fields, masked_at = now(),"
+            " masked_run_id = :run_id WHERE batch_id = :batch_id"
+        ),
+        {
+            "batch_id": batch.batch_id,
+            "masked_key": masked_key,
+            "rejected": rejected,
+            "duplicates": duplicates,
+            "loaded": loaded,
+            "unknown_fields": unknown_fields,
+            "run_id": run_id,
+        },
+    )
+
+
+def totals(connection: Connection) -> Totals:
+    """Adds up all batches."""
+    row = connection.execute(
+        text(
+            "SELECT count(*) AS batches, coalesce(sum(messages), 0) AS messages,"
+            " coalesce(sum(loaded), 0) AS loaded, coalesce(sum(duplicates), 0) AS duplicates,"
+            " coalesce(sum(rejected), 0) AS rejected,"
+            " count(*) FILTER (WHERE state IN ('landed', 'masked')) AS pending_batches,"
+            " coalesce(sum(messages - loaded - duplicates - rejected) FILTER (WHERE state <> 'loaded'), 0)"
+            "   AS pending,"
+            " count(*) FILTER (WHERE state = 'set_aside') AS set_aside_batches,"
+            " max(loaded_at) AS last_loaded_at FROM loginetl.batches"
+        )
+    ).one()
+    fields = dict(row._mapping)
+    last_loaded_at = fields.pop("last_loaded_at")
+    return Totals(**{name: int(value) for name, value in fields.items()}, last_loaded_at=last_loaded_at)
+
+
+def settled_by(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
+    """Counts the ledger's message ids by batch and outcome (`loaded`, `rejected`), by index."""
+    rows = connection.execute(
+        text(
+            "SELECT batch_id, outcome, count(*) AS messages FROM loginetl.processed_messages"
+            " WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id, outcome"
+        ),
+        {"batch_ids": list(batch_ids)},
+    )
+    return {(row.batch_id, row.outcome): row.messages for row in rows}
+
+
+def settled_among(connection: Connection, keys: Sequence[UUID]) -> int:
+    """How many of the message keys have an outcome."""
+    count: int = connection.execute(
+        text("SELECT count(*) FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"),
+        {"keys": list(keys)},
+    ).scalar_one()
+    return count
+
+
+def sealed_rejections(connection: Connection, batch_ids: Sequence[int]) -> int:
+    """How many rejected messages the batches have on record."""
+    count: int = connection.execute(
+        text("SELECT count(*) FROM loginetl.rejected_logins WHERE batch_id = ANY(:batch_ids)"),
+        {"batch_ids": list(batch_ids)},
+    ).scalar_one()
+    return count
+
+
+def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:
+    """Batches loaded before a moment whose objects are still in the landing; locked, those in use passed over."""
+    rows = connection.execute(
+        text(
+            f"SELECT {_BATCH} FROM loginetl.batches WHERE state = 'loaded' AND loaded_at < :before"
+            " AND object_purged_at IS NULL ORDER BY batch_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+        ),
+        {"before": before, "limit": limit},
+    )
+    return [_batch(row) for row in rows]
+
+
+def mark_purged(connection: Connection, batch_ids: Sequence[int]) -> None:
+    """Records that the objects of batches are gone; their counts stay."""
+    connection.execute(
+        text(
+            "UPDATE loginetl.batches SET object_purged_at = now(), masked_key = NULL WHERE batch_id = ANY(:batch_ids)"
+        ),
+        {"batch_ids": list(batch_ids)},
+    )
+
+
+def unknown_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Which objects no batch names: left behind by a run that died."""
+    return list(
+        connection.execute(
+            text(
+                "SELECT key FROM unnest(CAST(:keys AS text[])) key WHERE NOT EXISTS"
+                " (SELECT FROM loginetl.batches WHERE object_key = key)"
+                " AND NOT EXISTS (SELECT FROM loginetl.batches WHERE masked_key = key)"
+            ),
+            {"keys": list(keys)},
+        ).scalars()
+    )
+
+
+def prune_messages(connection: Connection, before: datetime) -> int:
+    """Forgets the message ids of batches that landed before a moment, are loaded, and whose objects are gone.
+
+    While its object is there a batch can be read again, and its ids are what keeps it from loading twice.
+    """
+    return connection.execute(
+        text(
+            "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
+            " AND b.state = 'loaded' AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
+            " AND p.outcome = 'loaded'"
+        ),
+        {"before": before},
+    ).rowcount
+
+
+def rejections_by_reason(connection: Connection) -> dict[str, int]:
+    """How many rejected messages are on record for each reason."""
+    rows = connection.execute(
+        text("SELECT reason, count(*) AS messages FROM loginetl.rejected_logins GROUP BY reason ORDER BY reason")
+    )
+    return {row.reason: row.messages for row in rows}
+
+
+@dataclass(frozen=True)
+class RejectedLogin:
+    """A rejected message as it may be shown: no body."""
+
+    message_key: UUID
+    batch_id: int
+    sent_at: datetime
+    rejected_at: datetime
+    reason: str
+    field: str | None
+
+
+def list_rejected(connection: Connection, *, reason: str | None, limit: int) -> list[RejectedLogin]:
+    """Rejected messages, newest first."""
+    rows = connection.execute(
+        text(
+            "SELECT message_key, batch_id, sent_at, rejected_at, reason, field FROM loginetl.rejected_logins"
+            " WHERE CAST(:reason AS text) IS NULL OR reason = :reason"
+            " ORDER BY rejected_at DESC, message_key LIMIT :limit"
+        ),
+        {"reason": reason, "limit": limit},
+    )
+    return [RejectedLogin(**row._mapping) for row in rows]

@@ -1,0 +1,178 @@
+"""The table `user_logins`: loading it, and what the checks ask of it, each at the cost of a batch.
+
+The table belongs to its users and stands where their search path has it. We add rows and indexes, nothing else.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import polars as pl
+from sqlalchemy import Connection, text
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS
+from loginetl_assets.resources.database import copy_rows
+from loginetl_assets.resources.ledger import Batch
+
+TABLE = "user_logins"
+
+_COLUMNS = (
+    ("user_id", "character varying"),
+    ("device_type", "character varying"),
+    ("masked_ip", "character varying"),
+    ("masked_device_id", "character varying"),
+    ("locale", "character varying"),
+    ("app_version", "integer"),
+    ("create_date", "date"),
+)
+
+
+def check_table(connection: Connection) -> None:
+    """Makes sure that `user_logins` is the table this code loads.
+
+    Raises:
+        OperatorError: it has other columns, or it is missing.
+    """
+    columns = tuple(
+        (row.name, row.type)
+        for row in connection.execute(
+            text(
+                "SELECT attname AS name, regexp_replace(format_type(atttypid, atttypmod), '\\(.*', '') AS type"
+                " FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped"
+                " ORDER BY attnum"
+            ),
+            {"name": TABLE},
+        )
+    )
+    if columns != _COLUMNS:
+        raise OperatorError(
+            "table user_logins has other columns than"
+            f" {', '.join(name for name, _ in _COLUMNS)}: rename it, or point LOGINETL_DATABASE_URL"
+            " at another database or search_path, then run `loginetl migrate`"
+        )
+
+
+def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame, run_id: str) -> int:
+    """Loads a batch's masked rows whose message id was not settled before, and marks the batch loaded.
+
+    Args:
+        connection: in the transaction that holds the batch.
+        batch: a masked one.
+        logins: its rows, of `MASKED_SCHEMA`.
+        run_id: the Dagster run.
+
+    Returns:
+        How many rows were new.
+    """
+    connection.execute(
+        text(
+            "CREATE TEMP TABLE new_logins (message_key uuid, user_id varchar, device_type varchar,"
+            " masked_ip varchar, masked_device_id varchar, locale varchar, app_version integer,"
+            " create_date date, position integer GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP"
+        )
+    )
+    copy_rows(connection, "new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
+    columns = ", ".join(TABLE_COLUMNS)
+    inserted: int = connection.execute(
+        text(
+            "WITH fresh AS ("
+            "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
+            "  SELECT message_key, :batch_id, 'loaded' FROM new_logins ORDER BY message_key"
+            "  ON CONFLICT DO NOTHING RETURNING message_key)"
+            f" INSERT INTO {TABLE} ({columns})"
+            f" SELECT {columns} FROM new_logins JOIN fresh USING (message_key) ORDER BY position"
+        ),
+        {"batch_id": batch.batch_id},
+    ).rowcount
+    connection.execute(
+        text(
+            "UPDATE loginetl.batches SET state = 'loaded', loaded = loaded + :inserted,"
+            " duplicates = duplicates + :repeated, loaded_at = now(), loaded_run_id = :run_id"
+            " WHERE batch_id = :batch_id"
+        ),
+        {
+            "batch_id": batch.batch_id,
+            "inserted": inserted,
+            "repeated": logins.height - inserted,
+            "run_id": run_id,
+        },
+    )
+    return inserted
+
+
+def table_rows(connection: Connection) -> int:
+    """Rows of `user_logins`: exact below 100 000, above that the planner's estimate, which costs nothing."""
+    estimate: int = connection.execute(
+        text("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(:name)"), {"name": TABLE}
+    ).scalar_one()
+    if estimate >= 100_000:
+        return estimate
+    exact: int = connection.execute(text(f"SELECT count(*) FROM {TABLE}")).scalar_one()
+    return exact
+
+
+def tokens_of_several_users(connection: Connection, column: str, tokens: Sequence[str]) -> int:
+    """How many of the tokens stand beside more than one user; two index look-ups a token.
+
+    Args:
+        connection: in a transaction.
+        column: `masked_ip` or `masked_device_id`.
+        tokens: distinct ones.
+    """
+    if column not in {"masked_ip", "masked_device_id"}:
+        raise ValueError("no masked column")
+    first, last = (
+        f"(SELECT user_id FROM {TABLE} WHERE {column} = token ORDER BY user_id {order} LIMIT 1)"
+        for order in ("ASC", "DESC")
+    )
+    count: int = connection.execute(
+        text(f"SELECT count(*) FROM unnest(CAST(:tokens AS text[])) token WHERE {first} <> {last}"),
+        {"tokens": list(tokens)},
+    ).scalar_one()
+    return count
+
+
+def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
+    """How many distinct logins of a frame stand in the table more than once, word for word; by index.
+
+    Args:
+        connection: in a transaction.
+        logins: of `MASKED_SCHEMA`.
+    """
+    distinct = logins.select(TABLE_COLUMNS).unique()
+    connection.execute(text(f"CREATE TEMP TABLE seen_logins (LIKE {TABLE}) ON COMMIT DROP"))
+    copy_rows(connection, "seen_logins", TABLE_COLUMNS, distinct.iter_rows())
+    same = " AND ".join(
+        f"u.{name} = s.{name}" if name in {"user_id", "masked_device_id"} else f"u.{name} IS NOT DISTINCT FROM s.{name}"
+        for name in TABLE_COLUMNS
+    )
+    count: int = connection.execute(
+        text(
+            "SELECT count(*) FROM seen_logins s WHERE"
+            f" (SELECT count(*) FROM (SELECT FROM {TABLE} u WHERE {same} LIMIT 2) found) > 1"
+        )
+    ).scalar_one()
+    return count
+
+
+def export_csv(connection: Connection, stream: IO[bytes]) -> int:
+    """Writes the whole table as CSV with a header line (RFC 4180; null is empty); gives back the rows."""
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor:
+        with cursor.copy(f"COPY {TABLE} ({', '.join(TABLE_COLUMNS)}) TO STDOUT (FORMAT csv, HEADER)") as copy:
+            for chunk in copy:
+                stream.write(chunk)
+        rows: int = cursor.rowcount
+    return rows
+
+
+def export_parquet(connection: Connection, path: Path) -> int:
+    """Writes the whole table as one parquet file, in bounded memory; gives back the rows."""
+    with TemporaryFile(dir=path.parent) as spool:
+        rows = export_csv(connection, spool)
+        spool.seek(0)
+        schema = {name: kind for name, kind in MASKED_SCHEMA.items() if name in TABLE_COLUMNS}
+        pl.scan_csv(spool, schema=schema).sink_parquet(path)
+    return rows

@@ -1,0 +1,90 @@
+"""From settings to open connections: the one place that knows whether a service is configured or embedded."""
+
+from functools import cached_property
+
+import boto3
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.ledger import REVISION
+from loginetl_assets.resources.login_table import check_table
+from loginetl_assets.resources.queue import LoginQueue, open_queue
+from loginetl_assets.settings import Settings
+
+
+class Services:
+    """Opens what the settings name.
+
+    In the local environment whatever they leave open is embedded, started on demand: each of queue and database for
+    itself, so that a queue elsewhere can be drained into the embedded Postgres.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Takes the settings; nothing is opened or started yet."""
+        self.settings = settings
+
+    @cached_property
+    def stack(self) -> EmbeddedStack:
+        """The embedded services of `LOGINETL_HOME`."""
+        return EmbeddedStack(self.settings.home)
+
+    def _embedded(self) -> Addresses:
+        return self.stack.start()
+
+    @property
+    def queue_url(self) -> str:
+        """The queue's URL; starts the embedded one where none is set."""
+        return self.settings.queue_url or self._embedded().queue_url
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL, password and all; starts the embedded one where none is set."""
+        return self.settings.database_url or self._embedded().database_url
+
+    def queue(
+        self,
+        *,
+        session: boto3.Session | None = None,
+        endpoint_url: str | None = None,
+        connections: int = 10,
+        max_attempts: int = 5,
+    ) -> LoginQueue:
+        """Opens the queue; the arguments are those of `open_queue`."""
+        embedded = self.settings.queue_url is None
+        return open_queue(
+            self.queue_url,
+            session=session,
+            # Named here, so that AWS_ENDPOINT_URL in the environment cannot send local messages elsewhere.
+            endpoint_url=self._embedded().sqs_endpoint if embedded else endpoint_url,
+            max_attempts=max_attempts,
+            connections=connections,
+            emulator=embedded,
+        )
+
+    def database(self, *, application_name: str = "loginetl") -> LoginDatabase:
+        """Opens the database and makes sure that its schema is this version's; only the local one is migrated."""
+        database = LoginDatabase(self.database_url, application_name=application_name)
+        revision = database.revision()
+        if revision != REVISION:
+            if not self.settings.is_local:
+                state = f"at {revision}" if revision else "not there"
+                raise OperatorError(
+                    f"schema loginetl is {state}, this version needs {REVISION}: run `loginetl migrate`"
+                )
+            database.migrate()
+        with database.transaction() as connection:
+            check_table(connection)
+        return database
+
+    def landing(self) -> Landing:
+        """Opens the landing; in the local environment it is a directory of `LOGINETL_HOME` by default."""
+        return Landing(self.settings.landing_url or (self.settings.home / "landing").as_uri())
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        """The pipeline's keys; in the local environment missing ones are made."""
+        made_in = self.settings.home / "keys" if self.settings.is_local else None
+        return Keyring(self.settings.keysets, made_in)
