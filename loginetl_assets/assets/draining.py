@@ -1,0 +1,343 @@
+"""How the queue is drained: received, gathered into batches, sealed, landed, registered, and only then deleted.
+
+A message is deleted once its batch is durable in the landing *and* registered in Postgres. Whatever dies before that
+leaves it on the queue, and whatever dies after it leaves a duplicate that the ledger knows. SQS hands each message to
+one receiver at a time, so any number of drains can share a queue.
+
+One thread decides; the calls to SQS, landing and Postgres run on a pool of threads, whose number makes up for AWS's
+latency (20 ms a call is 50 calls a second and connection). boto3 spends about 200 µs of CPU on each message and holds
+the GIL meanwhile, so a long queue is drained by several processes: 8 threads in one process did 3.1 k msg/s, 2
+processes of 4 threads 6.9 k (two cores).
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.logins.message import encode_messages
+from loginetl_assets.logins.sealing import seal
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import BATCHES, Landing
+from loginetl_assets.resources.queue import MOST_PER_CALL, LoginQueue, ReceivedMessage
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import KeysetRole, Settings
+
+DELETE_ATTEMPTS = 3  # after that the message comes again, and the ledger knows it
+
+
+class StoppedReason(StrEnum):
+    """Why a drain ended."""
+
+    QUEUE_EMPTY = "queue_empty"
+    MAX_MESSAGES = "max_messages"
+    MAX_SECONDS = "max_seconds"
+
+
+class DrainLimits(msgspec.Struct, frozen=True):
+    """The bounds of one drain."""
+
+    max_messages: int
+    max_seconds: float
+    receivers: int = 4
+    # 5 000 messages of the usual 170 bytes are under 1 MB: memory stays flat, and the file is worth a put.
+    batch_messages: int = 5_000
+    batch_bytes: int = 16 * 1024 * 1024
+    # With landing and deletes this must end well inside the visibility time-out (120 s by default).
+    batch_seconds: float = 10.0
+    # Long polling asks all of SQS's servers; a receive without it can miss messages that are there.
+    wait_seconds: int = 1
+    visibility_seconds: int = 120
+
+
+class DrainReport(msgspec.Struct):
+    """What a drain did; reports of several processes add up."""
+
+    stopped_reason: StoppedReason = StoppedReason.QUEUE_EMPTY
+    messages: int = 0
+    batches: int = 0
+    bytes: int = 0
+    empty_receives: int = 0
+    undeleted: int = 0  # landed, but SQS did not delete them: they come again and change nothing
+    batch_ids: list[int] = msgspec.field(default_factory=list)
+
+    def add(self, other: "DrainReport") -> None:
+        """Adds another process's part; the more urgent reason to stop wins."""
+        self.messages += other.messages
+        self.batches += other.batches
+        self.bytes += other.bytes
+        self.empty_receives += other.empty_receives
+        self.undeleted += other.undeleted
+        self.batch_ids += other.batch_ids
+        if other.stopped_reason is not StoppedReason.QUEUE_EMPTY:
+            self.stopped_reason = other.stopped_reason
+
+
+@dataclass
+class _OpenBatch:
+    """Messages gathered so far, not yet landed."""
+
+    received: list[ReceivedMessage] = field(default_factory=list)
+    size: int = 0
+    opened_at: float = field(default_factory=time.monotonic)
+
+    def add(self, received: list[ReceivedMessage]) -> None:
+        if not self.received:
+            self.opened_at = time.monotonic()
+        self.received += received
+        self.size += sum(len(one.message.body) for one in received)
+
+    def is_due(self, limits: DrainLimits) -> bool:
+        return (
+            len(self.received) >= limits.batch_messages
+            or self.size >= limits.batch_bytes
+            or time.monotonic() - self.opened_at >= limits.batch_seconds
+        )
+
+
+@dataclass(frozen=True)
+class _Landed:
+    batch_id: int
+    size: int
+    receipt_handles: list[str]
+
+
+class Drain:
+    """One process's drain of the queue. `run` decides; what it hands to the pool returns what became of it."""
+
+    def __init__(
+        self,
+        queue: LoginQueue,
+        landing: Landing,
+        database: LoginDatabase,
+        keyring: Keyring,
+        limits: DrainLimits,
+        *,
+        run_id: str | None = None,
+    ) -> None:
+        """Takes the open services, the bounds, and the Dagster run to name in the ledger."""
+        self._queue = queue
+        self._landing = landing
+        self._database = database
+        self._keyring = keyring
+        self._limits = limits
+        self._run_id = run_id
+
+    def run(self) -> DrainReport:
+        """Drains until the queue is empty or a limit is reached.
+
+        Raises:
+            OperatorError, TransientError: a service failed. What was received by then was landed if that was still
+                possible; the rest stays on the queue.
+        """
+        limits, report = self._limits, DrainReport()
+        deadline = time.monotonic() + limits.max_seconds
+        batch = _OpenBatch()
+        empty_in_a_row = 0
+        failure: BaseException | None = None
+        receives: dict[Future[list[ReceivedMessage]], int] = {}  # how many messages each may still bring
+        landings: set[Future[_Landed]] = set()
+        deletes: set[Future[int]] = set()
+        with ThreadPoolExecutor(limits.receivers + 2, thread_name_prefix="drain") as pool:
+            while True:
+                wanted = limits.max_messages - report.messages
+                stopped = self._stopped(wanted, empty_in_a_row, deadline)
+                # With two batches on their way to the landing, memory is better kept flat than filled.
+                while not stopped and not failure and len(receives) < limits.receivers and len(landings) < 2:
+                    most = min(MOST_PER_CALL, wanted - sum(receives.values()))
+                    if most <= 0:
+                        break
+                    receives[pool.submit(self._receive, most)] = most
+                # An empty queue has nothing to wait for; on a FIFO queue waiting would hold up the whole group.
+                if batch.received and (empty_in_a_row or not receives or batch.is_due(limits)):
+                    landings.add(pool.submit(self._land, batch))
+                    batch = _OpenBatch()
+                if not (receives or landings or deletes):
+                    break
+                running: list[Future[Any]] = [*receives, *landings, *deletes]
+                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        if future in receives:
+                            del receives[future]
+                            received = future.result()
+                            report.messages += len(received)
+                            report.empty_receives += not received
+                            empty_in_a_row = 0 if received else empty_in_a_row + 1
+                            batch.add(received)
+                        elif future in landings:
+                            landings.remove(future)
+                            landed = future.result()
+                            report.batches += 1
+                            report.bytes += landed.size
+                            report.batch_ids.append(landed.batch_id)
+                            deletes |= {pool.submit(self._delete, ten) for ten in _in_tens(landed.receipt_handles)}
+                        else:
+                            deletes.remove(future)
+                            report.undeleted += future.result()
+                    except (OperatorError, TransientError) as error:
+                        failure = failure or error
+        if failure:
+            raise failure
+        report.stopped_reason = stopped or StoppedReason.QUEUE_EMPTY
+        return report
+
+    def _stopped(self, wanted: int, empty_in_a_row: int, deadline: float) -> StoppedReason | None:
+        if wanted <= 0:
+            return StoppedReason.MAX_MESSAGES
+        if empty_in_a_row >= self._limits.receivers:
+            return StoppedReason.QUEUE_EMPTY
+        return StoppedReason.MAX_SECONDS if time.monotonic() >= deadline else None
+
+    def _receive(self, most: int) -> list[ReceivedMessage]:
+        limits = self._limits
+        return self._queue.receive(
+            most=most, wait_seconds=limits.wait_seconds, visibility_seconds=limits.visibility_seconds
+        )
+
+    def _land(self, batch: _OpenBatch) -> _Landed:
+        """Seals, puts, registers: after this the messages may leave the queue."""
+        object_key = f"{BATCHES}/{uuid4()}"
+        messages = [one.message for one in batch.received]
+        sealed = seal(self._keyring.landing, encode_messages(messages), object_key)
+        self._landing.put(object_key, sealed)
+        with self._database.transaction() as connection:
+            batch_id = ledger.register_batch(
+                connection,
+                object_key=object_key,
+                landing_key_id=self._keyring.key_ids(KeysetRole.LANDING)[0],
+                messages=len(messages),
+                size=len(sealed),
+                oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
+                run_id=self._run_id,
+            )
+        return _Landed(batch_id, len(sealed), [one.receipt_handle for one in batch.received])
+
+    def _delete(self, receipt_handles: list[str]) -> int:
+        """Deletes up to ten messages; gives back how many SQS kept."""
+        for _ in range(DELETE_ATTEMPTS):
+            receipt_handles = self._queue.delete(receipt_handles)
+            if not receipt_handles:
+                break
+        return len(receipt_handles)
+
+
+def _in_tens(handles: list[str]) -> list[list[str]]:
+    return [handles[start : start + MOST_PER_CALL] for start in range(0, len(handles), MOST_PER_CALL)]
+
+
+class _Order(msgspec.Struct):
+    """What a worker process is told, on its standard input; keys and passwords come by its environment."""
+
+    limits: DrainLimits
+    run_id: str | None
+
+
+class _Answer(msgspec.Struct):
+    """What a worker process says at its end, on its standard output."""
+
+    report: DrainReport | None = None
+    operator_error: str | None = None
+    transient_error: str | None = None
+
+
+def drain_in_processes(
+    environment: Mapping[str, str], limits: DrainLimits, processes: int, *, run_id: str | None = None
+) -> DrainReport:
+    """Drains with several processes at once, each with its share of `max_messages`.
+
+    Args:
+        environment: variables that tell the workers which services to open, laid over this process's own.
+        limits: for all of them together.
+        processes: how many.
+        run_id: the Dagster run.
+
+    Raises:
+        OperatorError, TransientError: as `Drain.run`, once every process has ended.
+    """
+    share = msgspec.structs.replace(limits, max_messages=-(-limits.max_messages // processes))
+    order = msgspec.json.encode(_Order(share, run_id)) + b"\n"
+    workers = [
+        subprocess.Popen(  # noqa: S603 - this module, in our own interpreter
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        for _ in range(processes)
+    ]
+    try:
+        for worker in workers:
+            assert worker.stdin is not None  # noqa: S101 - for the type checker: it was asked for above
+            worker.stdin.write(order)
+            worker.stdin.flush()  # and left open: its end tells the worker that this process is gone
+        answers = [_answer_of(worker) for worker in workers]
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
+            worker.wait()
+            for pipe in (worker.stdin, worker.stdout):
+                if pipe:
+                    pipe.close()
+    total = DrainReport()
+    for answer in answers:
+        if answer.operator_error:
+            raise OperatorError(answer.operator_error)
+        if answer.report is None:
+            raise TransientError(answer.transient_error or "a drain process died; its messages come again")
+        total.add(answer.report)
+    return total
+
+
+def _answer_of(worker: subprocess.Popen[bytes]) -> _Answer:
+    assert worker.stdout is not None  # noqa: S101 - for the type checker
+    said = worker.stdout.read()
+    try:
+        return msgspec.json.decode(said, type=_Answer)
+    except msgspec.MsgspecError:
+        return _Answer()
+
+
+def _work() -> None:
+    """A worker process: reads its order, drains, answers; ends at once when its parent is gone."""
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Order)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        services = Services(Settings.from_environment())
+        answer = _Answer(
+            Drain(
+                services.queue(connections=order.limits.receivers + 2),
+                services.landing(),
+                services.database(application_name="loginetl drain"),
+                services.keyring,
+                order.limits,
+                run_id=order.run_id,
+            ).run()
+        )
+    except OperatorError as error:
+        answer = _Answer(operator_error=str(error))
+    except TransientError as error:
+        answer = _Answer(transient_error=str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)  # a crash like any other: what is not deleted yet comes again
+
+
+if __name__ == "__main__":
+    _work()

@@ -1,0 +1,279 @@
+"""masked_logins, with rejected_logins and pii_vault: pending batches opened, read, checked, masked.
+
+One transaction a batch. The claim is the batch's row lock, so a run that dies gives it back by dying; the masked file
+is a new object, so what a dead run wrote of it is an orphan that nobody loads and retention removes.
+"""
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import dagster as dg
+from pydantic import Field
+from sqlalchemy import Connection
+
+from loginetl_assets.assets.failures import RETRY_TRANSIENT, failures_without_values
+from loginetl_assets.assets.metadata import (
+    LOGIN_COLUMNS,
+    OWNERS,
+    PRIVACY_OWNERS,
+    column_schema,
+    masked_lineage,
+    rate,
+)
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.masking import MaskedBatch, mask_batch
+from loginetl_assets.logins.message import QueuedMessage, decode_messages
+from loginetl_assets.logins.sealing import NotOpened, VaultSealer, open_sealed, seal
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.configured import (
+    KeyringResource,
+    LandingResource,
+    LoginDatabaseResource,
+    RulesResource,
+)
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import MASKED, Landing, ObjectMissing
+from loginetl_assets.resources.ledger import Batch, BatchState, SealedRejection
+from loginetl_assets.settings import KeysetRole
+
+
+class MaskingConfig(dg.Config):
+    """Which batches to mask."""
+
+    reprocess: bool = Field(
+        default=False,
+        description="Read every batch again that is still in the landing, loaded and set-aside ones too (a mended"
+        " rule, another key). A message that was loaded stays loaded and is not loaded twice.",
+    )
+    batch_ids: list[int] = Field(
+        default_factory=list, description="Only these batches of `loginetl.batches`; empty for all."
+    )
+
+
+@dataclass
+class MaskingTotals:
+    """What a run masked; landed = masked + rejected + duplicates + loaded before."""
+
+    batches: int = 0
+    set_aside: int = 0
+    messages: int = 0
+    masked: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    loaded_before: int = 0
+    unknown_fields: int = 0
+    new_tokens: int = 0
+    bytes: int = 0
+
+
+@dg.multi_asset(
+    name="masked_logins",
+    can_subset=True,  # any one of the three brings all that is pending
+    retry_policy=RETRY_TRANSIENT,
+    specs=[
+        dg.AssetSpec(
+            "masked_logins",
+            deps=["raw_login_messages"],
+            group_name="logins",
+            kinds={"polars", "parquet"},
+            owners=OWNERS,
+            skippable=True,
+            description="One parquet file per batch: logins with `ip` and `device_id` replaced by tokens.",
+            metadata={
+                "dagster/column_schema": column_schema(("message_key", "uuid", "The message's id."), *LOGIN_COLUMNS),
+                "dagster/column_lineage": masked_lineage(),
+            },
+        ),
+        dg.AssetSpec(
+            "rejected_logins",
+            deps=["raw_login_messages"],
+            group_name="logins",
+            kinds={"postgres"},
+            owners=PRIVACY_OWNERS,
+            skippable=True,
+            description="Messages that could not be loaded: the reason in the clear, the body sealed.",
+            metadata={
+                "dagster/table_name": "loginetl.rejected_logins",
+                "dagster/column_schema": column_schema(
+                    ("message_key", "uuid", "The message's id."),
+                    ("batch_id", "bigint", "The batch it came with."),
+                    ("sent_at", "timestamptz", "When SQS took it."),
+                    ("rejected_at", "timestamptz", "When it was read."),
+                    ("reason", "text", "One of a closed list."),
+                    ("field", "text", "Which of the six fields is to blame, if one is."),
+                    ("sealed_body", "bytea", "The body, sealed with the rejects key."),
+                ),
+            },
+        ),
+        dg.AssetSpec(
+            "pii_vault",
+            deps=["raw_login_messages"],
+            group_name="logins",
+            kinds={"postgres"},
+            owners=PRIVACY_OWNERS,
+            skippable=True,
+            description="Token to sealed value. The pipeline can add to it; only the privacy officer can read it.",
+            metadata={
+                "dagster/table_name": "loginetl.pii_vault",
+                "dagster/column_schema": column_schema(
+                    ("token", "text", "As in user_logins."),
+                    ("field", "text", "ip or device_id."),
+                    ("sealed", "bytea", "The value, sealed with a data key."),
+                    ("data_key_id", "bigint", "Which data key; each is sealed to the privacy officer."),
+                    ("first_seen_at", "timestamptz", "When the value first came."),
+                ),
+            },
+        ),
+    ],
+)
+def masked_logins(
+    context: dg.AssetExecutionContext,
+    config: MaskingConfig,
+    landing: LandingResource,
+    database: LoginDatabaseResource,
+    keyring: KeyringResource,
+    rules: RulesResource,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Masks what is pending, batch by batch, oldest first; runs in parallel pass over each other's batches."""
+    with failures_without_values():
+        started = time.monotonic()
+        totals = MaskingTotals()
+        masker = _Masker(landing.open(), keyring.open(), rules, context.run.run_id)
+        open_database = database.open()
+        with open_database.transaction() as connection:
+            for role in KeysetRole:
+                ledger.check_keys(connection, role, masker.keys.key_ids(role))
+        states = list(BatchState) if config.reprocess else [BatchState.LANDED]
+        last = 0
+        while True:
+            with open_database.transaction() as connection:
+                batch = ledger.claim_batch(connection, states, after=last, only=config.batch_ids)
+                if batch is None:
+                    break
+                last = batch.batch_id
+                masker.mask(connection, batch, totals)
+        if totals.set_aside:
+            context.log.warning(
+                f"{totals.set_aside} batches could not be read and were set aside: see `loginetl status`"  # noqa: G004
+            )
+        speed = rate(totals.messages, time.monotonic() - started)
+        counts = {
+            "messages": totals.messages,
+            "batches": totals.batches,
+            "batches_set_aside": totals.set_aside,
+            "masked": totals.masked,
+            "rejected": totals.rejected,
+            "duplicates": totals.duplicates,
+            "loaded_before": totals.loaded_before,
+        }
+        results = {
+            "masked_logins": {
+                "dagster/row_count": totals.masked,
+                **counts,
+                "unknown_fields": totals.unknown_fields,
+                "bytes": totals.bytes,
+                **speed,
+            },
+            "rejected_logins": {"dagster/row_count": totals.rejected, **counts, **speed},
+            "pii_vault": {"dagster/row_count": totals.new_tokens, "new_tokens": totals.new_tokens, **speed},
+        }
+        for key, metadata in results.items():
+            if dg.AssetKey(key) in context.selected_asset_keys:
+                yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+            else:  # it was written all the same, and its history should say so
+                context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+
+
+class _Masker:
+    """Masks claimed batches, each in the transaction that claims it."""
+
+    def __init__(self, landing: Landing, keys: Keyring, rules: RulesResource, run_id: str) -> None:
+        self.keys = keys
+        self._landing = landing
+        self._rules = rules
+        self._run_id = run_id
+
+    def mask(self, connection: Connection, batch: Batch, totals: MaskingTotals) -> None:
+        """Masks one batch, or sets it aside where it cannot be read."""
+        try:
+            messages = self._open(batch)
+        except (ObjectMissing, NotOpened, ValueError) as error:
+            ledger.set_aside(connection, batch, f"raw batch: {error}")
+            totals.set_aside += 1
+            return
+        ledger.forget_rejections(connection, batch)
+        settled = ledger.already_loaded(connection, batch, [message.key for message in messages])
+        unsettled = [message for message in messages if message.key not in settled]
+        masked = mask_batch(
+            unsettled,
+            self.keys.tokenizer,
+            reject_unknown_fields=self._rules.reject_unknown_fields,
+            major_only=self._rules.major_version_only,
+        )
+        masked_key, size = self._put(masked)
+        # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
+        new_tokens = self._fill_vault(connection, masked)
+        rejected = ledger.add_rejections(connection, batch, self._sealed_rejections(masked))
+        duplicates = (
+            masked.repeated + (len(masked.rejected) - rejected) + (len(messages) - len(unsettled) - len(settled))
+        )
+        ledger.mark_masked(
+            connection,
+            batch,
+            masked_key=masked_key,
+            rejected=rejected,
+            duplicates=duplicates,
+            loaded=len(settled),
+            unknown_fields=masked.unknown_fields,
+            run_id=self._run_id,
+        )
+        totals.batches += 1
+        totals.messages += len(messages)
+        totals.masked += masked.logins.height
+        totals.rejected += rejected
+        totals.duplicates += duplicates
+        totals.loaded_before += len(settled)
+        totals.unknown_fields += masked.unknown_fields
+        totals.new_tokens += new_tokens
+        totals.bytes += size
+
+    def _open(self, batch: Batch) -> list[QueuedMessage]:
+        if batch.landing_key_id not in self.keys.key_ids(KeysetRole.LANDING):
+            raise OperatorError(
+                f"batch {batch.batch_id} was sealed with landing key {batch.landing_key_id}, which"
+                " LOGINETL_KEYSET_LANDING does not hold: set the keyset that does"
+            )
+        sealed = self._landing.get(batch.object_key)
+        return decode_messages(open_sealed(self.keys.landing, sealed, batch.object_key))
+
+    def _put(self, masked: MaskedBatch) -> tuple[str, int]:
+        file = io.BytesIO()
+        masked.logins.write_parquet(file, compression="zstd")
+        key = f"{MASKED}/{uuid4()}.parquet"
+        self._landing.put(key, file.getvalue())
+        return key, len(file.getvalue())
+
+    def _fill_vault(self, connection: Connection, masked: MaskedBatch) -> int:
+        known = ledger.known_tokens(connection, masked.vault["token"].to_list())
+        new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
+        if not new:
+            return 0
+        sealer = VaultSealer(self.keys.vault)
+        return ledger.add_to_vault(
+            connection,
+            sealer.wrapped_key,
+            self.keys.key_ids(KeysetRole.VAULT)[0],
+            ((token, field, sealer.seal(token, value)) for token, field, value in new),
+        )
+
+    def _sealed_rejections(self, masked: MaskedBatch) -> Iterator[SealedRejection]:
+        for message, rejection in ((one.message, one.rejection) for one in masked.rejected):
+            yield SealedRejection(
+                message.key,
+                message.sent_at_ms,
+                rejection,
+                seal(self.keys.rejects, message.body, str(message.key)),
+            )

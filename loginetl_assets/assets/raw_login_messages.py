@@ -1,0 +1,147 @@
+"""raw_login_messages: the queue's messages, sealed in the landing and registered in the ledger, then deleted."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+from pydantic import Field
+
+from loginetl_assets.assets.draining import Drain, DrainLimits, drain_in_processes
+from loginetl_assets.assets.failures import RETRY_TRANSIENT, failures_without_values
+from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.configured import (
+    KeyringResource,
+    LandingResource,
+    LoginDatabaseResource,
+    LoginQueueResource,
+    RulesResource,
+)
+from loginetl_assets.settings import KeysetRole
+
+# A process takes 0.7 s to start and drains some thousand messages a second: below this it would not pay.
+MESSAGES_WORTH_PROCESSES = 5_000
+MOST_PROCESSES = 4
+
+login_queue = dg.AssetSpec(
+    "login_queue",
+    description="The SQS queue to which the app sends a message for each login.",
+    group_name="logins",
+    kinds={"sqs"},
+    owners=OWNERS,
+    metadata={"dagster/column_schema": column_schema(
+        ("user_id", "string", "Who logged in."),
+        ("app_version", "string", "Such as 2.3.0."),
+        ("device_type", "string", "Such as ios, android."),
+        ("ip", "string", "Personal data: masked from the next step but one."),
+        ("locale", "string", "May be null or missing."),
+        ("device_id", "string", "Personal data: masked from the next step but one."),
+    )},
+)  # fmt: skip
+
+
+class DrainConfig(dg.Config):
+    """The bounds of one drain of the queue."""
+
+    max_messages: int = Field(
+        default=100_000, gt=0, description="Stop after this many messages; the rest waits for the next run."
+    )
+    max_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        le=43_200,
+        description="Stop receiving after this many seconds, queue empty or not.",
+    )
+    receivers: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Receives under way at once in each process. More make up for latency (AWS: about 20 ms), not"
+        " for CPU.",
+    )
+    processes: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Processes that drain side by side; 0 takes one for a short queue and one per core, at most"
+        f" {MOST_PROCESSES}, from {MESSAGES_WORTH_PROCESSES} waiting messages.",
+    )
+    batch_messages: int = Field(default=5_000, gt=0, le=100_000, description="Messages per batch, at most.")
+    batch_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=60,
+        description="How long a batch may be gathered; it must be well inside LOGINETL_VISIBILITY_SECONDS.",
+    )
+
+
+@dg.asset(
+    deps=[login_queue],
+    group_name="logins",
+    kinds={"python", "sqs", "s3"},
+    owners=OWNERS,
+    retry_policy=RETRY_TRANSIENT,
+    description=(
+        "Batches of raw messages, sealed (AES-256-GCM) in the landing and registered in `loginetl.batches`; a message"
+        " leaves the queue only then. Every batch is a new object: nothing is overwritten, and a run that fails"
+        " leaves work pending and loses nothing."
+    ),
+    metadata={"dagster/column_schema": column_schema(
+        ("message_id", "string", "SQS's id."),
+        ("sent_at", "integer", "SQS's SentTimestamp, epoch milliseconds."),
+        ("body", "binary", "As sent."),
+    )},
+)  # fmt: skip
+def raw_login_messages(
+    context: dg.AssetExecutionContext,
+    config: DrainConfig,
+    queue: LoginQueueResource,
+    landing: LandingResource,
+    database: LoginDatabaseResource,
+    keyring: KeyringResource,
+    rules: RulesResource,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Drains the queue, within the config's bounds."""
+    with failures_without_values():
+        started = time.monotonic()
+        keys, ledger_database = keyring.open(), database.open()
+        login_queue = queue.open(connections=config.receivers + 2)
+        with ledger_database.transaction() as connection:
+            ledger.check_keys(connection, KeysetRole.LANDING, keys.key_ids(KeysetRole.LANDING))
+        before = login_queue.depth()
+        limits = DrainLimits(
+            max_messages=config.max_messages,
+            max_seconds=config.max_seconds,
+            receivers=config.receivers,
+            batch_messages=config.batch_messages,
+            batch_seconds=config.batch_seconds,
+            visibility_seconds=rules.visibility_seconds,
+        )
+        processes = config.processes or _processes_for(min(before.waiting, config.max_messages))
+        if processes > 1:
+            report = drain_in_processes(queue.as_environment(), limits, processes, run_id=context.run.run_id)
+        else:
+            report = Drain(login_queue, landing.open(), ledger_database, keys, limits, run_id=context.run.run_id).run()
+        after = login_queue.depth()
+        yield dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": report.messages,
+                "messages": report.messages,
+                "batches": report.batches,
+                "bytes": report.bytes,
+                "undeleted": report.undeleted,
+                "stopped_reason": report.stopped_reason.value,
+                "processes": processes,
+                "queue_depth_before": before.waiting,
+                "queue_depth_after": after.waiting,
+                "queue_in_flight_after": after.in_flight,
+                **rate(report.messages, time.monotonic() - started),
+            }
+        )
+
+
+def _processes_for(messages: int) -> int:
+    if messages < MESSAGES_WORTH_PROCESSES:
+        return 1
+    return max(1, min(MOST_PROCESSES, os.cpu_count() or 1))

@@ -1,0 +1,116 @@
+"""Running the pipeline from the command line: `login_etl` again and again until the queue is empty."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from loginetl_assets.automation.jobs import LOGIN_ETL
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.services import Services
+
+
+@dataclass
+class RunSummary:
+    """What the runs did, added up."""
+
+    runs: int = 0
+    seconds: float = 0.0
+    messages: int = 0
+    loaded: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    rejections: dict[str, int] = field(default_factory=dict)  # by reason
+    batches_set_aside: int = 0
+    stopped_reason: str = ""
+    repeated_logins: int = 0
+    devices_of_several_users: int = 0
+    ips_of_several_users: int = 0
+    warnings: list[str] = field(default_factory=list)  # checks that did not pass, at WARN
+
+
+def run_until_empty(
+    definitions: dg.Definitions,
+    services: Services,
+    instance: dg.DagsterInstance,
+    *,
+    messages_per_run: int,
+    max_messages: int | None = None,
+) -> RunSummary:
+    """Runs the job in this process until a drain finds the queue empty or `max_messages` are drained.
+
+    Raises:
+        OperatorError: a run failed; the text is the failing step's.
+    """
+    job = definitions.resolve_job_def(LOGIN_ETL)
+    summary, started = RunSummary(), time.monotonic()
+    with services.database().transaction() as connection:
+        reasons_before = ledger.rejections_by_reason(connection)
+    while True:
+        left = messages_per_run if max_messages is None else max_messages - summary.messages
+        result = job.execute_in_process(
+            instance=instance,
+            run_config={
+                "ops": {"raw_login_messages": {"config": {"max_messages": min(left, messages_per_run)}}},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            raise_on_error=False,
+        )
+        summary.runs += 1
+        _add(summary, result)
+        if not result.success:
+            raise OperatorError(_failure(result))
+        if summary.stopped_reason == "queue_empty" or summary.messages == max_messages:
+            break
+    with services.database().transaction() as connection:
+        for reason, count in ledger.rejections_by_reason(connection).items():
+            if new := count - reasons_before.get(reason, 0):
+                summary.rejections[reason] = new
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
+    for event in result.get_asset_materialization_events():
+        counts: dict[str, Any] = {
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        match event.asset_key and event.asset_key.to_user_string():
+            case "raw_login_messages":
+                summary.messages += counts["messages"]
+                summary.stopped_reason = counts["stopped_reason"]
+            case "masked_logins":
+                summary.rejected += counts["rejected"]
+                summary.duplicates += counts["duplicates"]
+                summary.batches_set_aside += counts["batches_set_aside"]
+            case "user_logins":
+                summary.loaded += counts["loaded"]
+                summary.duplicates += counts["duplicates"]
+                summary.batches_set_aside += counts["batches_set_aside"]
+    for evaluation in result.get_asset_check_evaluations():
+        if evaluation.check_name == "duplicates":
+            counts = {name: value.value for name, value in evaluation.metadata.items()}
+            for name in ("repeated_logins", "devices_of_several_users", "ips_of_several_users"):
+                setattr(summary, name, getattr(summary, name) + counts[name])
+        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
+            warning = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+            if warning not in summary.warnings:
+                summary.warnings.append(warning)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data.user_failure_data
+            if data is not None and data.description:
+                return data.description
+    failed = [
+        f"{check.asset_key.to_user_string()}: {check.check_name}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
+    ]
+    if failed:
+        return f"checks failed ({', '.join(failed)}): see run {result.run_id} on the web page (make ui)"
+    return f"run {result.run_id} failed: see it on the web page (make ui)"

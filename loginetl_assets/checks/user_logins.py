@@ -1,0 +1,119 @@
+"""Checks on `user_logins` over the batches this run loaded (by themselves: the one loaded last).
+
+Each costs what those batches cost: look-ups by index, never a scan of the table. Results are counts, never values.
+"""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import dagster as dg
+import polars as pl
+
+from loginetl_assets.assets.failures import failures_without_values
+from loginetl_assets.assets.masked_files import MaskedFileDamaged, read_masked
+from loginetl_assets.logins.masking import MASKED_SCHEMA
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
+from loginetl_assets.resources.landing import Landing, ObjectMissing
+from loginetl_assets.resources.ledger import Batch
+from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
+
+
+@dg.multi_asset_check(
+    name="user_logins_are_sound",
+    specs=[
+        dg.AssetCheckSpec(
+            "no_message_loaded_twice",
+            asset="user_logins",
+            description="Every message of the loaded batches has one outcome in the ledger, and no batch inserted"
+            " more rows than the ledger gives it.",
+        ),
+        dg.AssetCheckSpec(
+            "counts_reconcile",
+            asset="user_logins",
+            description="Per batch: landed = loaded + duplicates + rejected, and the ledger's message ids agree.",
+        ),
+        dg.AssetCheckSpec(
+            "duplicates",
+            asset="user_logins",
+            description="Warns of logins that stand in the table more than once, word for word; counts devices and"
+            " IPs that more than one user has.",
+        ),
+    ],
+)
+def user_logins_are_sound(
+    context: dg.AssetCheckExecutionContext, landing: LandingResource, database: LoginDatabaseResource
+) -> Iterator[dg.AssetCheckResult]:
+    """Holds the batches, their masked files, the ledger and the table against each other."""
+    with failures_without_values():
+        with database.open().transaction() as connection:
+            batches = ledger.touched_by_run(connection, "loaded", context.run.run_id)
+            logins, unreadable = _read(landing.open(), batches)
+            ids = [batch.batch_id for batch in batches]
+            settled = ledger.settled_by(connection, ids)
+            keys = [UUID(key) for key in logins["message_key"].unique()]
+            without_outcome = len(keys) - ledger.settled_among(connection, keys)
+            sealed_rejections = ledger.sealed_rejections(connection, ids)
+            repeated = repeated_logins(connection, logins)
+            shared = {
+                column: tokens_of_several_users(connection, column, logins[column].unique().to_list())
+                for column in ("masked_device_id", "masked_ip")
+            }
+        loaded = {batch.batch_id: settled.get((batch.batch_id, "loaded"), 0) for batch in batches}
+        rejected = {batch.batch_id: settled.get((batch.batch_id, "rejected"), 0) for batch in batches}
+        looked_at = {"batches": len(batches), "rows": logins.height, "unreadable_batches": unreadable}
+
+        twice = sum(max(0, batch.loaded - loaded[batch.batch_id]) for batch in batches)
+        yield dg.AssetCheckResult(
+            check_name="no_message_loaded_twice",
+            asset_key="user_logins",
+            passed=not twice and not without_outcome,
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata={"loaded_twice": twice, "messages_without_outcome": without_outcome, **looked_at},
+        )
+
+        wrong = [
+            batch.batch_id
+            for batch in batches
+            if batch.messages != batch.loaded + batch.duplicates + batch.rejected
+            or batch.loaded != loaded[batch.batch_id]
+            or batch.rejected != rejected[batch.batch_id]
+        ]
+        yield dg.AssetCheckResult(
+            check_name="counts_reconcile",
+            asset_key="user_logins",
+            passed=not wrong and sealed_rejections == sum(rejected.values()),
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata={
+                "landed": sum(batch.messages for batch in batches),
+                "loaded": sum(batch.loaded for batch in batches),
+                "duplicates": sum(batch.duplicates for batch in batches),
+                "rejected": sum(batch.rejected for batch in batches),
+                "batches_that_disagree": str(wrong[:20]),
+                **looked_at,
+            },
+        )
+
+        yield dg.AssetCheckResult(
+            check_name="duplicates",
+            asset_key="user_logins",
+            passed=repeated == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                "repeated_logins": repeated,
+                "devices_of_several_users": shared["masked_device_id"],
+                "ips_of_several_users": shared["masked_ip"],
+                **looked_at,
+            },
+        )
+
+
+def _read(landing: Landing, batches: list[Batch]) -> tuple[pl.DataFrame, int]:
+    """The batches' masked rows together, and how many files are gone or damaged."""
+    frames, unreadable = [pl.DataFrame(schema=MASKED_SCHEMA)], 0
+    for batch in batches:
+        try:
+            frames.append(read_masked(landing, batch))
+        except (ObjectMissing, MaskedFileDamaged):
+            unreadable += 1
+    return pl.concat(frames), unreadable

