@@ -1,0 +1,66 @@
+# Every target sets up what it needs. Nothing but Python 3.11 to 3.13, make and git has to be there before.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test check bench lock clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Start the embedded services, send 100 sample messages, run the pipeline, show what came of it.
+	$(BIN)/loginetl up
+	$(BIN)/loginetl send --sample
+	$(BIN)/loginetl run
+	$(BIN)/loginetl rejected list
+	@echo
+	@echo "Next: make ui (web page; then '$(BIN)/loginetl send --sample' makes a run appear by itself),"
+	@echo "      $(BIN)/loginetl psql, $(BIN)/loginetl status; $(BIN)/loginetl down stops the services."
+
+ui: $(READY) ## Open Dagster's web page with its daemon on http://127.0.0.1:3000, the sensor on.
+	$(BIN)/loginetl ui
+
+test: check $(VENV)/.browser ## Run every check and every test.
+	$(BIN)/pytest
+
+check: $(READY) ## Lint, types, and the rule which way imports run.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## Measure the pipeline beside bare loops and a row-by-row script (needs Node.js 20 or newer).
+	npm ci --prefix bench --no-fund --no-audit
+	$(BIN)/python -m bench
+
+lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).
+	uv pip compile $(LOCK) --upgrade --extra local --group dev pyproject.toml -o requirements-dev.txt
+	uv pip compile $(LOCK) --constraint requirements-dev.txt pyproject.toml -o requirements.txt
+	echo hatchling | uv pip compile $(LOCK) --constraint requirements-dev.txt - -o requirements-build.txt
+
+LOCK := --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+clean: ## Stop the embedded services; remove their data and the virtual environment.
+	[ ! -x $(BIN)/loginetl ] || $(BIN)/loginetl down
+	rm -rf .loginetl $(VENV) node_modules bench/node_modules
+
+# The lock files name every package with its hash, hence --no-deps: pip has nothing left to resolve.
+$(READY): requirements-dev.txt pyproject.toml
+	@python=$$(for p in "$$PYTHON" python3.11 python3.12 python3.13 python3; do \
+	  [ -n "$$p" ] && "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	  && echo "$$p" && break; done); \
+	[ -n "$$python" ] || { echo "loginetl needs Python 3.11 to 3.13: install it, or set PYTHON to one" >&2; exit 1; }; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The browser test drives a real Chromium.
+$(VENV)/.browser: $(READY)
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
+	  command -v apt-get >/dev/null || { echo "install Chromium for the browser test" >&2; exit 1; }; \
+	  root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$root apt-get update -qq && $$root apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
+	@touch $@
