@@ -59,9 +59,9 @@ class Pipeline:
     @classmethod
     @contextmanager
     def on(cls, settings: Settings, dagster_home: Path, **overrides: Any) -> Iterator["Pipeline"]:
-        """Composes it, with a Dagster instance that keeps its files below `dagster_home`."""
+        """Composes it, with an ephemeral Dagster instance that keeps its files below `dagster_home`."""
         dagster_home.mkdir(parents=True, exist_ok=True)
-        with dg.DagsterInstance.local_temp(str(dagster_home)) as instance:
+        with dg.DagsterInstance.ephemeral(tempdir=str(dagster_home)) as instance:
             yield cls(settings, Services(settings), build_definitions(settings, **overrides), instance)
 
     def send(self, bodies: Iterable[str]) -> None:

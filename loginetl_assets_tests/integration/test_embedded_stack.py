@@ -101,9 +101,7 @@ def execute(addresses: Addresses, statement: str) -> Any:
 def answers(addresses: Addresses) -> bool:
     with psycopg.connect(addresses.dagster_database_url) as connection:
         dagster = connection.execute("SELECT current_database()").fetchone()
-    attributes = sqs_client(addresses).get_queue_attributes(
-        QueueUrl=addresses.queue_url, AttributeNames=["QueueArn"]
-    )
+    attributes = sqs_client(addresses).get_queue_attributes(QueueUrl=addresses.queue_url, AttributeNames=["QueueArn"])
     queue = attributes["Attributes"]["QueueArn"].endswith(":login-queue")
     return execute(addresses, "SELECT current_database()") == "loginetl" and dagster == ("dagster",) and queue
 
@@ -155,9 +153,7 @@ def test_commands_that_start_at_once_share_one_stack(stack: EmbeddedStack) -> No
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 0.9])
-def test_a_start_that_was_killed_midway_is_made_good_by_the_next(
-    stack: EmbeddedStack, seconds: float
-) -> None:
+def test_a_start_that_was_killed_midway_is_made_good_by_the_next(stack: EmbeddedStack, seconds: float) -> None:
     with start_elsewhere(stack.home) as starter:
         time.sleep(seconds)
         starter.kill()
@@ -185,9 +181,7 @@ def test_an_innocent_process_with_a_recorded_pid_is_neither_believed_nor_killed(
         os.kill(recorded_pid(stack, name), signal.SIGKILL)
     data = stack.home / "postgres" / "data"
     # The server's own user: PostgreSQL takes no notice of a pid it may not signal.
-    with subprocess.Popen(
-        ["sleep", "120"], user=data.stat().st_uid if os.geteuid() == 0 else None
-    ) as innocent:
+    with subprocess.Popen(["sleep", "120"], user=data.stat().st_uid if os.geteuid() == 0 else None) as innocent:
         try:
             record = json.loads((stack.home / "services.json").read_text())
             for entry in record.values():
@@ -246,9 +240,7 @@ def test_messages_follow_to_another_port_when_theirs_is_taken(stack: EmbeddedSta
 
 def test_objects_survive_stop_and_start(stack: EmbeddedStack) -> None:
     def s3(addresses: Addresses) -> Any:
-        session = boto3.Session(
-            aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1"
-        )
+        session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")
         return session.client("s3", endpoint_url=addresses.sqs_endpoint)
 
     client = s3(stack.start())
@@ -273,9 +265,7 @@ def test_nothing_listens_beyond_loopback(stack: EmbeddedStack, monkeypatch: pyte
     listening: dict[str, set[str]] = {}
     for name in ("postgres", "sqs"):
         server = psutil.Process(recorded_pid(stack, name))
-        sockets = [
-            one for each in (server, *server.children(recursive=True)) for one in each.net_connections()
-        ]
+        sockets = [one for each in (server, *server.children(recursive=True)) for one in each.net_connections()]
         listening[name] = {one.laddr.ip for one in sockets if one.status != psutil.CONN_ESTABLISHED}
     assert listening == {"postgres": set(), "sqs": {"127.0.0.1"}}
 

@@ -1,6 +1,8 @@
 """The promises of the design, on real services: nothing lost, nothing twice, every count adds up."""
 
-import threading
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from loginetl_assets.logins.message import encode_messages
 from loginetl_assets.logins.sealing import seal
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.queue import ReceivedMessage
-from loginetl_assets.settings import KeysetRole
+from loginetl_assets.settings import KeysetRole, UnknownFields
 from loginetl_assets_tests.pipeline import COLUMNS, SAMPLE, Pipeline, checks, login, metadata, sqs_client
 
 
@@ -161,21 +163,13 @@ def test_several_processes_drain_one_queue(pipeline: Pipeline) -> None:
 
 def test_runs_in_parallel_load_every_message_once(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.send(login(user_id=f"u-{number}", device_id=f"d-{number % 7}") for number in range(400))
-    failures: list[Any] = []
 
     def run(number: int) -> None:
-        try:
-            with Pipeline.on(pipeline.settings, tmp_path / f"run-{number}") as other:
-                other.run({"raw_login_messages": {"batch_messages": 30}})
-        except BaseException as error:
-            failures.append(error)
+        with Pipeline.on(pipeline.settings, tmp_path / f"run-{number}") as other:
+            other.run({"raw_login_messages": {"batch_messages": 30}})
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
     pipeline.run()
     users = [row.user_id for row in pipeline.query("SELECT user_id FROM user_logins")]
     assert sorted(users) == sorted(f"u-{number}" for number in range(400))
@@ -190,10 +184,6 @@ def test_an_existing_table_is_adopted_as_it_is(pipeline: Pipeline) -> None:
 
 
 def test_reprocessing_brings_in_what_new_rules_accept_and_nothing_twice(pipeline: Pipeline, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from loginetl_assets.settings import UnknownFields
-
     strict = replace(pipeline.settings, unknown_fields=UnknownFields.REJECT)
     pipeline.send([login(user_id="plain"), login(user_id="extra", colour="blue"), "{}"])
     with Pipeline.on(strict, tmp_path / "strict") as before:
@@ -211,8 +201,6 @@ def test_reprocessing_brings_in_what_new_rules_accept_and_nothing_twice(pipeline
 
 
 def test_an_sns_envelope_and_nested_objects_are_read(pipeline: Pipeline) -> None:
-    import json
-
     nested = json.dumps(
         {
             "user": {"id": "n"},
@@ -297,8 +285,6 @@ def test_a_masking_keyset_of_another_database_is_refused_before_any_work(pipelin
 
 
 def test_a_fifo_queue_is_drained_in_order(pipeline: Pipeline, addresses: Any) -> None:
-    from dataclasses import replace
-
     client = sqs_client(addresses.sqs_endpoint)
     client.create_queue(QueueName="ordered.fifo", Attributes={"FifoQueue": "true", "ContentBasedDeduplication": "true"})
     settings = replace(pipeline.settings, queue_url=f"{addresses.sqs_endpoint}/000000000000/ordered.fifo")

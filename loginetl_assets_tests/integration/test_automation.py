@@ -1,0 +1,253 @@
+"""Sensors and retention, on real Dagster instances."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import build_sensor_context
+
+from loginetl_assets.automation.jobs import LOGIN_ETL
+from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier
+from loginetl_assets.definitions import build_definitions
+from loginetl_assets.errors import TransientError
+from loginetl_assets.settings import Environment, KeysetRole, Settings
+from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata
+
+
+def _tick(pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+    """What the queue-depth sensor says now."""
+    sensor = pipeline.definitions.resolve_sensor_def("queue_depth")
+    resources = pipeline.definitions.resources or {}
+    with build_sensor_context(
+        instance=pipeline.instance,
+        repository_def=pipeline.definitions.get_repository_def(),
+        resources={name: resources[name] for name in ("queue", "database")},
+    ) as context:
+        answer = sensor(context)
+    assert isinstance(answer, (dg.SensorResult, dg.SkipReason))
+    return answer
+
+
+def _requests(pipeline: Pipeline) -> int:
+    answer = _tick(pipeline)
+    return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
+
+
+def _start_run(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
+    job = pipeline.definitions.resolve_job_def(LOGIN_ETL)
+    pipeline.instance.create_run_for_job(job, status=status)
+
+
+@pytest.fixture
+def small_runs(pipeline: Pipeline, tmp_path: Path) -> Iterator[Pipeline]:
+    """A pipeline whose runs take 10 messages, three of them at once."""
+    settings = replace(pipeline.settings, messages_per_run=10, max_runs_in_flight=3)
+    with Pipeline.on(settings, tmp_path / "small") as small:
+        yield small
+
+
+def test_the_sensor_asks_for_as_many_drains_as_the_backlog_and_the_maximum_allow(small_runs: Pipeline) -> None:
+    assert _requests(small_runs) == 0
+    small_runs.send([login()])
+    assert _requests(small_runs) == 1
+    small_runs.send([login()] * 15)
+    assert _requests(small_runs) == 2
+    small_runs.send([login()] * 100)
+    assert _requests(small_runs) == 3
+
+
+def test_runs_in_flight_count_against_the_backlog(small_runs: Pipeline) -> None:
+    small_runs.send([login()] * 15)
+    _start_run(small_runs, dg.DagsterRunStatus.NOT_STARTED)
+    assert _requests(small_runs) == 1
+    _start_run(small_runs, dg.DagsterRunStatus.STARTED)
+    answer = _tick(small_runs)
+    assert isinstance(answer, dg.SkipReason)
+    assert "2 drains in flight" in (answer.skip_message or "")
+    _start_run(small_runs, dg.DagsterRunStatus.STARTING)
+    answer = _tick(small_runs)
+    assert isinstance(answer, dg.SkipReason)
+    assert "as many as are allowed" in (answer.skip_message or "")
+
+
+def test_a_failed_run_does_not_keep_the_sensor_from_asking_again(small_runs: Pipeline) -> None:
+    small_runs.send([login()])
+    _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
+    assert _requests(small_runs) == 1
+
+
+def test_its_requests_can_be_run(small_runs: Pipeline) -> None:
+    small_runs.send([login()] * 15)
+    answer = _tick(small_runs)
+    assert isinstance(answer, dg.SensorResult)
+    job = small_runs.definitions.resolve_job_def(LOGIN_ETL)
+    for request in answer.run_requests or []:
+        assert request.run_key is None
+        result = job.execute_in_process(instance=small_runs.instance, run_config=request.run_config)
+        assert metadata(result, "raw_login_messages")["messages"] <= 10
+    assert small_runs.totals().messages == 15
+
+
+def test_batches_that_a_failed_run_left_behind_are_worth_a_run_but_not_one_a_tick(small_runs: Pipeline) -> None:
+    small_runs.send([login()])
+    small_runs.materialize("raw_login_messages")
+    assert _requests(small_runs) == 1
+    _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
+    answer = _tick(small_runs)
+    assert isinstance(answer, dg.SkipReason)
+    assert "last run failed" in (answer.skip_message or "")
+
+
+@pytest.mark.parametrize("broken", ["queue", "database"])
+def test_what_cannot_be_reached_is_a_skip_with_a_reason(pipeline: Pipeline, tmp_path: Path, broken: str) -> None:
+    settings = (
+        replace(pipeline.settings, queue_url="http://127.0.0.1:9/000000000000/login-queue")
+        if broken == "queue"
+        else replace(pipeline.settings, database_url="postgresql://nobody@127.0.0.1:9/none")
+    )
+    with Pipeline.on(settings, tmp_path / "broken") as unreachable:
+        answer = _tick(unreachable)
+    assert isinstance(answer, dg.SkipReason)
+    assert "cannot be reached" in (answer.skip_message or "")
+
+
+def test_sensors_and_schedule_are_on_in_local_and_off_elsewhere(settings: Settings) -> None:
+    local = build_definitions(settings)
+    staging = build_definitions(replace(settings, environment=Environment.STAGING))
+    for name in ("queue_depth", "failed_run"):
+        assert local.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
+        assert staging.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.STOPPED
+    assert local.resolve_schedule_def("daily_retention").default_status is dg.DefaultScheduleStatus.RUNNING
+    assert staging.resolve_schedule_def("daily_retention").default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.alerts: list[Alert] = []
+
+    def notify(self, alert: Alert) -> None:
+        self.alerts.append(alert)
+
+
+def test_a_failed_run_is_told_to_the_notifier_without_values(pipeline: Pipeline, tmp_path: Path) -> None:
+    recorder = _Recorder()
+    with Pipeline.on(pipeline.settings, tmp_path / "told", notifier=recorder) as told:
+        told.send([login()])
+        told.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_lands CHECK (messages < 0) NOT VALID")
+        result = told.run(expect_success=False)
+        failure = next(event for event in result.all_events if event.is_run_failure)
+        sensor = told.definitions.resolve_sensor_def("failed_run")
+        context = dg.build_run_status_sensor_context(
+            "failed_run", failure, told.instance, result.dagster_run
+        ).for_run_failure()
+        sensor(context)
+    (alert,) = recorder.alerts
+    assert alert.job == LOGIN_ETL
+    assert alert.failed_steps == ("raw_login_messages",)
+    assert "198.51.100.7" not in alert.text
+
+
+@contextmanager
+def _webhook(status: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
+    got: list[dict[str, object]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/secret-path", got
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_the_webhook_gets_the_alert_as_json() -> None:
+    with _webhook(200) as (url, got):
+        WebhookNotifier(url).notify(Alert("login_etl", "r-1", ("user_logins",)))
+    assert got == [
+        {
+            "text": "loginetl: job login_etl failed at user_logins; run r-1",
+            "job": "login_etl",
+            "run_id": "r-1",
+            "failed_steps": ["user_logins"],
+        }
+    ]
+
+
+def test_a_webhook_that_refuses_is_an_error_that_keeps_the_url_to_itself() -> None:
+    with _webhook(500) as (url, _), pytest.raises(TransientError, match="LOGINETL_ALERT_WEBHOOK_URL") as raised:
+        WebhookNotifier(url).notify(Alert("login_etl", "r-1", ()))
+    assert "secret-path" not in str(raised.value)
+
+
+def test_the_default_notifier_logs(caplog: pytest.LogCaptureFixture) -> None:
+    LogNotifier().notify(Alert("login_etl", "r-1", ("user_logins",)))
+    assert "login_etl failed at user_logins" in caplog.text
+
+
+def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeline) -> None:
+    pipeline.send(SAMPLE)
+    pipeline.run()
+    landing = pipeline.services.landing()
+    landing.put("batches/orphan", b"left by a run that died")
+    old = datetime.now(UTC) - timedelta(days=40)
+    pipeline.execute("UPDATE loginetl.batches SET loaded_at = :old, landed_at = :old", old=old)
+    pipeline.send([login()])
+    pipeline.materialize("raw_login_messages")
+    two_days_ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+    for key, _ in [*landing.list("batches"), *landing.list("masked")]:
+        os.utime(pipeline.settings.home / "landing" / key, (two_days_ago, two_days_ago))
+    rows = pipeline.rows()
+    pipeline.run({"purge": {"days": 30}}, job="retention")
+    pending = pipeline.query("SELECT object_key FROM loginetl.batches WHERE state = 'landed'")
+    assert [key for key, _ in landing.list("batches")] == [pending[0][0]], "old and orphaned objects are gone"
+    assert list(landing.list("masked")) == []
+    assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages WHERE outcome = 'loaded'")[0][0] == 0
+    assert pipeline.rows() == rows, "the table is not retention's business"
+    assert pipeline.query("SELECT count(*) FROM loginetl.rejected_logins")[0][0] == 1
+    totals = pipeline.totals()
+    assert (totals.messages, totals.loaded, totals.pending) == (101, 99, 1)
+    pipeline.run()
+    assert len(pipeline.rows()) == 100
+
+
+def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:
+    pipeline.send(SAMPLE)
+    pipeline.run()
+    objects = sorted(key for key, _ in pipeline.services.landing().list("batches"))
+    pipeline.run({"purge": {"days": 30}}, job="retention")
+    assert sorted(key for key, _ in pipeline.services.landing().list("batches")) == objects
+    assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages")[0][0] == 100
+
+
+def test_definitions_load_with_nothing_at_hand(settings: Settings) -> None:
+    bare = Settings(
+        environment=Environment.PRODUCTION,
+        queue_url="https://sqs.eu-central-1.amazonaws.com/1/login-queue",
+        database_url="postgresql://nowhere.invalid/logins",
+        landing_url="s3://nowhere",
+        keysets=dict.fromkeys(KeysetRole, "/nowhere"),
+    )
+    definitions = build_definitions(bare)
+    dg.Definitions.validate_loadable(definitions)
+    snapshot = str(definitions.resources)
+    assert "nowhere.invalid" not in snapshot
+    assert "/nowhere" not in snapshot

@@ -1,0 +1,162 @@
+"""The asset checks: each is seen to fail, a blocking one keeps rows from the table, and none shows a value."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from sqlalchemy import text
+
+from loginetl_assets.assets.masked_files import read_masked
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
+from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login, metadata
+
+
+def _alter_masked_file(pipeline: Pipeline, column: str, value: object) -> None:
+    """Writes a value into every row of the pending masked file, as a broken masking step would have."""
+    (key,) = pipeline.query("SELECT masked_key FROM loginetl.batches WHERE state = 'masked'")[0]
+    landing = pipeline.services.landing()
+    frame = pl.read_parquet(io.BytesIO(landing.get(key)))
+    altered = io.BytesIO()
+    frame.with_columns(pl.lit(value, dtype=frame.schema[column]).alias(column)).write_parquet(altered)
+    landing.put(key, altered.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "check"),
+    [
+        ("app_version", 2_147_000_000, "app_version_in_range"),
+        ("masked_ip", "198.51.100.7", "no_plaintext_identifiers"),
+    ],
+)
+def test_a_blocking_check_keeps_a_bad_batch_from_the_table(
+    pipeline: Pipeline, column: str, value: object, check: str
+) -> None:
+    pipeline.send([login()])
+    pipeline.materialize("raw_login_messages")
+    pipeline.materialize("masked_logins")
+    _alter_masked_file(pipeline, column, value)
+    for _ in range(2):  # the next run must refuse what this one refused
+        result = pipeline.run(expect_success=False)
+        assert not result.success
+        assert not checks(result)[check]
+        assert pipeline.rows() == []
+    alone = pipeline.materialize("user_logins", expect_success=False)
+    assert not alone.success, "the load looks for itself where the checks do not run"
+    assert pipeline.rows() == []
+    assert pipeline.run({"masked_logins": {"reprocess": True}}).success, "what the message says mends it"
+    assert len(pipeline.rows()) == 1
+
+
+def test_the_command_exits_non_zero_when_a_blocking_check_fails(pipeline: Pipeline) -> None:
+    pipeline.send([login()])
+    pipeline.materialize("raw_login_messages")
+    pipeline.materialize("masked_logins")
+    _alter_masked_file(pipeline, "app_version", -1)
+    command = [str(Path(sys.executable).parent / "dagster"), "asset", "materialize", "--select", "*"]
+    done = subprocess.run(
+        [*command, "-m", "loginetl_assets.definitions"],
+        env={"PATH": "/usr/bin:/bin", "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+        | pipeline.settings.as_environment(),
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode != 0
+    assert b"app_version_in_range" in done.stderr
+    assert pipeline.rows() == []
+
+
+def test_too_many_rejections_are_a_warning_and_no_failure(pipeline: Pipeline) -> None:
+    pipeline.send([login(), "{}"])
+    result = pipeline.run()
+    assert not checks(result)["rejection_rate"]
+    assert result.success
+
+
+def test_the_allowed_rejection_rate_is_a_setting(pipeline: Pipeline, tmp_path: Path) -> None:
+    with Pipeline.on(replace(pipeline.settings, max_rejection_rate=0.5), tmp_path / "other") as lenient:
+        lenient.send([login(), "{}"])
+        assert checks(lenient.run())["rejection_rate"]
+
+
+def test_a_message_that_was_loaded_twice_is_found(pipeline: Pipeline) -> None:
+    pipeline.send([login(), login(user_id="u-2")])
+    pipeline.run()
+    pipeline.execute("UPDATE loginetl.processed_messages SET batch_id = batch_id + 1000")
+    result = pipeline.run()
+    assert not checks(result)["no_message_loaded_twice"]
+    assert not checks(result)["counts_reconcile"]
+
+
+def test_a_message_without_an_outcome_is_found(pipeline: Pipeline) -> None:
+    pipeline.send([login(), login(user_id="u-2")])
+    pipeline.run()
+    pipeline.execute("DELETE FROM loginetl.processed_messages WHERE outcome = 'loaded'")
+    assert not checks(pipeline.run())["no_message_loaded_twice"]
+
+
+def test_a_rejection_that_went_missing_is_found(pipeline: Pipeline) -> None:
+    pipeline.send([login(), "{}"])
+    pipeline.run()
+    assert checks(pipeline.run())["counts_reconcile"]
+    pipeline.execute("DELETE FROM loginetl.rejected_logins")
+    assert not checks(pipeline.run())["counts_reconcile"]
+
+
+def test_duplicates_are_counted_and_never_shown(pipeline: Pipeline) -> None:
+    pipeline.send([login(user_id="a"), login(user_id="b"), login(user_id="b"), login(user_id="c", ip="203.0.113.9")])
+    result = pipeline.run()
+    (found,) = (one for one in result.get_asset_check_evaluations() if one.check_name == "duplicates")
+    counts = {name: value.value for name, value in found.metadata.items()}
+    assert counts["repeated_logins"] == 1
+    assert counts["devices_of_several_users"] == 1
+    assert counts["ips_of_several_users"] == 1
+    assert not found.passed
+
+
+def test_a_repeated_login_is_found_in_an_earlier_batch(pipeline: Pipeline) -> None:
+    pipeline.send([login(locale=None)])
+    assert checks(pipeline.run())["duplicates"]
+    pipeline.send([login(locale=None)])
+    assert not checks(pipeline.run())["duplicates"]
+
+
+def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipeline) -> None:
+    """The table has 20 000 rows of others; the check of a batch of one touches only what it asks for."""
+    pipeline.execute(
+        "INSERT INTO user_logins SELECT 'u' || n, 'ios', 'ip' || n, 'd' || n, NULL, 1, '2026-01-01'"
+        " FROM generate_series(1, 20000) n"
+    )
+    pipeline.send([login()])
+    pipeline.run()
+    with pipeline.services.database().transaction() as connection:
+        connection.execute(text("ANALYZE user_logins"))
+        before = connection.execute(text("SELECT pg_stat_force_next_flush()")).rowcount
+    assert before == 1
+    scans = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'user_logins'"
+    read_before = pipeline.query(scans)[0][0]
+    with pipeline.services.database().transaction() as connection:
+        (batch,) = ledger.touched_by_run(connection, "loaded", "none")
+        logins = read_masked(pipeline.services.landing(), batch)
+        repeated_logins(connection, logins)
+        tokens_of_several_users(connection, "masked_ip", logins["masked_ip"].to_list())
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    assert pipeline.query(scans)[0][0] - read_before == 0
+
+
+def test_no_metadata_of_a_run_holds_a_value(pipeline: Pipeline) -> None:
+    pipeline.send(SAMPLE)
+    result = pipeline.run()
+    written = str([event.event_specific_data for event in result.all_events])
+    assert metadata(result, "masked_logins")["masked"] == 99
+    for line in SAMPLE:
+        if '"ip"' in line:
+            fields = json.loads(line)
+            assert fields["ip"] not in written
+            assert fields["device_id"] not in written
