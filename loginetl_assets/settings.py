@@ -53,9 +53,9 @@ class Settings:
 
     environment: Environment = Environment.LOCAL
     home: Path = Path(".loginetl")
-    queue_url: str | None = None
+    queue_url: str | None = field(default=None, repr=False)
     database_url: str | None = field(default=None, repr=False)
-    landing_url: str | None = None
+    landing_url: str | None = field(default=None, repr=False)
     keysets: Mapping[KeysetRole, str] = field(default_factory=dict, repr=False)
     unknown_fields: UnknownFields = UnknownFields.IGNORE
     app_version: AppVersion = AppVersion.PACKED
@@ -83,7 +83,7 @@ class Settings:
         environment = read.choice("LOGINETL_ENV", Environment, Environment.LOCAL)
         settings = cls(
             environment=environment,
-            home=Path(environ.get("LOGINETL_HOME") or ".loginetl").expanduser().absolute(),
+            home=read.path("LOGINETL_HOME", ".loginetl"),
             queue_url=read.text("LOGINETL_QUEUE_URL"),
             database_url=read.text("LOGINETL_DATABASE_URL"),
             landing_url=read.text("LOGINETL_LANDING_URL"),
@@ -91,13 +91,13 @@ class Settings:
             unknown_fields=read.choice("LOGINETL_UNKNOWN_FIELDS", UnknownFields, UnknownFields.IGNORE),
             app_version=read.choice("LOGINETL_APP_VERSION", AppVersion, AppVersion.PACKED),
             # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
-            visibility_seconds=int(read.number("LOGINETL_VISIBILITY_SECONDS", cls.visibility_seconds, 30, 43_200)),
+            visibility_seconds=read.integer("LOGINETL_VISIBILITY_SECONDS", cls.visibility_seconds, 30, 43_200),
             max_rejection_rate=read.number("LOGINETL_MAX_REJECTION_RATE", cls.max_rejection_rate, 0, 1),
             freshness_hours=read.number("LOGINETL_FRESHNESS_HOURS", cls.freshness_hours, 0.1, 8_760),
-            max_runs_in_flight=int(read.number("LOGINETL_MAX_RUNS_IN_FLIGHT", cls.max_runs_in_flight, 1, 1_000)),
-            messages_per_run=int(read.number("LOGINETL_MESSAGES_PER_RUN", cls.messages_per_run, 1, 1_000_000_000)),
+            max_runs_in_flight=read.integer("LOGINETL_MAX_RUNS_IN_FLIGHT", cls.max_runs_in_flight, 1, 1_000),
+            messages_per_run=read.integer("LOGINETL_MESSAGES_PER_RUN", cls.messages_per_run, 1, 1_000_000_000),
             # Below SQS's own retention of 14 days a message could come again after its ledger row was pruned.
-            retention_days=int(read.number("LOGINETL_RETENTION_DAYS", cls.retention_days, 15, 3_650)),
+            retention_days=read.integer("LOGINETL_RETENTION_DAYS", cls.retention_days, 15, 3_650),
             alert_webhook_url=read.text("LOGINETL_ALERT_WEBHOOK_URL"),
         )
         if not settings.is_local:
@@ -149,6 +149,12 @@ class _Reader:
     def text(self, name: str) -> str | None:
         return self._environ.get(name, "").strip() or None
 
+    def path(self, name: str, default: str) -> Path:
+        try:
+            return Path(self.text(name) or default).expanduser().absolute()
+        except RuntimeError:
+            raise SettingsError(f"{name} starts with the home of a user that this machine does not know") from None
+
     def choice(self, name: str, kind: type[_Choice], default: _Choice) -> _Choice:
         text = self.text(name)
         if text is None:
@@ -157,6 +163,14 @@ class _Reader:
             return kind(text)
         except ValueError:
             raise SettingsError(f"{name} must be one of {', '.join(kind)}") from None
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        text = self.text(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise SettingsError(f"{name} must be a whole number from {low} to {high}")
+        return int(text)
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         text = self.text(name)

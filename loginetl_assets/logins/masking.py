@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from uuid import UUID
 
 import polars as pl
@@ -44,9 +45,11 @@ class RejectedMessage:
 class MaskedBatch:
     """What one batch of messages came to; `len(logins) + len(rejected) + repeated` is what went in."""
 
-    logins: pl.DataFrame  # MASKED_SCHEMA, in the order of the messages
+    logins: pl.DataFrame = dataclass_field(repr=False)  # MASKED_SCHEMA, in the order of the messages
     rejected: list[RejectedMessage]
-    vault: pl.DataFrame  # distinct: token, field, value (String); the only frame that holds values in the clear
+    vault: pl.DataFrame = dataclass_field(
+        repr=False
+    )  # distinct: token, field, value (String); the only frame that holds values in the clear
     repeated: int  # messages whose id stood in the batch already
     unknown_fields: int  # fields beside the six that were ignored, over all messages
 

@@ -28,6 +28,10 @@ class QueuedMessage(msgspec.Struct, array_like=True, frozen=True):
     sent_at_ms: int  # SQS's SentTimestamp: epoch milliseconds
     body: bytes  # UTF-8; a lone surrogate, which JSON can smuggle in, is kept as its three bytes
 
+    def __repr__(self) -> str:
+        """Names the message and keeps its body to itself."""
+        return f"QueuedMessage({self.message_id})"
+
     @property
     def key(self) -> UUID:
         """The identity under which the ledger knows the message."""
@@ -48,6 +52,10 @@ class Login(NamedTuple):
     device_id: str
     unknown_fields: int
 
+    def __repr__(self) -> str:
+        """Shows no field: all of them may be personal data."""
+        return "Login(…)"
+
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[QueuedMessage])
@@ -66,7 +74,7 @@ def decode_messages(packed: bytes) -> list[QueuedMessage]:
     """
     try:
         return _decoder.decode(packed)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ValueError("not a batch of messages") from None
 
 
@@ -102,20 +110,14 @@ def _decode(body: bytes) -> dict[str, Any]:
         return _decode_exactly(body)
     if not isinstance(document, dict):
         raise _Refused(Reason.NOT_AN_OBJECT)
-    # msgspec keeps the last of two equal keys without a word. Where the text has no backslash, every key and every
-    # string value brings exactly two quotes, so counting them proves that no key was dropped (50 ns against 3 µs).
-    if b"\\" not in body:
-        quotes = 0
-        for value in document.values():
-            if isinstance(value, str):
-                quotes += 4
-            elif isinstance(value, (dict, list)):
-                return _decode_exactly(body)
-            else:
-                quotes += 2
-        if body.count(b'"') == quotes:
-            return document
-    return _decode_exactly(body)
+    # msgspec keeps the last of two equal keys without a word. Every key and every string value brings at least two
+    # quotes, so a text with no more of them than what was read accounts for hides none (50 ns against 3 µs).
+    quotes = 0
+    for value in document.values():
+        if isinstance(value, (dict, list)):
+            return _decode_exactly(body)
+        quotes += 4 if isinstance(value, str) else 2
+    return document if body.count(b'"') == quotes else _decode_exactly(body)
 
 
 def _decode_exactly(body: bytes) -> dict[str, Any]:
@@ -197,7 +199,7 @@ def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     stack: list[tuple[str, Any]] = list(document.items())
     while stack:
         name, value = stack.pop()
-        if isinstance(value, dict) and len(name) < longest:
+        if isinstance(value, dict) and value and len(name) < longest:
             stack.extend((f"{name}_{key}", inner) for key, inner in value.items())
         else:
             # An object below a name that is already longer than any field's can hold none of the six: one unknown

@@ -7,6 +7,7 @@ first use under LOGINETL_HOME/keys, mode 0600; in staging and production they ne
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -24,6 +25,7 @@ for _register in (aead.register, hybrid.register, prf.register):
     _register()
 
 OFFICER_FILE = "officer-private.json"
+_PRF = "PRF (HMAC-SHA256)"
 
 _TEMPLATES: Mapping[KeysetRole, Callable[[], object]] = {
     KeysetRole.MASKING: lambda: prf.prf_key_templates.HMAC_SHA256,
@@ -44,8 +46,13 @@ class Keyring:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Makes tokens with the masking keyset's primary key."""
-        keys = self._primitive(KeysetRole.MASKING, prf.PrfSet, "PRF (HMAC-SHA256)")
-        return Tokenizer(keys.primary_id(), keys.primary())
+        keys = self._primitive(KeysetRole.MASKING, prf.PrfSet, _PRF)
+        tokenizer = Tokenizer(keys.primary_id(), keys.primary())
+        try:
+            tokenizer.token("", "")  # a PRF of Tink's may be too short for a token
+        except tink.TinkError:
+            raise OperatorError(_wrong_kind(KeysetRole.MASKING, _PRF)) from None
+        return tokenizer
 
     @cached_property
     def landing(self) -> Sealer:
@@ -79,7 +86,7 @@ class Keyring:
         try:
             return self._handle(role).primitive(primitive)
         except tink.TinkError:
-            raise OperatorError(f"{_setting(role)} is a keyset of the wrong kind: it must be {kind}") from None
+            raise OperatorError(_wrong_kind(role, kind)) from None
 
     def _handle(self, role: KeysetRole) -> tink.KeysetHandle:
         if role not in self._handles:
@@ -103,18 +110,26 @@ def _setting(role: KeysetRole) -> str:
     return f"LOGINETL_KEYSET_{role.upper()}"
 
 
+def _wrong_kind(role: KeysetRole, kind: str) -> str:
+    return f"{_setting(role)} is a keyset of the wrong kind: it must be {kind}"
+
+
 def _read(source: Path | str, role: KeysetRole) -> tink.KeysetHandle:
     if isinstance(source, Path):
         try:
             text = source.read_text()
         except OSError as error:
-            raise OperatorError(f"{_setting(role)}: cannot read {source} ({error.strerror})") from None
+            raise OperatorError(f"{_setting(role)}: cannot read the file it names ({error.strerror})") from None
+        except UnicodeDecodeError:
+            text = ""  # no JSON, whatever it is
     else:
         text = source
     try:
         if role is KeysetRole.VAULT:
             # Refuses private key material: the pipeline must not be able to read the vault.
-            return tink.json_proto_keyset_format.parse_without_secret(text)
+            handle = tink.json_proto_keyset_format.parse_without_secret(text)
+            handle.primitive(hybrid.HybridEncrypt).encrypt(b"", b"")  # Tink looks for the primary key no sooner
+            return handle
         return tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
     except tink.TinkError:
         kind = "a public Tink keyset in JSON" if role is KeysetRole.VAULT else "a Tink keyset in JSON"
@@ -131,7 +146,10 @@ def _made(directory: Path, role: KeysetRole) -> Path:
         if role is KeysetRole.VAULT:
             officer = directory / OFFICER_FILE
             _write_once(officer, _secret_json(tink.new_keyset_handle(_OFFICER_TEMPLATE)))
-            private = tink.json_proto_keyset_format.parse(officer.read_text(), secret_key_access.TOKEN)
+            try:
+                private = tink.json_proto_keyset_format.parse(officer.read_text(), secret_key_access.TOKEN)
+            except (tink.TinkError, UnicodeDecodeError):
+                raise OperatorError(f"{officer} is damaged: restore it, or move it away for a new one") from None
             _write_once(path, tink.json_proto_keyset_format.serialize_without_secret(private.public_keyset_handle()))
         else:
             _write_once(path, _secret_json(tink.new_keyset_handle(_TEMPLATES[role]())))
@@ -147,13 +165,11 @@ def _secret_json(handle: tink.KeysetHandle) -> str:
 
 def _write_once(path: Path, text: str) -> None:
     """Writes a file, mode 0600, unless it is there: whole or not at all, and the first of two writers wins."""
-    with NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:  # made with mode 0600
+    if path.exists():
+        return
+    with NamedTemporaryFile("w", dir=path.parent) as draft:  # made with mode 0600, gone at the end of the block
         draft.write(text)
         draft.flush()
         os.fsync(draft.fileno())
-    try:
-        os.link(draft.name, path)
-    except FileExistsError:
-        pass
-    finally:
-        Path(draft.name).unlink()
+        with suppress(FileExistsError):
+            os.link(draft.name, path)

@@ -1,0 +1,164 @@
+import traceback
+
+import pytest
+import tink
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tink import aead, cleartext_keyset_handle, hybrid
+
+from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, Sealer, VaultSealer, open_sealed, seal
+
+aead.register()
+hybrid.register()
+
+PLACE = "batches/2026/07/01/0001.sealed"
+SECRET = b'{"ip": "199.172.111.135"}'
+
+
+def new_sealer() -> Sealer:
+    sealer: Sealer = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM).primitive(aead.Aead)
+    return sealer
+
+
+SEALER = new_sealer()
+SEALED = seal(SEALER, SECRET, PLACE)
+
+
+@pytest.fixture(scope="module")
+def officer() -> tink.KeysetHandle:
+    """The privacy officer's private keyset."""
+    template = hybrid.hybrid_key_templates.DHKEM_X25519_HKDF_SHA256_HKDF_SHA256_AES_256_GCM
+    return tink.new_keyset_handle(template)
+
+
+def vault_sealer(officer: tink.KeysetHandle) -> VaultSealer:
+    return VaultSealer(officer.public_keyset_handle().primitive(hybrid.HybridEncrypt))
+
+
+def data_key(officer: tink.KeysetHandle, wrapped: bytes, context: bytes = VAULT_KEY_CONTEXT) -> Sealer:
+    clear = officer.primitive(hybrid.HybridDecrypt).decrypt(wrapped, context)
+    sealer: Sealer = cleartext_keyset_handle.read(tink.BinaryKeysetReader(clear)).primitive(aead.Aead)
+    return sealer
+
+
+@settings(deadline=None)
+@given(st.binary(), st.text())
+def test_what_was_sealed_opens_in_its_place(plaintext: bytes, place: str) -> None:
+    assert open_sealed(SEALER, seal(SEALER, plaintext, place), place) == plaintext
+
+
+@settings(deadline=None)
+@given(st.binary(), st.text(), st.text())
+def test_what_was_sealed_opens_in_no_other_place(plaintext: bytes, place: str, other: str) -> None:
+    assume(place != other)
+
+    with pytest.raises(NotOpened):
+        open_sealed(SEALER, seal(SEALER, plaintext, place), other)
+
+
+def test_no_flipped_bit_goes_unnoticed() -> None:
+    for bit in range(len(SEALED) * 8):
+        altered = bytearray(SEALED)
+        altered[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(NotOpened):
+            open_sealed(SEALER, bytes(altered), PLACE)
+
+
+def test_nothing_cut_short_opens() -> None:
+    for length in range(len(SEALED)):
+        with pytest.raises(NotOpened):
+            open_sealed(SEALER, SEALED[:length], PLACE)
+
+
+@settings(deadline=None)
+@given(st.binary())
+def test_arbitrary_bytes_do_not_open(sealed: bytes) -> None:
+    with pytest.raises(NotOpened):
+        open_sealed(SEALER, sealed, PLACE)
+
+
+def test_another_key_does_not_open_it() -> None:
+    with pytest.raises(NotOpened):
+        open_sealed(new_sealer(), SEALED, PLACE)
+
+
+def test_the_sealed_bytes_do_not_show_the_plaintext_and_differ_each_time() -> None:
+    again = seal(SEALER, SECRET, PLACE)
+
+    assert again != SEALED
+    assert b"199.172" not in again
+
+
+@pytest.mark.parametrize("place", [PLACE, "elsewhere"])
+def test_the_error_tells_nothing_but_that_it_did_not_open(place: str) -> None:
+    altered = SEALED[:-1] + bytes([SEALED[-1] ^ 1])
+
+    with pytest.raises(NotOpened) as raised:
+        open_sealed(SEALER, altered, place)
+
+    shown = "".join(traceback.format_exception(raised.value))
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+    assert "TinkError" not in shown
+    assert "199.172" not in shown + repr(raised.value)
+    assert raised.value.args == ("it was altered, or sealed with another key",)
+
+
+@settings(deadline=None, max_examples=25)
+@given(values=st.dictionaries(st.text(min_size=1), st.text(), min_size=1, max_size=5))
+def test_the_officer_opens_each_value_by_its_token(officer: tink.KeysetHandle, values: dict[str, str]) -> None:
+    sealer = vault_sealer(officer)
+    sealed = {token: sealer.seal(token, value) for token, value in values.items()}
+
+    opener = data_key(officer, sealer.wrapped_key)
+
+    opened = {token: open_sealed(opener, value, token).decode() for token, value in sealed.items()}
+    assert opened == values
+
+
+def test_a_vault_value_opens_under_no_other_token(officer: tink.KeysetHandle) -> None:
+    sealer = vault_sealer(officer)
+    opener = data_key(officer, sealer.wrapped_key)
+
+    with pytest.raises(NotOpened):
+        open_sealed(opener, sealer.seal("1.one", "199.172.111.135"), "1.other")
+
+
+def test_the_wrapped_key_opens_in_its_context_only(officer: tink.KeysetHandle) -> None:
+    sealer = vault_sealer(officer)
+
+    for context in (b"", VAULT_KEY_CONTEXT + b" "):
+        with pytest.raises(tink.TinkError):
+            data_key(officer, sealer.wrapped_key, context)
+
+
+def test_another_officer_s_key_does_not_open_the_wrapped_key(officer: tink.KeysetHandle) -> None:
+    template = hybrid.hybrid_key_templates.DHKEM_X25519_HKDF_SHA256_HKDF_SHA256_AES_256_GCM
+    stranger = tink.new_keyset_handle(template)
+
+    with pytest.raises(tink.TinkError):
+        data_key(stranger, vault_sealer(officer).wrapped_key)
+
+
+def test_every_batch_has_a_data_key_of_its_own(officer: tink.KeysetHandle) -> None:
+    one, other = vault_sealer(officer), vault_sealer(officer)
+
+    assert one.wrapped_key != other.wrapped_key
+    with pytest.raises(NotOpened):
+        open_sealed(data_key(officer, other.wrapped_key), one.seal("1.t", "x"), "1.t")
+
+
+def test_the_public_key_alone_opens_nothing(officer: tink.KeysetHandle) -> None:
+    text = tink.json_proto_keyset_format.serialize_without_secret(officer.public_keyset_handle())
+
+    public = tink.json_proto_keyset_format.parse_without_secret(text)
+
+    assert public.primitive(hybrid.HybridEncrypt).encrypt(b"x", VAULT_KEY_CONTEXT)
+    with pytest.raises(tink.TinkError):
+        public.primitive(hybrid.HybridDecrypt)
+
+
+def test_neither_the_wrapped_key_nor_a_sealed_value_shows_the_value(officer: tink.KeysetHandle) -> None:
+    sealer = vault_sealer(officer)
+
+    assert b"199.172" not in sealer.seal("1.t", "199.172.111.135") + sealer.wrapped_key

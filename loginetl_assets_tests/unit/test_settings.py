@@ -1,0 +1,276 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from loginetl_assets.errors import OperatorError, SettingsError
+from loginetl_assets.settings import AppVersion, Environment, KeysetRole, Settings, UnknownFields
+
+REQUIRED = {
+    "LOGINETL_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/login-queue",
+    "LOGINETL_DATABASE_URL": "postgresql://etl:pass-word@db.internal/logins",
+    "LOGINETL_LANDING_URL": "s3://login-landing/raw",
+    "LOGINETL_KEYSET_MASKING": '{"key": "masking-material"}',
+    "LOGINETL_KEYSET_LANDING": '{"key": "landing-material"}',
+    "LOGINETL_KEYSET_REJECTS": "/run/secrets/rejects.json",
+    "LOGINETL_KEYSET_VAULT": "file:///run/secrets/vault.json",
+}
+OPTIONAL = {
+    "LOGINETL_HOME": "/var/lib/loginetl",
+    "LOGINETL_UNKNOWN_FIELDS": "reject",
+    "LOGINETL_APP_VERSION": "major",
+    "LOGINETL_VISIBILITY_SECONDS": "300",
+    "LOGINETL_MAX_REJECTION_RATE": "0.25",
+    "LOGINETL_FRESHNESS_HOURS": "6.5",
+    "LOGINETL_MAX_RUNS_IN_FLIGHT": "7",
+    "LOGINETL_MESSAGES_PER_RUN": "5000",
+    "LOGINETL_RETENTION_DAYS": "90",
+    "LOGINETL_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/webhook-secret",
+}
+EVERYTHING = {"LOGINETL_ENV": "production"} | REQUIRED | OPTIONAL
+
+NUMBERS = {
+    # variable: attribute, lowest, highest, just below, just above
+    "LOGINETL_VISIBILITY_SECONDS": ("visibility_seconds", "30", "43200", "29", "43201"),
+    "LOGINETL_MAX_REJECTION_RATE": ("max_rejection_rate", "0", "1", "-0.001", "1.001"),
+    "LOGINETL_FRESHNESS_HOURS": ("freshness_hours", "0.1", "8760", "0.09", "8760.1"),
+    "LOGINETL_MAX_RUNS_IN_FLIGHT": ("max_runs_in_flight", "1", "1000", "0", "1001"),
+    "LOGINETL_MESSAGES_PER_RUN": ("messages_per_run", "1", "1000000000", "0", "1000000001"),
+    "LOGINETL_RETENTION_DAYS": ("retention_days", "15", "3650", "14", "3651"),
+}
+
+
+def read(**environ: str) -> Settings:
+    return Settings.from_environment(environ)
+
+
+def refused(**environ: str) -> str:
+    with pytest.raises(SettingsError) as raised:
+        read(**environ)
+    assert raised.value.__cause__ is None
+    return str(raised.value)
+
+
+def test_nothing_set_is_the_local_environment_with_its_defaults() -> None:
+    settings = read()
+
+    assert settings == Settings(home=Path(".loginetl").absolute())
+    assert settings.is_local
+    assert settings.environment is Environment.LOCAL
+    assert settings.queue_url is settings.database_url is settings.landing_url is None
+    assert settings.keysets == {}
+    assert settings.unknown_fields is UnknownFields.IGNORE
+    assert settings.app_version is AppVersion.PACKED
+    assert settings.visibility_seconds == 120
+    assert settings.max_rejection_rate == 0.05
+    assert settings.freshness_hours == 24
+    assert settings.max_runs_in_flight == 2
+    assert settings.messages_per_run == 100_000
+    assert settings.retention_days == 30
+    assert settings.alert_webhook_url is None
+
+
+def test_every_variable_is_read() -> None:
+    settings = read(**EVERYTHING)
+
+    assert settings == Settings(
+        environment=Environment.PRODUCTION,
+        home=Path("/var/lib/loginetl"),
+        queue_url=REQUIRED["LOGINETL_QUEUE_URL"],
+        database_url=REQUIRED["LOGINETL_DATABASE_URL"],
+        landing_url=REQUIRED["LOGINETL_LANDING_URL"],
+        keysets={role: REQUIRED[f"LOGINETL_KEYSET_{role.upper()}"] for role in KeysetRole},
+        unknown_fields=UnknownFields.REJECT,
+        app_version=AppVersion.MAJOR,
+        visibility_seconds=300,
+        max_rejection_rate=0.25,
+        freshness_hours=6.5,
+        max_runs_in_flight=7,
+        messages_per_run=5_000,
+        retention_days=90,
+        alert_webhook_url=OPTIONAL["LOGINETL_ALERT_WEBHOOK_URL"],
+    )
+    unlike_the_default = {field.name for field in fields(Settings)} - {
+        field.name for field in fields(Settings) if getattr(settings, field.name) == getattr(read(), field.name)
+    }
+    assert unlike_the_default == {field.name for field in fields(Settings)}  # else the example proves less
+
+
+@pytest.mark.parametrize("name", ["prod", "Local", "PRODUCTION", "dev", "local,staging"])
+def test_an_unknown_environment_is_an_error_that_lists_the_known(name: str) -> None:
+    assert refused(LOGINETL_ENV=name) == "LOGINETL_ENV must be one of local, staging, production"
+
+
+@pytest.mark.parametrize("name", ["LOGINETL_UNKNOWN_FIELDS", "LOGINETL_APP_VERSION"])
+def test_an_unknown_choice_is_an_error_that_lists_the_known(name: str) -> None:
+    assert refused(**{name: "other"}).startswith(f"{name} must be one of ")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_may_be_at_its_bounds(name: str) -> None:
+    attribute, lowest, highest, _, _ = NUMBERS[name]
+
+    assert getattr(read(**{name: lowest}), attribute) == float(lowest)
+    assert getattr(read(**{name: f" {highest}\n"}), attribute) == float(highest)
+    assert type(getattr(read(**{name: lowest}), attribute)) is type(getattr(Settings(), attribute))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_beyond_its_bounds_is_an_error_that_names_the_variable(name: str) -> None:
+    _, _, _, below, above = NUMBERS[name]
+
+    for text in (below, above, "-1", "inf", "-inf", "nan", "1e99"):
+        assert refused(**{name: text}).startswith(f"{name} must be a ")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["ten", "0x20", "1,5", "30s", "1 2", "--1"])
+def test_what_is_no_number_is_an_error_that_names_the_variable(name: str, text: str) -> None:
+    assert refused(**{name: text}).startswith(f"{name} must be a ")
+
+
+def test_the_defaults_are_within_the_bounds() -> None:
+    for attribute, lowest, highest, _, _ in NUMBERS.values():
+        assert float(lowest) <= getattr(Settings(), attribute) <= float(highest)
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_everything_that_is_missing_is_named_in_one_message(environment: str) -> None:
+    assert refused(LOGINETL_ENV=environment) == (
+        f"LOGINETL_ENV={environment} needs LOGINETL_QUEUE_URL, LOGINETL_DATABASE_URL, LOGINETL_LANDING_URL, "
+        "LOGINETL_KEYSET_MASKING, LOGINETL_KEYSET_LANDING, LOGINETL_KEYSET_REJECTS, LOGINETL_KEYSET_VAULT "
+        "to be set"
+    )
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+@pytest.mark.parametrize("missing", REQUIRED)
+@pytest.mark.parametrize("blank", [None, "", " \n"])
+def test_only_what_is_missing_is_named(environment: str, missing: str, blank: str | None) -> None:
+    environ = REQUIRED | {"LOGINETL_ENV": environment, missing: blank or ""}
+    if blank is None:
+        del environ[missing]
+
+    assert refused(**environ) == f"LOGINETL_ENV={environment} needs {missing} to be set"
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_with_everything_set_staging_and_production_are_not_local(environment: str) -> None:
+    assert not read(**REQUIRED, LOGINETL_ENV=environment).is_local
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_variable_counts_as_unset(name: str, blank: str) -> None:
+    assert read(**{name: blank}) == read()
+
+
+def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    assert read(**{name: f" {value}\n" for name, value in REQUIRED.items()}) == read(**REQUIRED)
+    assert read(LOGINETL_ENV=" local ").is_local
+
+
+def test_the_home_is_absolute_wherever_a_child_process_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    assert read(LOGINETL_HOME="state").home == Path.cwd() / "state"
+    assert read(LOGINETL_HOME="~/state").home == Path("/home/someone/state")
+
+
+def test_a_home_of_an_unknown_user_is_an_error_that_names_the_variable() -> None:
+    assert "LOGINETL_HOME" in refused(LOGINETL_HOME="~no-such-user-here/state")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LOGINETL_QUEUE_URL",
+        "LOGINETL_DATABASE_URL",
+        "LOGINETL_LANDING_URL",
+        "LOGINETL_ALERT_WEBHOOK_URL",
+        *(f"LOGINETL_KEYSET_{role.upper()}" for role in KeysetRole),
+    ],
+)
+def test_neither_a_url_nor_a_keyset_is_shown(name: str) -> None:
+    settings = read(**EVERYTHING)
+
+    assert EVERYTHING[name] not in repr(settings) + str(settings)
+
+
+def test_no_error_repeats_what_was_set() -> None:
+    for name in ("LOGINETL_ENV", "LOGINETL_APP_VERSION", *NUMBERS):
+        assert "pass-word" not in refused(**{name: "pass-word"})
+    assert "pass-word" not in refused(**REQUIRED, LOGINETL_ENV="staging", LOGINETL_RETENTION_DAYS="1")
+
+
+def test_a_settings_error_is_for_the_operator_and_means_wrong_usage() -> None:
+    assert issubclass(SettingsError, OperatorError)
+    assert SettingsError.exit_code == 2
+    assert OperatorError.exit_code == 1
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(AttributeError):
+        read().home = Path("/elsewhere")  # type: ignore[misc]
+
+
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+ENVIRONMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(REQUIRED, TEXTS),
+        "LOGINETL_ALERT_WEBHOOK_URL": TEXTS,
+        "LOGINETL_HOME": st.sampled_from(["", "state", "/var/lib/loginetl", "with space", "../up"]),
+        "LOGINETL_UNKNOWN_FIELDS": st.sampled_from(["", *UnknownFields]),
+        "LOGINETL_APP_VERSION": st.sampled_from(["", *AppVersion]),
+        "LOGINETL_VISIBILITY_SECONDS": st.integers(30, 43_200).map(str),
+        "LOGINETL_MAX_REJECTION_RATE": st.floats(0, 1).map(str),
+        "LOGINETL_FRESHNESS_HOURS": st.floats(0.1, 8_760).map(str),
+        "LOGINETL_MAX_RUNS_IN_FLIGHT": st.integers(1, 1_000).map(str),
+        "LOGINETL_MESSAGES_PER_RUN": st.integers(1, 1_000_000_000).map(str),
+        "LOGINETL_RETENTION_DAYS": st.integers(15, 3_650).map(str),
+    },
+)
+
+
+@hypothesis_settings(deadline=None)
+@given(ENVIRONMENTS)
+def test_a_child_process_reads_the_same_settings(environ: dict[str, str]) -> None:
+    settings = Settings.from_environment(environ)
+
+    assert Settings.from_environment(settings.as_environment()) == settings
+
+
+@pytest.mark.parametrize("environ", [{}, EVERYTHING, REQUIRED | {"LOGINETL_ENV": "staging"}])
+def test_the_environment_of_a_child_overrides_every_inherited_variable(environ: dict[str, str]) -> None:
+    settings = Settings.from_environment(environ)
+
+    inherited = EVERYTHING | {"LOGINETL_ENV": "staging"} | settings.as_environment()
+
+    assert set(settings.as_environment()) == set(EVERYTHING)
+    assert Settings.from_environment(inherited) == settings
+
+
+def test_a_real_child_process_reads_the_same_settings() -> None:
+    settings = read(**EVERYTHING)
+    program = (
+        "from loginetl_assets.settings import Settings; import json;"
+        "print(json.dumps(Settings.from_environment().as_environment()))"
+    )
+
+    child = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | settings.as_environment(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert json.loads(child.stdout) == settings.as_environment()
