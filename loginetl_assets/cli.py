@@ -265,17 +265,12 @@ def ui(
         services.database()
         environment = {**os.environ, **services.settings.as_environment(), **_dagster_environment(services)}
     err.print(f"http://127.0.0.1:{port}")
-    arguments = [
-        "-m",
-        "dagster",
-        "dev",
-        "-m",
-        "loginetl_assets.definitions",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
+    # From Dagster's home, so that neither another dagster.yaml nor a .env of the current directory is picked up. The
+    # warning says that `dg dev`, a development dependency, has taken the command's place.
+    os.chdir(environment["DAGSTER_HOME"])
+    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
+    where = ["-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+    arguments = [*quiet, "-m", "dagster", "dev", *where]
     os.execve(sys.executable, [sys.executable, *arguments], environment)  # noqa: S606 - our own interpreter
 
 

@@ -37,6 +37,7 @@ from loginetl_assets.resources.configured import (
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import MASKED, Landing, ObjectMissing
 from loginetl_assets.resources.ledger import Batch, BatchState, SealedRejection
+from loginetl_assets.resources.login_table import table_rows
 from loginetl_assets.settings import KeysetRole
 
 
@@ -159,6 +160,9 @@ def masked_logins(
             context.log.warning(
                 f"{totals.set_aside} batches could not be read and were set aside: see `loginetl status`"  # noqa: G004
             )
+        with open_database.transaction() as connection:
+            rejected_rows = table_rows(connection, "loginetl.rejected_logins")
+            vault_rows = table_rows(connection, "loginetl.pii_vault")
         speed = rate(totals.messages, time.monotonic() - started)
         counts = {
             "messages": totals.messages,
@@ -177,8 +181,8 @@ def masked_logins(
                 "bytes": totals.bytes,
                 **speed,
             },
-            "rejected_logins": {"dagster/row_count": totals.rejected, **counts, **speed},
-            "pii_vault": {"dagster/row_count": totals.new_tokens, "new_tokens": totals.new_tokens, **speed},
+            "rejected_logins": {"dagster/row_count": rejected_rows, **counts, **speed},
+            "pii_vault": {"dagster/row_count": vault_rows, "new_tokens": totals.new_tokens, **speed},
         }
         for key, metadata in results.items():
             if dg.AssetKey(key) in context.selected_asset_keys:

@@ -31,7 +31,7 @@ LOGIN_COLUMNS = (
     ("masked_ip", "varchar(256)", "Token of the IP address: key id, dot, base64url HMAC-SHA256."),
     ("masked_device_id", "varchar(256)", "Token of the device id; equal devices have equal tokens."),
     ("locale", "varchar(32)", "As sent; null where it was missing."),
-    ("app_version", "integer", "major*1_000_000 + minor*1_000 + patch (or the major version, by setting)."),
+    ("app_version", "integer", "`major*1_000_000 + minor*1_000 + patch` (or the major version, by setting)."),
     ("create_date", "date", "UTC date on which SQS took the message."),
 )
 

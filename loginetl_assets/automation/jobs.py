@@ -11,6 +11,7 @@ from loginetl_assets.resources.configured import LandingResource, LoginDatabaseR
 from loginetl_assets.resources.landing import BATCHES, MASKED
 
 LOGIN_ETL = "login_etl"
+RETENTION = "retention"
 
 # In one process: three assets and their checks take 3 s there and 12 to 15 s with a process per step (two cores).
 login_etl = dg.define_asset_job(
@@ -95,6 +96,7 @@ def purge(
 
 
 @dg.job(
+    name=RETENTION,
     executor_def=dg.in_process_executor,
     description="Retention: landing, masked files, settled message ids, Dagster's runs and their events.",
 )

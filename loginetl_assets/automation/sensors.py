@@ -1,11 +1,12 @@
 """The sensors: one starts drains when the queue has a backlog, one tells somebody when a run fails."""
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from loginetl_assets.automation.jobs import LOGIN_ETL
+from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
 from loginetl_assets.automation.notifiers import Alert, Notifier
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources import ledger
@@ -49,7 +50,7 @@ def queue_depth_sensor(
     def queue_depth(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        in_flight = context.instance.get_runs_count(dg.RunsFilter(job_name=LOGIN_ETL, statuses=IN_FLIGHT))
+        in_flight = len(_drains(context.instance.get_run_records(dg.RunsFilter(statuses=IN_FLIGHT))))
         if in_flight >= max_runs_in_flight:
             return dg.SkipReason(f"{in_flight} drains are in flight, as many as are allowed")
         try:
@@ -82,12 +83,17 @@ def queue_depth_sensor(
 
 
 def _failed_lately(instance: dg.DagsterInstance) -> bool:
-    records = instance.get_run_records(dg.RunsFilter(job_name=LOGIN_ETL), limit=1)
+    records = _drains(instance.get_run_records(limit=20))
     return any(
         record.dagster_run.status is dg.DagsterRunStatus.FAILURE
         and datetime.now(UTC) - record.update_timestamp < RETRY_PENDING_AFTER
-        for record in records
+        for record in records[:1]
     )
+
+
+def _drains(records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
+    """Runs that may drain: this job's, and those that somebody started by materialising assets."""
+    return [record for record in records if record.dagster_run.job_name != RETENTION]
 
 
 def failed_run_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:

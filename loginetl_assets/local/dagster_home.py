@@ -10,6 +10,8 @@ _CONFIG = """\
 # Written by loginetl; what is changed here is overwritten. A Dagster home of your own goes into DAGSTER_HOME.
 telemetry:
   enabled: false
+nux:
+  enabled: false # no invitation in front of the page
 storage:
   postgres:
     postgres_url: {database_url}
@@ -34,15 +36,24 @@ retention:
 """
 
 
+_WORKSPACE = """\
+load_from:
+  - python_module:
+      module_name: loginetl_assets.definitions
+      location_name: loginetl
+"""
+
+
 def prepare_dagster_home(home: Path, dagster_database_url: str) -> Path:
-    """Writes `home/dagster/dagster.yaml` and gives the directory, for DAGSTER_HOME."""
+    """Writes `dagster.yaml` and `workspace.yaml` into `home/dagster` and gives the directory, for DAGSTER_HOME."""
     directory = home / "dagster"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     # JSON strings are YAML strings. The URL holds a socket's path and no password.
     config = _CONFIG.format(database_url=json.dumps(dagster_database_url))
-    file = directory / "dagster.yaml"
-    if not file.exists() or file.read_text() != config:
-        draft = file.with_suffix(".draft")
-        draft.write_text(config)
-        draft.replace(file)
+    for name, content in (("dagster.yaml", config), ("workspace.yaml", _WORKSPACE)):
+        file = directory / name
+        if not file.exists() or file.read_text() != content:
+            draft = file.with_suffix(".draft")
+            draft.write_text(content)
+            draft.replace(file)
     return directory

@@ -102,14 +102,14 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame, run_
     return inserted
 
 
-def table_rows(connection: Connection) -> int:
-    """Rows of `user_logins`: exact below 100 000, above that the planner's estimate, which costs nothing."""
+def table_rows(connection: Connection, table: str = TABLE) -> int:
+    """Rows of a table: exact below 100 000, above that the planner's estimate, which costs nothing."""
     estimate: int = connection.execute(
-        text("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(:name)"), {"name": TABLE}
+        text("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(:name)"), {"name": table}
     ).scalar_one()
     if estimate >= 100_000:
         return estimate
-    exact: int = connection.execute(text(f"SELECT count(*) FROM {TABLE}")).scalar_one()
+    exact: int = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
     return exact
 
 
