@@ -31,7 +31,8 @@ check: $(READY) ## Lint, types, and the rule which way imports run.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## Measure the pipeline beside bare loops and a row-by-row script (needs Node.js 20 or newer).
+bench: $(READY) ## Measure the pipeline beside bare loops and a row-by-row script (needs Node.js 20.6 or newer).
+	@command -v npm >/dev/null || { echo "npm is not installed: install Node.js 20.6 or newer with npm" >&2; exit 1; }
 	npm ci --prefix bench --no-fund --no-audit
 	$(BIN)/python -m bench
 

@@ -1,0 +1,21 @@
+// Starts fauxqs in memory on 127.0.0.1, prints its port, and ends when standard input does: with the benchmark, however
+// that ends. fauxqs's own command listens on every interface.
+import { register } from "node:module";
+
+// fauxqs imports node:sqlite (Node 22.5) for a persistence that is not used here; an older Node gets a stand-in.
+const loader = `export const resolve = (name, context, next) =>
+  name === "node:sqlite"
+    ? { url: "data:text/javascript,export class DatabaseSync {}", shortCircuit: true }
+    : next(name, context);`;
+try {
+  await import("node:sqlite");
+} catch {
+  register(`data:text/javascript,${encodeURIComponent(loader)}`);
+}
+const { buildApp } = await import("fauxqs");
+
+const app = buildApp({ logger: false });
+await app.listen({ host: "127.0.0.1", port: 0 });
+console.log(app.server.address().port);
+process.on("SIGINT", () => {}); // from the keyboard it reaches us too, while queues are still in use
+process.stdin.resume().on("end", () => process.exit());

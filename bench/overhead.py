@@ -1,0 +1,78 @@
+"""What the pipeline costs beside Dagster itself: a command over 100 samples, and one over assets that do nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench import database
+from bench.failure import BenchmarkFailed
+from bench.measure import Spread
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import Settings
+
+_SAMPLES = Path(__file__).parent.parent / "loginetl_assets" / "sample" / "login_messages.jsonl"
+
+ALLOWED_SECONDS = 2.0  # what the pipeline may take longer than the empty job
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds from the start of the command to its end."""
+
+    pipeline: Spread
+    empty: Spread
+    difference: Spread  # of each pair, one run right after the other
+
+
+def measure(home: Path, *, repeats: int, say: Callable[[str], None]) -> Overhead:
+    """Runs `dagster asset materialize` for both, in turns, on the embedded stack of `home`.
+
+    Raises:
+        BenchmarkFailed: a command failed, or the samples are not in the table after it.
+    """
+    settings = Settings(home=home)
+    services = Services(settings)
+    services.database()
+    services.keyring.make_missing()
+    samples = _SAMPLES.read_text().splitlines()
+    url = services.database_url.replace("postgresql+psycopg://", "postgresql://")
+    pipeline, empty = [], []
+    for repeat in range(repeats):
+        say(f"100 samples by the dagster command ({repeat + 1} of {repeats})")
+        services.queue().send(samples)
+        rows = database.count(url, "user_logins")
+        pipeline.append(_materialize("loginetl_assets.definitions", settings))
+        if (new := database.count(url, "user_logins") - rows) != len(samples) - 1:
+            raise BenchmarkFailed(f"{new} of the samples were loaded, not {len(samples) - 1}")
+        say(f"three empty assets by the dagster command ({repeat + 1} of {repeats})")
+        empty.append(_materialize("bench.empty_job", settings))
+    differences = [ours - theirs for ours, theirs in zip(pipeline, empty, strict=True)]
+    return Overhead(
+        Spread.of(pipeline), Spread.of(empty), Spread(median(differences), min(differences), max(differences))
+    )
+
+
+def _materialize(module: str, settings: Settings) -> float:
+    dagster = shutil.which("dagster", path=str(Path(sys.executable).parent))
+    if dagster is None:
+        raise BenchmarkFailed("the dagster command is not beside this Python")
+    environment = {**os.environ, **settings.as_environment()}
+    started = time.perf_counter()
+    done = subprocess.run(
+        [dagster, "asset", "materialize", "--select", "*", "-m", module],
+        cwd=_SAMPLES.parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise BenchmarkFailed(f"dagster asset materialize of {module} failed:\n{done.stderr[-2_000:]}")
+    return seconds

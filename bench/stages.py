@@ -1,0 +1,165 @@
+"""The parts of the way taken apart: sealing, masking, vault and parquet in memory; the load beside a straight COPY."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import polars as pl
+import psycopg
+
+from bench import database
+from bench.failure import BenchmarkFailed
+from bench.messages import bodies
+from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS, MaskedBatch, mask_batch
+from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
+from loginetl_assets.logins.sealing import VaultSealer, open_sealed, seal
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.ledger import BatchState
+from loginetl_assets.resources.login_table import load_logins
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import Settings
+
+BATCH = 5_000  # the drain's default
+MASKED_MESSAGES = 50_000
+LOADED_ROWS = 100_000
+
+
+class _Stopwatch:
+    """Seconds by stage, added up over batches."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def in_memory(home: Path, *, messages: int = MASKED_MESSAGES) -> dict[str, float]:
+    """Messages a second of each stage of masking, on one core, every value new: the worst case.
+
+    Raises:
+        BenchmarkFailed: a count does not add up.
+    """
+    keys = Keyring({}, home / "keys")
+    watch = _Stopwatch()
+    masked_rows = 0
+    for batch in _batches(messages):
+        with watch.stage("seal a batch"):
+            sealed = seal(keys.landing, encode_messages(batch), "place")
+        with watch.stage("open a batch"):
+            opened = decode_messages(open_sealed(keys.landing, sealed, "place"))
+        with watch.stage("mask (mask_batch)"):
+            masked = mask_batch(opened, keys.tokenizer)
+        with watch.stage("vault: seal the values"):
+            sealer = VaultSealer(keys.vault)
+            for token, _, value in masked.vault.iter_rows():
+                sealer.seal(token, value)
+        with watch.stage("write parquet"):
+            masked.logins.write_parquet(io.BytesIO(), compression="zstd")
+        if masked.logins.height + len(masked.rejected) != len(batch):
+            raise BenchmarkFailed("masking lost messages")
+        masked_rows += masked.logins.height
+    rates = {name: messages / seconds for name, seconds in watch.seconds.items()}
+    return {**rates, "all of it": messages / sum(watch.seconds.values())}
+
+
+def loading(home: Path, server_url: str, *, rows: int = LOADED_ROWS) -> dict[str, float]:
+    """Rows a second into Postgres: with psycopg's COPY alone, with our indexes, and through the ledger as we load.
+
+    Raises:
+        BenchmarkFailed: rows are missing.
+    """
+    keys = Keyring({}, home / "keys")
+    masked = [mask_batch(batch, keys.tokenizer) for batch in _batches(rows)]
+    whole = pl.concat(one.logins for one in masked)
+
+    def straight(url: str) -> float:
+        return _copy(url, whole.select(TABLE_COLUMNS))
+
+    def indexed(url: str) -> float:
+        _migrate(home, url)
+        return _copy(url, whole.select(TABLE_COLUMNS))
+
+    def ours(url: str) -> float:
+        return _load(home, url, masked)
+
+    rates = {}
+    ways: dict[str, Callable[[str], float]] = {
+        "COPY into the bare table": straight,
+        "COPY into the table with our indexes": indexed,
+        "our load: COPY, ledger, insert, commit per batch": ours,
+    }
+    for number, (name, way) in enumerate(ways.items()):
+        with database.fresh(server_url, f"bench_load_{number}") as url:
+            rates[name] = whole.height / way(url)
+            if (found := database.count(url, "user_logins")) != whole.height:
+                raise BenchmarkFailed(f"{name}: {found} rows, not {whole.height}")
+    return rates
+
+
+def _batches(messages: int) -> Iterator[list[QueuedMessage]]:
+    made = [
+        QueuedMessage(
+            str(UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)), 1_700_000_000_000, body.encode()
+        )
+        for number, body in enumerate(bodies(messages, returning=0.0), 1)
+    ]
+    for start in range(0, messages, BATCH):
+        yield made[start : start + BATCH]
+
+
+def _copy(url: str, rows: pl.DataFrame) -> float:
+    started = time.perf_counter()
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        with cursor.copy(f"COPY user_logins ({', '.join(TABLE_COLUMNS)}) FROM STDIN".encode()) as copy:
+            for row in rows.iter_rows():
+                copy.write_row(row)
+        connection.commit()
+        return time.perf_counter() - started
+
+
+def _migrate(home: Path, url: str) -> None:
+    Services(Settings(home=home, database_url=url)).database()
+
+
+def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
+    open_database = Services(Settings(home=home, database_url=url)).database()
+    with open_database.transaction() as connection:
+        for number, one in enumerate(masked):
+            ledger.register_batch(
+                connection,
+                object_key=str(number),
+                landing_key_id=0,
+                messages=one.logins.height,  # the other messages are no part of the load
+                size=0,
+                oldest_sent_at_ms=0,
+                run_id=None,
+            )
+            batch = ledger.claim_batch(connection, [BatchState.LANDED])
+            if batch is None:
+                raise BenchmarkFailed("the ledger has no batch")
+            ledger.mark_masked(
+                connection,
+                batch,
+                masked_key=str(number),
+                rejected=0,
+                duplicates=0,
+                loaded=0,
+                unknown_fields=0,
+                run_id="bench",
+            )
+    started = time.perf_counter()
+    for one in masked:
+        with open_database.transaction() as connection:
+            batch = ledger.claim_batch(connection, [BatchState.MASKED])
+            if batch is None:
+                raise BenchmarkFailed("the ledger has no masked batch")
+            load_logins(connection, batch, one.logins.match_to_schema(MASKED_SCHEMA), "bench")
+    return time.perf_counter() - started
