@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loginetl_assets import cli_privacy
 from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
 from loginetl_assets.settings import Settings
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 rejected_app = typer.Typer(no_args_is_help=True, help="Messages that could not be loaded, and why.")
 app.add_typer(rejected_app, name="rejected")
+cli_privacy.register(app)
 
 out = Console()
 err = Console(stderr=True)
@@ -359,7 +361,7 @@ def _status(services: "Services") -> dict[str, object]:
     addresses = services.stack.find() if needs_stack else None
     counts: dict[str, object] = dict.fromkeys(
         ("queued", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded", "rejected",
-         "duplicates", "last_loaded_at")
+         "erased", "duplicates", "last_loaded_at")
     )  # fmt: skip
     report: dict[str, object] = {
         "environment": settings.environment,
@@ -387,6 +389,7 @@ def _status(services: "Services") -> dict[str, object]:
         "set_aside_batches": totals.set_aside_batches,
         "loaded": totals.loaded,
         "rejected": totals.rejected,
+        "erased": totals.erased,
         "duplicates": totals.duplicates,
         "last_loaded_at": totals.last_loaded_at and totals.last_loaded_at.isoformat(timespec="seconds"),
     }

@@ -57,6 +57,8 @@ class Settings:
     database_url: str | None = field(default=None, repr=False)
     landing_url: str | None = field(default=None, repr=False)
     keysets: Mapping[KeysetRole, str] = field(default_factory=dict, repr=False)
+    officer_keyset: str | None = field(default=None, repr=False)  # recovery only; the pipeline goes without
+    kms_key_uri: str | None = None
     unknown_fields: UnknownFields = UnknownFields.IGNORE
     app_version: AppVersion = AppVersion.PACKED
     visibility_seconds: int = 120
@@ -88,6 +90,8 @@ class Settings:
             database_url=read.text("LOGINETL_DATABASE_URL"),
             landing_url=read.text("LOGINETL_LANDING_URL"),
             keysets={role: value for role in KeysetRole if (value := read.text(f"LOGINETL_KEYSET_{role.upper()}"))},
+            officer_keyset=read.text("LOGINETL_KEYSET_OFFICER"),
+            kms_key_uri=read.text("LOGINETL_KMS_KEY_URI"),
             unknown_fields=read.choice("LOGINETL_UNKNOWN_FIELDS", UnknownFields, UnknownFields.IGNORE),
             app_version=read.choice("LOGINETL_APP_VERSION", AppVersion, AppVersion.PACKED),
             # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
@@ -105,13 +109,14 @@ class Settings:
         return settings
 
     def as_environment(self) -> dict[str, str]:
-        """The variables from which a child process reads these same settings."""
+        """The variables from which a child process reads these same settings, the officer's keyset left out."""
         named = {
             "LOGINETL_ENV": self.environment,
             "LOGINETL_HOME": self.home,
             "LOGINETL_QUEUE_URL": self.queue_url,
             "LOGINETL_DATABASE_URL": self.database_url,
             "LOGINETL_LANDING_URL": self.landing_url,
+            "LOGINETL_KMS_KEY_URI": self.kms_key_uri,
             "LOGINETL_UNKNOWN_FIELDS": self.unknown_fields,
             "LOGINETL_APP_VERSION": self.app_version,
             "LOGINETL_VISIBILITY_SECONDS": self.visibility_seconds,

@@ -20,21 +20,20 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.logins.message import encode_messages
-from loginetl_assets.logins.sealing import seal
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import BATCHES, Landing
+from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.queue import MOST_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 
+_DELETES_PER_TASK = 10 * MOST_PER_CALL
 DELETE_ATTEMPTS = 3  # after that the message comes again, and the ledger knows it
 
 
@@ -59,6 +58,7 @@ class DrainLimits(msgspec.Struct, frozen=True):
     batch_seconds: float = 10.0
     # Long polling asks all of SQS's servers; a receive without it can miss messages that are there.
     wait_seconds: int = 1
+    expected: int = 0  # how many messages the queue said it had, if known
     visibility_seconds: int = 120
 
 
@@ -155,11 +155,19 @@ class Drain:
                 wanted = limits.max_messages - report.messages
                 stopped = self._stopped(wanted, empty_in_a_row, deadline)
                 # With two batches on their way to the landing, memory is better kept flat than filled.
-                while not stopped and not failure and len(receives) < limits.receivers and len(landings) < 2:
+                while (
+                    not stopped
+                    and not failure
+                    and len(receives) + empty_in_a_row < limits.receivers
+                    and len(landings) < 2
+                ):
                     most = min(MOST_PER_CALL, wanted - sum(receives.values()))
                     if most <= 0:
                         break
-                    receives[pool.submit(self._receive, most)] = most
+                    # What the queue said it had is on its way: what comes late is the next run's, and not worth a
+                    # long poll's second. Where it said nothing is there it may not know yet (AWS's count lags).
+                    hurry = 0 < limits.expected <= report.messages + sum(receives.values())
+                    receives[pool.submit(self._receive, most, 0 if hurry else limits.wait_seconds)] = most
                 # An empty queue has nothing to wait for; on a FIFO queue waiting would hold up the whole group.
                 if batch.received and (empty_in_a_row or not receives or batch.is_due(limits)):
                     landings.add(pool.submit(self._land, batch))
@@ -183,7 +191,7 @@ class Drain:
                             report.batches += 1
                             report.bytes += landed.size
                             report.batch_ids.append(landed.batch_id)
-                            deletes |= {pool.submit(self._delete, ten) for ten in _in_tens(landed.receipt_handles)}
+                            deletes |= {pool.submit(self._delete, ten) for ten in _in_parts(landed.receipt_handles)}
                         else:
                             deletes.remove(future)
                             report.undeleted += future.result()
@@ -201,41 +209,43 @@ class Drain:
             return StoppedReason.QUEUE_EMPTY
         return StoppedReason.MAX_SECONDS if time.monotonic() >= deadline else None
 
-    def _receive(self, most: int) -> list[ReceivedMessage]:
-        limits = self._limits
+    def _receive(self, most: int, wait_seconds: int) -> list[ReceivedMessage]:
         return self._queue.receive(
-            most=most, wait_seconds=limits.wait_seconds, visibility_seconds=limits.visibility_seconds
+            most=most, wait_seconds=wait_seconds, visibility_seconds=self._limits.visibility_seconds
         )
 
     def _land(self, batch: _OpenBatch) -> _Landed:
         """Seals, puts, registers: after this the messages may leave the queue."""
-        object_key = f"{BATCHES}/{uuid4()}"
         messages = [one.message for one in batch.received]
-        sealed = seal(self._keyring.landing, encode_messages(messages), object_key)
-        self._landing.put(object_key, sealed)
+        object_key, size = write_messages(self._landing, self._keyring, messages)
         with self._database.transaction() as connection:
             batch_id = ledger.register_batch(
                 connection,
                 object_key=object_key,
                 landing_key_id=self._keyring.key_ids(KeysetRole.LANDING)[0],
                 messages=len(messages),
-                size=len(sealed),
+                size=size,
                 oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
                 run_id=self._run_id,
             )
-        return _Landed(batch_id, len(sealed), [one.receipt_handle for one in batch.received])
+        return _Landed(batch_id, size, [one.receipt_handle for one in batch.received])
 
     def _delete(self, receipt_handles: list[str]) -> int:
-        """Deletes up to ten messages; gives back how many SQS kept."""
-        for _ in range(DELETE_ATTEMPTS):
-            receipt_handles = self._queue.delete(receipt_handles)
-            if not receipt_handles:
-                break
-        return len(receipt_handles)
+        """Deletes messages, ten a call; gives back how many SQS kept."""
+        kept = 0
+        for start in range(0, len(receipt_handles), MOST_PER_CALL):
+            left = receipt_handles[start : start + MOST_PER_CALL]
+            for _ in range(DELETE_ATTEMPTS):
+                left = self._queue.delete(left)
+                if not left:
+                    break
+            kept += len(left)
+        return kept
 
 
-def _in_tens(handles: list[str]) -> list[list[str]]:
-    return [handles[start : start + MOST_PER_CALL] for start in range(0, len(handles), MOST_PER_CALL)]
+def _in_parts(handles: list[str]) -> list[list[str]]:
+    """A batch's handles in parts that can be deleted side by side; fewer parts are cheaper to wait for."""
+    return [handles[start : start + _DELETES_PER_TASK] for start in range(0, len(handles), _DELETES_PER_TASK)]
 
 
 class _Order(msgspec.Struct):
@@ -267,7 +277,7 @@ def drain_in_processes(
     Raises:
         OperatorError, TransientError: as `Drain.run`, once every process has ended.
     """
-    share = msgspec.structs.replace(limits, max_messages=-(-limits.max_messages // processes))
+    share = msgspec.structs.replace(limits, max_messages=-(-limits.max_messages // processes), expected=0)
     order = msgspec.json.encode(_Order(share, run_id)) + b"\n"
     workers = [
         subprocess.Popen(  # noqa: S603 - this module, in our own interpreter
@@ -335,7 +345,7 @@ def _work() -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not through the buffer: its lock would still be held when Python shuts down
     os._exit(1)  # a crash like any other: what is not deleted yet comes again
 
 

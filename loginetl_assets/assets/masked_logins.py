@@ -4,11 +4,9 @@ One transaction a batch. The claim is the batch's row lock, so a run that dies g
 is a new object, so what a dead run wrote of it is an orphan that nobody loads and retention removes.
 """
 
-import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from uuid import uuid4
 
 import dagster as dg
 from pydantic import Field
@@ -23,11 +21,10 @@ from loginetl_assets.assets.metadata import (
     masked_lineage,
     rate,
 )
-from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import MaskedBatch, mask_batch
-from loginetl_assets.logins.message import QueuedMessage, decode_messages
-from loginetl_assets.logins.sealing import NotOpened, VaultSealer, open_sealed, seal
+from loginetl_assets.logins.sealing import VaultSealer, seal
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import Unreadable, read_messages, write_masked
 from loginetl_assets.resources.configured import (
     KeyringResource,
     LandingResource,
@@ -35,7 +32,7 @@ from loginetl_assets.resources.configured import (
     RulesResource,
 )
 from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import MASKED, Landing, ObjectMissing
+from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState, SealedRejection
 from loginetl_assets.resources.login_table import table_rows
 from loginetl_assets.settings import KeysetRole
@@ -202,14 +199,17 @@ class _Masker:
 
     def mask(self, connection: Connection, batch: Batch, totals: MaskingTotals) -> None:
         """Masks one batch, or sets it aside where it cannot be read."""
+        ledger.share_vault(connection)
         try:
-            messages = self._open(batch)
-        except (ObjectMissing, NotOpened, ValueError) as error:
-            ledger.set_aside(connection, batch, f"raw batch: {error}")
+            messages = read_messages(self._landing, self.keys, batch)
+        except Unreadable as error:
+            ledger.set_aside(connection, batch, str(error))
             totals.set_aside += 1
             return
         ledger.forget_rejections(connection, batch)
-        settled = ledger.already_loaded(connection, batch, [message.key for message in messages])
+        settled = ledger.settled(connection, [message.key for message in messages])
+        loaded_before = sum(by == batch.batch_id for by in settled.values())
+        # What is settled is not masked again: a redelivered message of somebody erased must not fill the vault.
         unsettled = [message for message in messages if message.key not in settled]
         masked = mask_batch(
             unsettled,
@@ -217,12 +217,12 @@ class _Masker:
             reject_unknown_fields=self._rules.reject_unknown_fields,
             major_only=self._rules.major_version_only,
         )
-        masked_key, size = self._put(masked)
+        masked_key, size = write_masked(self._landing, masked.logins)
         # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
         new_tokens = self._fill_vault(connection, masked)
         rejected = ledger.add_rejections(connection, batch, self._sealed_rejections(masked))
         duplicates = (
-            masked.repeated + (len(masked.rejected) - rejected) + (len(messages) - len(unsettled) - len(settled))
+            masked.repeated + (len(masked.rejected) - rejected) + (len(messages) - len(unsettled) - loaded_before)
         )
         ledger.mark_masked(
             connection,
@@ -230,7 +230,7 @@ class _Masker:
             masked_key=masked_key,
             rejected=rejected,
             duplicates=duplicates,
-            loaded=len(settled),
+            loaded=loaded_before,
             unknown_fields=masked.unknown_fields,
             run_id=self._run_id,
         )
@@ -239,30 +239,23 @@ class _Masker:
         totals.masked += masked.logins.height
         totals.rejected += rejected
         totals.duplicates += duplicates
-        totals.loaded_before += len(settled)
+        totals.loaded_before += loaded_before
         totals.unknown_fields += masked.unknown_fields
         totals.new_tokens += new_tokens
         totals.bytes += size
 
-    def _open(self, batch: Batch) -> list[QueuedMessage]:
-        if batch.landing_key_id not in self.keys.key_ids(KeysetRole.LANDING):
-            raise OperatorError(
-                f"batch {batch.batch_id} was sealed with landing key {batch.landing_key_id}, which"
-                " LOGINETL_KEYSET_LANDING does not hold: set the keyset that does"
-            )
-        sealed = self._landing.get(batch.object_key)
-        return decode_messages(open_sealed(self.keys.landing, sealed, batch.object_key))
-
-    def _put(self, masked: MaskedBatch) -> tuple[str, int]:
-        file = io.BytesIO()
-        masked.logins.write_parquet(file, compression="zstd")
-        key = f"{MASKED}/{uuid4()}.parquet"
-        self._landing.put(key, file.getvalue())
-        return key, len(file.getvalue())
-
     def _fill_vault(self, connection: Connection, masked: MaskedBatch) -> int:
         known = ledger.known_tokens(connection, masked.vault["token"].to_list())
         new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
+        # While keys rotate, every value is entered under both before its row is loaded: see the view loginetl.logins.
+        ledger.map_tokens(
+            connection,
+            (
+                (old.token(field, value), token)
+                for token, field, value in masked.vault.iter_rows()
+                for old in self.keys.old_tokenizers
+            ),
+        )
         if not new:
             return 0
         sealer = VaultSealer(self.keys.vault)

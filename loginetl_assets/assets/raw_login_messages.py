@@ -117,6 +117,7 @@ def raw_login_messages(
             batch_messages=config.batch_messages,
             batch_seconds=config.batch_seconds,
             visibility_seconds=rules.visibility_seconds,
+            expected=min(before.waiting, config.max_messages),
         )
         processes = config.processes or _processes_for(min(before.waiting, config.max_messages))
         if processes > 1:

@@ -7,13 +7,12 @@ import dagster as dg
 import polars as pl
 
 from loginetl_assets.assets.failures import RETRY_TRANSIENT, failures_without_values
-from loginetl_assets.assets.masked_files import MaskedFileDamaged, read_masked
 from loginetl_assets.assets.metadata import LOGIN_COLUMNS, OWNERS, column_schema, rate, table_lineage
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import Unreadable, read_masked
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
-from loginetl_assets.resources.landing import ObjectMissing
 from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.resources.login_table import load_logins, table_rows
 
@@ -50,8 +49,8 @@ def user_logins(
                 last = batch.batch_id
                 try:
                     logins = read_masked(files, batch)
-                except (ObjectMissing, MaskedFileDamaged) as error:
-                    ledger.set_aside(connection, batch, f"masked file: {error}")
+                except Unreadable as error:
+                    ledger.set_aside(connection, batch, str(error))
                     set_aside += 1
                     continue
                 _refuse_violations(batch, logins)

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import dagster as dg
 
 from loginetl_assets.assets.failures import failures_without_values
-from loginetl_assets.assets.masked_files import MaskedFileDamaged, read_masked
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import Unreadable, read_masked
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource, RulesResource
-from loginetl_assets.resources.landing import ObjectMissing
 
 _PAGE = 100
 
@@ -53,7 +52,7 @@ def masked_logins_are_sound(
             for batch in page:
                 try:
                     logins = read_masked(files, batch)
-                except (ObjectMissing, MaskedFileDamaged):
+                except Unreadable:
                     unreadable += 1  # a parallel run may just have replaced it; the load sets it aside if it stays so
                     continue
                 batches += 1

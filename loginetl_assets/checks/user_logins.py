@@ -10,11 +10,11 @@ import dagster as dg
 import polars as pl
 
 from loginetl_assets.assets.failures import failures_without_values
-from loginetl_assets.assets.masked_files import MaskedFileDamaged, read_masked
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import Unreadable, read_masked
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
-from loginetl_assets.resources.landing import Landing, ObjectMissing
+from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch
 from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
 
@@ -66,7 +66,7 @@ def user_logins_are_sound(
         rejected = {batch.batch_id: settled.get((batch.batch_id, "rejected"), 0) for batch in batches}
         twice = sum(max(0, batch.loaded - loaded[batch.batch_id]) for batch in batches)
         disagreeing = sum(
-            batch.messages != batch.loaded + batch.duplicates + batch.rejected
+            batch.messages != batch.loaded + batch.duplicates + batch.rejected + batch.erased
             or batch.loaded != loaded[batch.batch_id]
             or batch.rejected != rejected[batch.batch_id]
             for batch in batches
@@ -85,6 +85,7 @@ def user_logins_are_sound(
                     "loaded": sum(batch.loaded for batch in batches),
                     "duplicates": sum(batch.duplicates for batch in batches),
                     "rejected": sum(batch.rejected for batch in batches),
+                    "erased": sum(batch.erased for batch in batches),
                     "batches_that_disagree": disagreeing,
                 },
             ),
@@ -116,6 +117,6 @@ def _read(landing: Landing, batches: list[Batch]) -> tuple[pl.DataFrame, int]:
     for batch in batches:
         try:
             frames.append(read_masked(landing, batch))
-        except (ObjectMissing, MaskedFileDamaged):
+        except Unreadable:
             unreadable += 1
     return pl.concat(frames), unreadable

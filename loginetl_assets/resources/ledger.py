@@ -18,7 +18,7 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.rejection import Rejection
 from loginetl_assets.resources.database import copy_rows
 
-REVISION = "0002"  # the migration this code is written for
+REVISION = "0003"  # the migration this code is written for
 
 
 class BatchState(StrEnum):
@@ -43,6 +43,7 @@ class Batch:
     loaded: int
     duplicates: int
     rejected: int
+    erased: int
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,21 @@ class SealedRejection:
 
 @dataclass(frozen=True)
 class Totals:
-    """The ledger in numbers; messages = loaded + duplicates + rejected + pending, unless something is wrong."""
+    """The ledger in numbers: messages = loaded + duplicates + rejected + erased + pending, or something is wrong."""
 
     batches: int
     messages: int
     loaded: int
     duplicates: int
     rejected: int
+    erased: int
     pending_batches: int
     pending: int  # messages landed and not yet settled, set-aside batches included
     set_aside_batches: int
     last_loaded_at: datetime | None
 
 
-_BATCH = "batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected"
+_BATCH = "batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected, erased"
 
 
 def check_keys(connection: Connection, role: str, key_ids: Sequence[int]) -> None:
@@ -196,17 +198,13 @@ def set_aside(connection: Connection, batch: Batch, reason: str) -> None:
     )
 
 
-def already_loaded(connection: Connection, batch: Batch, keys: Sequence[UUID]) -> set[UUID]:
-    """Which of a batch's messages it has loaded before; a batch read again must not count them as new."""
-    return set(
-        connection.execute(
-            text(
-                "SELECT message_key FROM loginetl.processed_messages"
-                " WHERE message_key = ANY(:keys) AND batch_id = :batch_id AND outcome = 'loaded'"
-            ),
-            {"keys": list(keys), "batch_id": batch.batch_id},
-        ).scalars()
+def settled(connection: Connection, keys: Sequence[UUID]) -> dict[UUID, int]:
+    """Which of the messages have an outcome, and the batch that gave it."""
+    rows = connection.execute(
+        text("SELECT message_key, batch_id FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"),
+        {"keys": list(keys)},
     )
+    return {row.message_key: row.batch_id for row in rows}
 
 
 def forget_rejections(connection: Connection, batch: Batch) -> None:
@@ -218,6 +216,36 @@ def forget_rejections(connection: Connection, batch: Batch) -> None:
             " DELETE FROM loginetl.processed_messages p USING taken_back t WHERE p.message_key = t.message_key"
         ),
         {"batch_id": batch.batch_id},
+    )
+
+
+# Held shared by whoever masks a batch, exclusively by an erasure while it decides which values nobody else shares.
+_VAULT_LOCK = {"lock": 0x6C6F67696E76}
+
+
+def share_vault(connection: Connection) -> None:
+    """Keeps erasures from deciding about the vault until the transaction ends; others may share it."""
+    connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), _VAULT_LOCK)
+
+
+def claim_vault(connection: Connection) -> None:
+    """Waits until nobody masks, and keeps it so until the transaction ends."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), _VAULT_LOCK)
+
+
+def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
+    """Records, for tokens under old keys, the token of the same value under the new one."""
+    pairs = sorted(set(pairs))
+    if not pairs:
+        return
+    connection.execute(
+        text(
+            "INSERT INTO loginetl.token_map (old_token, new_token)"
+            " SELECT * FROM unnest(CAST(:old AS text[]), CAST(:new AS text[]))"
+            " ON CONFLICT (old_token) DO UPDATE SET new_token = excluded.new_token"
+            " WHERE token_map.new_token <> excluded.new_token"
+        ),
+        {"old": [old for old, _ in pairs], "new": [new for _, new in pairs]},
     )
 
 
@@ -246,13 +274,16 @@ def add_to_vault(
     ).scalar_one()
     connection.execute(text("CREATE TEMP TABLE new_vault (token text, field text, sealed bytea) ON COMMIT DROP"))
     copy_rows(connection, "new_vault", ("token", "field", "sealed"), entries)
-    return connection.execute(
+    added: int = connection.execute(
         text(
             "INSERT INTO loginetl.pii_vault (token, field, sealed, data_key_id)"
             " SELECT token, field, sealed, :data_key_id FROM new_vault ORDER BY token ON CONFLICT DO NOTHING"
         ),
         {"data_key_id": data_key_id},
     ).rowcount
+    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token IN (SELECT token FROM new_vault)"))
+    connection.execute(text("DROP TABLE new_vault"))
+    return added
 
 
 def add_rejections(connection: Connection, batch: Batch, rejections: Iterable[SealedRejection]) -> int:
@@ -320,9 +351,9 @@ def totals(connection: Connection) -> Totals:
         text(
             "SELECT count(*) AS batches, coalesce(sum(messages), 0) AS messages,"
             " coalesce(sum(loaded), 0) AS loaded, coalesce(sum(duplicates), 0) AS duplicates,"
-            " coalesce(sum(rejected), 0) AS rejected,"
+            " coalesce(sum(rejected), 0) AS rejected, coalesce(sum(erased), 0) AS erased,"
             " count(*) FILTER (WHERE state IN ('landed', 'masked')) AS pending_batches,"
-            " coalesce(sum(messages - loaded - duplicates - rejected) FILTER (WHERE state <> 'loaded'), 0)"
+            " coalesce(sum(messages - loaded - duplicates - rejected - erased) FILTER (WHERE state <> 'loaded'), 0)"
             "   AS pending,"
             " count(*) FILTER (WHERE state = 'set_aside') AS set_aside_batches,"
             " max(loaded_at) AS last_loaded_at FROM loginetl.batches"
@@ -445,3 +476,208 @@ def list_rejected(connection: Connection, *, reason: str | None, limit: int) -> 
         {"reason": reason, "limit": limit},
     )
     return [RejectedLogin(**row._mapping) for row in rows]
+
+
+def batches_in_landing(connection: Connection) -> list[int]:
+    """The ids of all batches whose object is still in the landing."""
+    return list(
+        connection.execute(
+            text("SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NULL ORDER BY batch_id")
+        ).scalars()
+    )
+
+
+def lock_batch(connection: Connection, batch_id: int) -> Batch | None:
+    """Waits for a batch and locks it; None where retention was first."""
+    row = connection.execute(
+        text(
+            f"SELECT {_BATCH} FROM loginetl.batches WHERE batch_id = :batch_id AND object_purged_at IS NULL FOR UPDATE"
+        ),
+        {"batch_id": batch_id},
+    ).one_or_none()
+    return None if row is None else _batch(row)
+
+
+def replace_objects(
+    connection: Connection,
+    batch: Batch,
+    *,
+    object_key: str,
+    landing_key_id: int,
+    size: int,
+    masked_key: str | None,
+    erased: Sequence[UUID],
+    doomed: Sequence[str],
+) -> None:
+    """Points a batch at objects without the erased messages, and moves those to their own outcome.
+
+    A loaded batch stays loaded. Any other goes back to landed, to be masked anew: its counts are made then.
+
+    Args:
+        connection: in the transaction that holds the batch.
+        batch: as it was.
+        object_key: the new object.
+        landing_key_id: the key it is sealed with.
+        size: its bytes.
+        masked_key: the new masked file of a loaded batch.
+        erased: the removed messages' keys, as often as they stood in the batch.
+        doomed: the objects that are replaced.
+    """
+    outcomes = {
+        row.message_key: row.outcome
+        for row in connection.execute(
+            text(
+                "SELECT message_key, outcome FROM loginetl.processed_messages"
+                " WHERE message_key = ANY(:keys) AND batch_id = :batch_id"
+            ),
+            {"keys": list(erased), "batch_id": batch.batch_id},
+        )
+    }
+    loaded = sum(outcome == "loaded" for outcome in outcomes.values())
+    rejected = sum(outcome == "rejected" for outcome in outcomes.values())
+    is_loaded = batch.state is BatchState.LOADED
+    connection.execute(
+        text("DELETE FROM loginetl.rejected_logins WHERE message_key = ANY(:keys) AND batch_id = :batch_id"),
+        {"keys": list(erased), "batch_id": batch.batch_id},
+    )
+    connection.execute(
+        text(
+            "INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
+            " SELECT DISTINCT key, CAST(:batch_id AS bigint), 'erased' FROM unnest(CAST(:keys AS uuid[])) key"
+            " ORDER BY key ON CONFLICT (message_key) DO UPDATE SET outcome = 'erased'"
+            " WHERE processed_messages.batch_id = excluded.batch_id"
+        ),
+        {"keys": list(erased), "batch_id": batch.batch_id},
+    )
+    connection.execute(
+        text(
+            "UPDATE loginetl.batches SET object_key = :object_key, landing_key_id = :landing_key_id, bytes = :size,"
+            " masked_key = :masked_key, state = CASE WHEN state = 'loaded' THEN state ELSE 'landed' END,"
+            " loaded = loaded - :loaded, rejected = rejected - :rejected, duplicates = duplicates - :duplicates,"
+            " erased = erased + :erased WHERE batch_id = :batch_id"
+        ),
+        {
+            "object_key": object_key,
+            "landing_key_id": landing_key_id,
+            "size": size,
+            "masked_key": masked_key,
+            "loaded": loaded,
+            "rejected": rejected,
+            "duplicates": len(erased) - loaded - rejected if is_loaded else 0,
+            "erased": len(erased),
+            "batch_id": batch.batch_id,
+        },
+    )
+    connection.execute(
+        text("INSERT INTO loginetl.doomed_objects SELECT unnest(CAST(:keys AS text[])) ON CONFLICT DO NOTHING"),
+        {"keys": list(doomed)},
+    )
+
+
+def doomed_objects(connection: Connection) -> list[str]:
+    """Objects that were replaced and are still to be deleted."""
+    return list(connection.execute(text("SELECT object_key FROM loginetl.doomed_objects")).scalars())
+
+
+def forget_doomed(connection: Connection, keys: Sequence[str]) -> None:
+    """Takes deleted objects off the list."""
+    connection.execute(text("DELETE FROM loginetl.doomed_objects WHERE object_key = ANY(:keys)"), {"keys": list(keys)})
+
+
+def rejected_page(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, bytes]]:
+    """Rejected messages by key: key and sealed body."""
+    rows = connection.execute(
+        text(
+            "SELECT message_key, sealed_body FROM loginetl.rejected_logins WHERE message_key > :after"
+            " ORDER BY message_key LIMIT :limit"
+        ),
+        {"after": after, "limit": limit},
+    )
+    return [(row.message_key, row.sealed_body) for row in rows]
+
+
+def erase_rejected(connection: Connection, keys: Sequence[UUID]) -> None:
+    """Removes rejected bodies; their ids stay, and their batches count them as erased."""
+    connection.execute(
+        text(
+            "WITH gone AS (DELETE FROM loginetl.rejected_logins WHERE message_key = ANY(:keys)"
+            "   RETURNING message_key, batch_id),"
+            " marked AS (UPDATE loginetl.processed_messages p SET outcome = 'erased' FROM gone"
+            "   WHERE p.message_key = gone.message_key),"
+            " counted AS (SELECT batch_id, count(*) AS messages FROM gone GROUP BY batch_id)"
+            " UPDATE loginetl.batches b SET rejected = rejected - counted.messages,"
+            " erased = erased + counted.messages FROM counted WHERE b.batch_id = counted.batch_id"
+        ),
+        {"keys": list(keys)},
+    )
+
+
+def tokens_of_nobody_else(
+    connection: Connection, tokens: Sequence[str], condition: str, values: dict[str, object]
+) -> list[str]:
+    """Which tokens stand in no row of `user_logins` but those the condition holds for; by index."""
+    return list(
+        connection.execute(
+            text(
+                "SELECT token FROM unnest(CAST(:candidates AS text[])) token"
+                f" WHERE NOT EXISTS (SELECT FROM user_logins WHERE masked_ip = token AND NOT ({condition}))"
+                f" AND NOT EXISTS (SELECT FROM user_logins WHERE masked_device_id = token AND NOT ({condition}))"
+            ),
+            {"candidates": list(tokens), **values},
+        ).scalars()
+    )
+
+
+def count_vault(connection: Connection, tokens: Sequence[str]) -> int:
+    """How many of the tokens the vault has."""
+    return len(known_tokens(connection, tokens))
+
+
+def erase_from_vault(connection: Connection, tokens: Sequence[str]) -> None:
+    """Removes values, data keys that hold none any more, and remembers which tokens were erased."""
+    connection.execute(
+        text(
+            "WITH gone AS (DELETE FROM loginetl.pii_vault WHERE token = ANY(:tokens) RETURNING token)"
+            " INSERT INTO loginetl.erased_tokens (token) SELECT token FROM gone ON CONFLICT DO NOTHING"
+        ),
+        {"tokens": list(tokens)},
+    )
+    connection.execute(
+        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"),
+        {"tokens": list(tokens)},
+    )
+    drop_empty_data_keys(connection)
+
+
+def drop_empty_data_keys(connection: Connection) -> None:
+    """Removes data keys that hold no value any more; only while the vault is claimed."""
+    connection.execute(
+        text(
+            "DELETE FROM loginetl.vault_data_keys k WHERE NOT EXISTS"
+            " (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id)"
+        )
+    )
+
+
+def mapped_tokens(connection: Connection, tokens: Sequence[str]) -> dict[str, str]:
+    """The new token of each of the tokens that has one."""
+    rows = connection.execute(
+        text("SELECT old_token, new_token FROM loginetl.token_map WHERE old_token = ANY(:tokens)"),
+        {"tokens": list(set(tokens))},
+    )
+    return {row.old_token: row.new_token for row in rows}
+
+
+def replace_masked(connection: Connection, batch: Batch, masked_key: str | None) -> None:
+    """Points a batch at a new masked file, or sends it back to be masked; the old file is doomed."""
+    connection.execute(
+        text(
+            "UPDATE loginetl.batches SET masked_key = :masked_key,"
+            " state = CASE WHEN CAST(:masked_key AS text) IS NULL THEN 'landed' ELSE state END"
+            " WHERE batch_id = :batch_id"
+        ),
+        {"masked_key": masked_key, "batch_id": batch.batch_id},
+    )
+    connection.execute(
+        text("INSERT INTO loginetl.doomed_objects VALUES (:key) ON CONFLICT DO NOTHING"), {"key": batch.masked_key}
+    )

@@ -209,6 +209,7 @@ def open_queue(
                 max_pool_connections=connections,
                 connect_timeout=5,
                 read_timeout=30,  # above SQS's longest poll of 20 s
+                proxies={} if emulator else None,  # a proxy has no business on loopback
             ),
             aws_access_key_id="local" if emulator else None,
             aws_secret_access_key="local" if emulator else None,  # noqa: S106 - any will do there

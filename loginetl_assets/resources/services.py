@@ -87,4 +87,4 @@ class Services:
     def keyring(self) -> Keyring:
         """The pipeline's keys; in the local environment missing ones are made."""
         made_in = self.settings.home / "keys" if self.settings.is_local else None
-        return Keyring(self.settings.keysets, made_in)
+        return Keyring(self.settings.keysets, made_in, self.settings.kms_key_uri)

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from sqlalchemy import text
 
-from loginetl_assets.assets.masked_files import read_masked
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import read_masked
 from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login, metadata
 

@@ -32,6 +32,7 @@ OPTIONAL = {
     "LOGINETL_MAX_RUNS_IN_FLIGHT": "7",
     "LOGINETL_MESSAGES_PER_RUN": "5000",
     "LOGINETL_RETENTION_DAYS": "90",
+    "LOGINETL_KMS_KEY_URI": "aws-kms://arn:aws:kms:eu-central-1:1:key/2",
     "LOGINETL_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/webhook-secret",
 }
 EVERYTHING = {"LOGINETL_ENV": "production"} | REQUIRED | OPTIONAL
@@ -96,11 +97,14 @@ def test_every_variable_is_read() -> None:
         messages_per_run=5_000,
         retention_days=90,
         alert_webhook_url=OPTIONAL["LOGINETL_ALERT_WEBHOOK_URL"],
+        kms_key_uri=OPTIONAL["LOGINETL_KMS_KEY_URI"],
     )
     unlike_the_default = {field.name for field in fields(Settings)} - {
         field.name for field in fields(Settings) if getattr(settings, field.name) == getattr(read(), field.name)
     }
-    assert unlike_the_default == {field.name for field in fields(Settings)}  # else the example proves less
+    assert unlike_the_default == {field.name for field in fields(Settings)} - {
+        "officer_keyset"
+    }  # else the example proves less
 
 
 @pytest.mark.parametrize("name", ["prod", "Local", "PRODUCTION", "dev", "local,staging"])
@@ -256,6 +260,13 @@ def test_the_environment_of_a_child_overrides_every_inherited_variable(environ: 
 
     assert set(settings.as_environment()) == set(EVERYTHING)
     assert Settings.from_environment(inherited) == settings
+
+
+def test_the_officers_keyset_is_read_and_given_to_no_child() -> None:
+    settings = read(LOGINETL_KEYSET_OFFICER="/officer.json")
+
+    assert settings.officer_keyset == "/officer.json"
+    assert "/officer.json" not in settings.as_environment().values()
 
 
 def test_a_real_child_process_reads_the_same_settings() -> None:

@@ -1,0 +1,61 @@
+"""The access log: who asked for what, when and why. A row is committed before anything is shown or removed."""
+
+import getpass
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from sqlalchemy import text
+
+from loginetl_assets.errors import SettingsError
+from loginetl_assets.resources.database import LoginDatabase
+
+
+class Action(StrEnum):
+    """What is logged. The names are stored."""
+
+    RECOVER = "recover"
+    TOKEN = "token"  # noqa: S105 - a name
+    ERASE = "erase"
+    ERASED = "erased"
+    RETOKEN = "retoken"
+    REWRAP = "rewrap"
+
+
+def record(
+    database: LoginDatabase,
+    action: Action,
+    reason: str,
+    *,
+    tokens: Sequence[str] = (),
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Commits one row; when this returns, the row is there.
+
+    Args:
+        database: as a role that may add to `loginetl.pii_access_log`.
+        action: what is about to happen (or, for `ERASED`, what has).
+        reason: why, in the words of the one who asks; not empty.
+        tokens: which values it is about, as tokens.
+        counts: how many of what.
+
+    Raises:
+        SettingsError: no reason was given.
+        OperatorError: the row could not be written; nothing may be shown then.
+    """
+    if not reason.strip():
+        raise SettingsError("give --reason: it is logged beside your name")
+    with database.transaction() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO loginetl.pii_access_log (who, action, reason, tokens, counts)"
+                " VALUES (:system_user || ' as ' || session_user, :action, :reason, :tokens, CAST(:counts AS jsonb))"
+            ),
+            {
+                "system_user": getpass.getuser(),
+                "action": action.value,
+                "reason": reason.strip(),
+                "tokens": list(tokens),
+                "counts": json.dumps(dict(counts or {})),
+            },
+        )

@@ -1,0 +1,316 @@
+"""Erasure: a person's rows, rejected bodies, landed messages and the vault's values that nobody else shares.
+
+Order, and why: the landing first, batch by batch, so that nothing can be loaded later that the table no longer has;
+then rows and rejects; the vault last, while nobody masks, when it can be told who else shares a value. Every step
+commits by itself and finds its work anew, so an erasure that was killed is finished by asking again. Objects that were
+replaced are listed in the transaction that replaces them and deleted after it.
+
+What stays: message ids (so that a redelivery is not loaded), the ledger's counts, the access log, and the erased tokens
+(so that recovery can say so). A message that the person sends later is new data and is loaded.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+from uuid import UUID
+
+import polars as pl
+from sqlalchemy import Connection, text
+
+from loginetl_assets.errors import SettingsError
+from loginetl_assets.logins.canonical import canonical_device_id, canonical_ip
+from loginetl_assets.logins.message import Login, QueuedMessage, read_login
+from loginetl_assets.logins.sealing import NotOpened, open_sealed
+from loginetl_assets.logins.tokens import Tokenizer
+from loginetl_assets.privacy import audit
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import (
+    Unreadable,
+    read_masked,
+    read_messages,
+    write_masked,
+    write_messages,
+)
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.ledger import Batch, BatchState
+from loginetl_assets.settings import KeysetRole
+
+_CHUNK = 1_000
+
+
+@dataclass
+class ErasureCounts:
+    """What an erasure removed, or would remove."""
+
+    rows: int = 0
+    rejected_bodies: int = 0
+    landed_messages: int = 0
+    batches: int = 0
+    masked_rows: int = 0
+    vault_entries: int = 0
+    vault_entries_kept: int = 0  # somebody else has the same device or address
+    unreadable_batches: int = 0  # set aside or damaged: they could not be searched
+
+
+class Subject(Protocol):
+    """Whom an erasure is about."""
+
+    audit_tokens: list[str]
+    condition: str  # on user_logins
+    values: dict[str, object]  # bound in it
+
+    def is_meant(self, body: bytes) -> bool:
+        """Whether a message body, good or bad, is the subject's."""
+        ...
+
+    def masked(self) -> pl.Expr:
+        """Whether a masked row is the subject's."""
+        ...
+
+
+class User:
+    """A person by user id."""
+
+    condition = "user_id = :user_id"
+
+    def __init__(self, user_id: str, tokenizer: Tokenizer) -> None:
+        """Takes the id as it stands in the table."""
+        self._user_id = user_id
+        self.values: dict[str, object] = {"user_id": user_id}
+        # The log must not name whom it helped to forget; with the masking key the row can still be found.
+        self.audit_tokens = [tokenizer.token("user_id", user_id)]
+        self._spellings = {
+            json.dumps(user_id, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+            for ascii_only in (True, False)
+        }
+
+    def is_meant(self, body: bytes) -> bool:
+        """By the field where the body can be read, else by the id standing anywhere in it as a string."""
+        login = read_login(body)
+        if isinstance(login, Login):
+            return login.user_id == self._user_id
+        # An SNS envelope escapes the quotes of the message inside it.
+        return any(spelling in body or spelling.replace(b'"', b'\\"') in body for spelling in self._spellings)
+
+    def masked(self) -> pl.Expr:
+        """By user id."""
+        return pl.col("user_id") == self._user_id
+
+
+class Tokens:
+    """Whoever has one of some devices or addresses, by token."""
+
+    condition = "(masked_ip = ANY(:tokens) OR masked_device_id = ANY(:tokens))"
+
+    def __init__(self, tokens: list[str], tokenizers: Iterable[Tokenizer]) -> None:
+        """Takes the tokens, and the tokenizers of every key they may be under."""
+        self._tokens = set(tokens)
+        self._tokenizers = list(tokenizers)
+        self.values: dict[str, object] = {"tokens": sorted(self._tokens)}
+        self.audit_tokens = sorted(self._tokens)
+
+    def is_meant(self, body: bytes) -> bool:
+        """By the two fields where the body can be read, else by any string in it that would give the token."""
+        login = read_login(body)
+        if isinstance(login, Login):
+            candidates = [("ip", login.ip), ("device_id", login.device_id)]
+        else:
+            strings = {found.decode(errors="replace") for found in re.findall(rb'"([^"\\]{1,256})', body)}
+            candidates = [(field, string) for string in strings for field in ("ip", "device_id")]
+        return any(
+            tokenizer.token(field, canonical) in self._tokens
+            for field, value in candidates
+            if (canonical := _canonical(field, value))
+            for tokenizer in self._tokenizers
+        )
+
+    def masked(self) -> pl.Expr:
+        """By either token."""
+        return pl.col("masked_ip").is_in(self._tokens) | pl.col("masked_device_id").is_in(self._tokens)
+
+
+def _canonical(field: str, value: str) -> str | None:
+    if field == "ip":
+        return canonical_ip(value)
+    canonical: str = pl.DataFrame({"value": [value]}).select(canonical_device_id(pl.col("value"))).item()
+    return canonical
+
+
+class Erasure:
+    """One request to erase."""
+
+    def __init__(self, database: LoginDatabase, landing: Landing, keys: Keyring, subject: Subject) -> None:
+        """Takes the open services and whom it is about; nothing is read yet."""
+        self._database = database
+        self._landing = landing
+        self._keys = keys
+        self._subject = subject
+
+    def dry_run(self) -> ErasureCounts:
+        """Counts what `run` would remove; changes nothing."""
+        return self._go(remove=False)
+
+    def run(self, reason: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureCounts:
+        """Erases; logged before and, with the counts, after.
+
+        Args:
+            reason: why; logged.
+            progress: told how many batches of how many were searched.
+
+        Raises:
+            SettingsError: no reason was given.
+        """
+        audit.record(self._database, audit.Action.ERASE, reason, tokens=self._subject.audit_tokens)
+        counts = self._go(remove=True, progress=progress)
+        audit.record(
+            self._database,
+            audit.Action.ERASED,
+            reason,
+            tokens=self._subject.audit_tokens,
+            counts={name: count for name, count in asdict(counts).items() if count},
+        )
+        return counts
+
+    def _go(self, *, remove: bool, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureCounts:
+        counts = ErasureCounts()
+        tokens: set[str] = set()
+        with self._database.transaction() as connection:
+            for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
+                ledger.check_keys(connection, role, self._keys.key_ids(role))
+            batch_ids = ledger.batches_in_landing(connection)
+        for done, batch_id in enumerate(batch_ids, 1):
+            with self._database.transaction() as connection:
+                batch = ledger.lock_batch(connection, batch_id)
+                if batch is not None:
+                    self._clean_batch(connection, batch, counts, tokens, remove=remove)
+            if remove:
+                self._delete_doomed()
+            progress(done, len(batch_ids))
+        with self._database.transaction() as connection:
+            self._clean_rejected(connection, counts, remove=remove)
+            self._clean_rows(connection, counts, tokens, remove=remove)
+        with self._database.transaction() as connection:
+            ledger.claim_vault(connection)
+            self._clean_vault(connection, counts, tokens, remove=remove)
+        return counts
+
+    def _clean_batch(
+        self, connection: Connection, batch: Batch, counts: ErasureCounts, tokens: set[str], *, remove: bool
+    ) -> None:
+        """Seals a batch's other messages anew, and brings its masked file and its counts in line."""
+        try:
+            messages = read_messages(self._landing, self._keys, batch)
+            meant = [message for message in messages if self._subject.is_meant(message.body)]
+            masked = read_masked(self._landing, batch) if batch.masked_key else None
+        except Unreadable:
+            counts.unreadable_batches += 1
+            return
+        if not meant:
+            return
+        counts.batches += 1
+        counts.landed_messages += len(meant)
+        tokens |= self._tokens_of(meant)
+        if masked is not None:
+            counts.masked_rows += masked.filter(self._subject.masked()).height
+        if not remove:
+            return
+        doomed = [batch.object_key, *([batch.masked_key] if batch.masked_key else [])]
+        gone = {id(message) for message in meant}
+        kept = [message for message in messages if id(message) not in gone]
+        object_key, size = write_messages(self._landing, self._keys, kept)
+        masked_key = None
+        if batch.state is BatchState.LOADED and masked is not None:
+            masked_key, _ = write_masked(self._landing, masked.filter(~self._subject.masked()))
+        ledger.replace_objects(
+            connection,
+            batch,
+            object_key=object_key,
+            landing_key_id=self._keys.key_ids(KeysetRole.LANDING)[0],
+            size=size,
+            masked_key=masked_key,
+            erased=[message.key for message in meant],
+            doomed=doomed,
+        )
+
+    def _tokens_of(self, messages: list[QueuedMessage]) -> set[str]:
+        found = set()
+        for message in messages:
+            login = read_login(message.body)
+            if isinstance(login, Login):
+                for field, value in (("ip", login.ip), ("device_id", login.device_id)):
+                    if canonical := _canonical(field, value):
+                        found |= {
+                            tokenizer.token(field, canonical)
+                            for tokenizer in (self._keys.tokenizer, *self._keys.old_tokenizers)
+                        }
+        return found
+
+    def _clean_rejected(self, connection: Connection, counts: ErasureCounts, *, remove: bool) -> None:
+        """Opens every rejected body, in pages by key, and removes those that are meant."""
+        last = UUID(int=0)
+        while page := ledger.rejected_page(connection, last, _CHUNK):
+            last = page[-1][0]
+            meant = [key for key, sealed in page if self._is_meant(sealed, key)]
+            counts.rejected_bodies += len(meant)
+            if remove and meant:
+                ledger.erase_rejected(connection, meant)
+
+    def _is_meant(self, sealed: bytes, key: UUID) -> bool:
+        try:
+            return self._subject.is_meant(open_sealed(self._keys.rejects, sealed, str(key)))
+        except NotOpened:
+            return False  # nobody can read it, ourselves included
+
+    def _clean_rows(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
+        verb = "DELETE FROM user_logins" if remove else "SELECT masked_ip, masked_device_id FROM user_logins"
+        returning = " RETURNING masked_ip, masked_device_id" if remove else ""
+        rows = connection.execute(
+            text(f"{verb} WHERE {self._subject.condition}{returning}"),  # noqa: S608 - constants of this module
+            self._subject.values,
+        ).all()
+        counts.rows += len(rows)
+        tokens |= {token for row in rows for token in row if token}
+        if isinstance(self._subject, Tokens):
+            tokens |= set(self._subject.audit_tokens)
+
+    def _clean_vault(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
+        """Removes the values that no other row and no pending batch has; nobody masks meanwhile."""
+        shared: set[str] = set()
+        last = 0
+        while page := ledger.pending_masked(connection, after=last, limit=100):
+            last = page[-1].batch_id
+            for batch in page:
+                try:
+                    others = read_masked(self._landing, batch).filter(~self._subject.masked())
+                except Unreadable:
+                    continue
+                shared |= tokens & {*others["masked_ip"], *others["masked_device_id"]}
+        candidates = sorted(tokens - shared)
+        alone = ledger.tokens_of_nobody_else(connection, candidates, self._subject.condition, self._subject.values)
+        counts.vault_entries += ledger.count_vault(connection, alone)
+        counts.vault_entries_kept += ledger.count_vault(connection, sorted(tokens - set(alone)))
+        if remove:
+            ledger.erase_from_vault(connection, alone)
+
+    def _delete_doomed(self) -> None:
+        with self._database.transaction() as connection:
+            doomed = ledger.doomed_objects(connection)
+            self._landing.delete(doomed)
+            ledger.forget_doomed(connection, doomed)
+
+
+def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject:
+    """Whom the command names.
+
+    Raises:
+        SettingsError: nobody, or both ways at once.
+    """
+    if bool(user_id) == bool(tokens):
+        raise SettingsError("name whom to erase: --user-id, or one or more --token")
+    if user_id:
+        return User(user_id, keys.tokenizer)
+    return Tokens(tokens, (keys.tokenizer, *keys.old_tokenizers))

@@ -1,0 +1,63 @@
+"""The privacy officer's private key: what opens the vault. The pipeline never has it."""
+
+from collections.abc import Iterable
+
+import tink
+from tink import aead, cleartext_keyset_handle, hybrid
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, open_sealed
+from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_SETTING, enabled_key_ids
+from loginetl_assets.resources.keysets import read_keyset
+from loginetl_assets.settings import Settings
+
+
+def officer_source(settings: Settings) -> str:
+    """Where the private keyset is: the setting or, in the local environment, the file made on first use.
+
+    Raises:
+        OperatorError: it is named nowhere.
+    """
+    if settings.officer_keyset:
+        return settings.officer_keyset
+    if settings.is_local:
+        return str(settings.home / "keys" / OFFICER_FILE)
+    raise OperatorError(f"{OFFICER_SETTING} is not set: recovery needs the privacy officer's private keyset")
+
+
+class Officer:
+    """Opens vault entries."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads the private keyset.
+
+        Raises:
+            OperatorError: it is missing or of the wrong kind.
+        """
+        self.handle = read_keyset(OFFICER_SETTING, officer_source(settings), kms_key_uri=settings.kms_key_uri)
+        try:
+            self._keys = self.handle.primitive(hybrid.HybridDecrypt)
+        except tink.TinkError:
+            raise OperatorError(f"{OFFICER_SETTING} is a keyset of the wrong kind: it must be private HPKE") from None
+
+    @property
+    def key_ids(self) -> tuple[int, ...]:
+        """The ids of the keys that open, the primary first."""
+        return enabled_key_ids(self.handle)
+
+    def unwrap(self, wrapped_key: bytes) -> bytes:
+        """Opens a data key; the bytes are secret.
+
+        Raises:
+            NotOpened: it was sealed to another officer, or altered.
+        """
+        try:
+            return bytes(self._keys.decrypt(wrapped_key, VAULT_KEY_CONTEXT))
+        except tink.TinkError:
+            raise NotOpened("it was sealed to another officer key") from None
+
+    def open_values(self, wrapped_key: bytes, entries: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+        """Opens the entries (token, sealed) of one data key; an altered one raises NotOpened."""
+        handle = cleartext_keyset_handle.read(tink.BinaryKeysetReader(self.unwrap(wrapped_key)))
+        values = handle.primitive(aead.Aead)
+        return {token: open_sealed(values, sealed, token).decode() for token, sealed in entries}

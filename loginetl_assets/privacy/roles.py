@@ -1,0 +1,65 @@
+"""The Postgres roles: what each may do, and nothing more.
+
+`loginetl_loader` writes everything the pipeline writes and reads no sealed value. `loginetl_analyst` reads the table
+and the views. `loginetl_privacy` recovers, erases and rotates; it can add to the access log and never change it. All
+three are group roles without a login: GRANT them to logins of your own.
+"""
+
+from sqlalchemy import text
+
+from loginetl_assets.resources.database import LoginDatabase
+
+LOADER, ANALYST, PRIVACY = "loginetl_loader", "loginetl_analyst", "loginetl_privacy"
+
+_VIEWS = (
+    "loginetl.logins, loginetl.shared_devices, loginetl.shared_ips, loginetl.repeated_logins, loginetl.daily_activity"
+)
+
+_GRANTS = f"""
+GRANT USAGE ON SCHEMA loginetl TO {LOADER}, {ANALYST}, {PRIVACY};
+GRANT SELECT ON loginetl.alembic_version TO {LOADER}, {PRIVACY};
+
+GRANT SELECT, INSERT ON user_logins TO {LOADER};
+GRANT SELECT, INSERT ON loginetl.keys, loginetl.token_map TO {LOADER};
+GRANT UPDATE ON loginetl.token_map TO {LOADER};
+GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {LOADER};
+GRANT SELECT, INSERT, DELETE ON loginetl.processed_messages TO {LOADER};
+GRANT INSERT, DELETE ON loginetl.rejected_logins TO {LOADER};
+GRANT SELECT (message_key, batch_id, sent_at, rejected_at, reason, field) ON loginetl.rejected_logins TO {LOADER};
+GRANT INSERT ON loginetl.pii_vault, loginetl.vault_data_keys TO {LOADER};
+GRANT SELECT (token) ON loginetl.pii_vault TO {LOADER};
+GRANT SELECT (data_key_id) ON loginetl.vault_data_keys TO {LOADER};
+GRANT SELECT, DELETE ON loginetl.erased_tokens TO {LOADER};
+
+GRANT SELECT ON user_logins, {_VIEWS} TO {ANALYST};
+GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST};
+
+GRANT SELECT, UPDATE, DELETE ON user_logins TO {PRIVACY};
+GRANT SELECT ON {_VIEWS} TO {PRIVACY};
+GRANT SELECT, INSERT ON loginetl.pii_access_log TO {PRIVACY};
+GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.pii_vault, loginetl.vault_data_keys, loginetl.token_map,
+  loginetl.erased_tokens, loginetl.doomed_objects, loginetl.processed_messages TO {PRIVACY};
+GRANT SELECT, DELETE ON loginetl.rejected_logins TO {PRIVACY};
+GRANT SELECT, UPDATE ON loginetl.batches TO {PRIVACY};
+GRANT SELECT, INSERT ON loginetl.keys TO {PRIVACY};
+"""
+
+
+def grant_roles(database: LoginDatabase) -> None:
+    """Creates the roles where they are missing and grants them what they need; can be repeated.
+
+    Raises:
+        OperatorError: the login may not create roles, or does not own the tables.
+    """
+    with database.transaction() as connection:
+        for role in (LOADER, ANALYST, PRIVACY):
+            connection.execute(
+                text(
+                    f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}')"
+                    f" THEN CREATE ROLE {role} NOLOGIN; END IF; END $$"
+                )
+            )
+        connection.execute(text("REVOKE ALL ON FUNCTION loginetl.version_text(integer) FROM PUBLIC"))
+        for statement in _GRANTS.split(";\n"):
+            if statement.strip():
+                connection.execute(text(statement))

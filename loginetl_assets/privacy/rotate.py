@@ -1,0 +1,281 @@
+"""Rotation: what is under old keys moves to the new ones, in chunks, while the pipeline goes on.
+
+Retoken. A token is made from the value, so moving one needs the officer (to open the vault) and the masking keyset.
+
+1. Every vault value under an old key is opened, sealed again under its new token, and entered in `loginetl.token_map`.
+   From the moment the pipeline holds the new key it does the same for every value it meets, before the row is loaded.
+   So a value never counts as two in the view `loginetl.logins`, which looks tokens up in that map.
+2. The rows of `user_logins` are rewritten, by pages of the table, both columns at once.
+3. Masked files are rewritten; pending ones are masked anew.
+4. Old vault entries that no row has any more are removed.
+
+Each chunk commits by itself and each step finds what is left, so a retoken that was killed is finished by another.
+
+Rewrap. The vault's data keys are sealed to a new officer key; values stay as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+from sqlalchemy import Connection, text
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, VaultSealer
+from loginetl_assets.privacy import audit
+from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import Unreadable, read_masked, write_masked
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.ledger import BatchState
+from loginetl_assets.settings import KeysetRole
+
+_VALUES_PER_CHUNK = 5_000
+# 512 pages of 8 KiB are some 20 000 rows: a transaction of about a second.
+_PAGES_PER_CHUNK = 512
+_KEYS_PER_CHUNK = 500
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and of how much."""
+
+
+@dataclass
+class RetokenCounts:
+    """What a retoken moved."""
+
+    values: int = 0
+    rows: int = 0
+    masked_files: int = 0
+    removed_entries: int = 0
+
+
+def retoken(
+    database: LoginDatabase,
+    landing: Landing,
+    keys: Keyring,
+    officer: Officer,
+    *,
+    reason: str,
+    progress: Progress = lambda step, done, total: None,
+) -> RetokenCounts:
+    """Moves rows, masked files and vault to the masking keyset's primary key.
+
+    Raises:
+        OperatorError: the officer's keyset cannot open the vault, or a keyset is another database's.
+    """
+    counts = RetokenCounts()
+    primary = f"{keys.tokenizer.key_id}."
+    with database.transaction() as connection:
+        for role in KeysetRole:
+            ledger.check_keys(connection, role, keys.key_ids(role))
+        _check_officer(connection, officer)
+    audit.record(database, audit.Action.RETOKEN, reason, counts={"new_key_id": keys.tokenizer.key_id})
+    _move_values(database, keys, officer, primary, counts, progress)
+    _move_rows(database, counts, progress)
+    _move_files(database, landing, counts, progress)
+    with database.transaction() as connection:
+        ledger.claim_vault(connection)
+        counts.removed_entries = connection.execute(
+            text(
+                "DELETE FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary)"
+                " AND EXISTS (SELECT FROM loginetl.token_map WHERE old_token = v.token)"
+                " AND NOT EXISTS (SELECT FROM user_logins WHERE masked_ip = v.token)"
+                " AND NOT EXISTS (SELECT FROM user_logins WHERE masked_device_id = v.token)"
+            ),
+            {"primary": primary},
+        ).rowcount
+        ledger.drop_empty_data_keys(connection)
+    return counts
+
+
+def _check_officer(connection: Connection, officer: Officer) -> None:
+    needed = set(
+        connection.execute(
+            text("SELECT DISTINCT officer_key_id FROM loginetl.vault_data_keys WHERE NOT officer_key_id = ANY(:held)"),
+            {"held": list(officer.key_ids)},
+        ).scalars()
+    )
+    if needed:
+        raise OperatorError(
+            "LOGINETL_KEYSET_OFFICER does not hold every key that the vault is sealed to (missing:"
+            f" {', '.join(map(str, sorted(needed)))}): set the keyset that does"
+        )
+
+
+def _move_values(
+    database: LoginDatabase,
+    keys: Keyring,
+    officer: Officer,
+    primary: str,
+    counts: RetokenCounts,
+    progress: Progress,
+) -> None:
+    unmoved = "FROM loginetl.pii_vault WHERE NOT starts_with(token, :primary) AND token > :after"
+    with database.transaction() as connection:
+        total = connection.execute(
+            text(f"SELECT count(*) {unmoved}"),
+            {"primary": primary, "after": ""},  # noqa: S608 - constants
+        ).scalar_one()
+    after = ""
+    while True:
+        with database.transaction() as connection:
+            ledger.share_vault(connection)
+            entries = connection.execute(
+                text(
+                    "SELECT v.token, v.field, v.sealed, v.data_key_id, k.wrapped_key"
+                    " FROM (SELECT token, field, sealed, data_key_id"  # noqa: S608 - constants
+                    f" {unmoved} ORDER BY token LIMIT :limit) v JOIN loginetl.vault_data_keys k USING (data_key_id)"
+                    " ORDER BY v.token"
+                ),
+                {"primary": primary, "after": after, "limit": _VALUES_PER_CHUNK},
+            ).all()
+            if not entries:
+                return
+            after = entries[-1].token
+            by_key: dict[int, list[tuple[str, bytes]]] = {}
+            wrapped = {entry.data_key_id: entry.wrapped_key for entry in entries}
+            for entry in entries:
+                by_key.setdefault(entry.data_key_id, []).append((entry.token, entry.sealed))
+            values: dict[str, str] = {}
+            for data_key_id, sealed in by_key.items():
+                try:
+                    values |= officer.open_values(wrapped[data_key_id], sealed)
+                except NotOpened:
+                    raise OperatorError(
+                        f"data key {data_key_id} of the vault, or a value under it, does not open: nothing was moved"
+                        " in this chunk; restore it from a backup"
+                    ) from None
+            sealer = VaultSealer(keys.vault)
+            moved = {entry.token: keys.tokenizer.token(entry.field, values[entry.token]) for entry in entries}
+            ledger.add_to_vault(
+                connection,
+                sealer.wrapped_key,
+                keys.key_ids(KeysetRole.VAULT)[0],
+                [
+                    (moved[entry.token], entry.field, sealer.seal(moved[entry.token], values[entry.token]))
+                    for entry in entries
+                ],
+            )
+            ledger.map_tokens(connection, moved.items())
+        counts.values += len(entries)
+        progress("vault", counts.values, total)
+
+
+def _move_rows(database: LoginDatabase, counts: RetokenCounts, progress: Progress) -> None:
+    """Rewrites the table from its first page to its last, those that grow meanwhile included."""
+    first = 0
+    while True:
+        with database.transaction() as connection:
+            pages = connection.execute(
+                text("SELECT pg_relation_size(to_regclass('user_logins')) / current_setting('block_size')::int")
+            ).scalar_one()
+            if first >= pages:
+                return
+            counts.rows += connection.execute(
+                text(
+                    "UPDATE user_logins u SET"
+                    " masked_ip = coalesce("
+                    "   (SELECT new_token FROM loginetl.token_map WHERE old_token = u.masked_ip), masked_ip),"
+                    " masked_device_id = coalesce("
+                    "   (SELECT new_token FROM loginetl.token_map WHERE old_token = u.masked_device_id),"
+                    "   masked_device_id)"
+                    " WHERE ctid >= CAST(:first AS tid) AND ctid < CAST(:beyond AS tid)"
+                    " AND (EXISTS (SELECT FROM loginetl.token_map WHERE old_token = u.masked_ip)"
+                    "   OR EXISTS (SELECT FROM loginetl.token_map WHERE old_token = u.masked_device_id))"
+                ),
+                {"first": f"({first},0)", "beyond": f"({first + _PAGES_PER_CHUNK},0)"},
+            ).rowcount
+        first += _PAGES_PER_CHUNK
+        progress("rows", min(first, pages), pages)
+
+
+def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts, progress: Progress) -> None:
+    with database.transaction() as connection:
+        batch_ids = ledger.batches_in_landing(connection)
+    for done, batch_id in enumerate(batch_ids, 1):
+        with database.transaction() as connection:
+            batch = ledger.lock_batch(connection, batch_id)
+            if batch is None or batch.masked_key is None:
+                continue
+            try:
+                logins = read_masked(landing, batch)
+            except Unreadable:
+                continue
+            new = ledger.mapped_tokens(connection, [*logins["masked_ip"], *logins["masked_device_id"]])
+            if not new:
+                continue
+            if batch.state is BatchState.LOADED:
+                masked_key, _ = write_masked(
+                    landing, logins.with_columns(pl.col("masked_ip", "masked_device_id").replace(new))
+                )
+                ledger.replace_masked(connection, batch, masked_key)
+            else:
+                ledger.replace_masked(connection, batch, None)
+            counts.masked_files += 1
+        with database.transaction() as connection:
+            doomed = ledger.doomed_objects(connection)
+            landing.delete(doomed)
+            ledger.forget_doomed(connection, doomed)
+        progress("masked files", done, len(batch_ids))
+
+
+def rewrap(
+    database: LoginDatabase,
+    keys: Keyring,
+    officer: Officer,
+    *,
+    reason: str,
+    progress: Progress = lambda step, done, total: None,
+) -> int:
+    """Seals the vault's data keys to the vault keyset's primary key; gives back how many were moved.
+
+    Args:
+        database: as a role that may change the vault.
+        keys: holds the new public key.
+        officer: holds the private keys that the data keys are sealed to now.
+        reason: why; logged.
+        progress: told how far it is.
+
+    Raises:
+        OperatorError: the officer's keyset lacks a key that the vault is sealed to.
+    """
+    new_key_id = keys.key_ids(KeysetRole.VAULT)[0]
+    with database.transaction() as connection:
+        _check_officer(connection, officer)
+        total = connection.execute(
+            text("SELECT count(*) FROM loginetl.vault_data_keys WHERE officer_key_id <> :new"), {"new": new_key_id}
+        ).scalar_one()
+        ledger.check_keys(connection, KeysetRole.VAULT, (new_key_id, *officer.key_ids))
+    audit.record(database, audit.Action.REWRAP, reason, counts={"new_key_id": new_key_id, "data_keys": total})
+    moved = 0
+    while True:
+        with database.transaction() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT data_key_id, wrapped_key FROM loginetl.vault_data_keys WHERE officer_key_id <> :new"
+                    " ORDER BY data_key_id LIMIT :limit FOR UPDATE"
+                ),
+                {"new": new_key_id, "limit": _KEYS_PER_CHUNK},
+            ).all()
+            if not rows:
+                return moved
+            for row in rows:
+                try:
+                    data_key = officer.unwrap(row.wrapped_key)
+                except NotOpened:
+                    raise OperatorError(f"data key {row.data_key_id} of the vault does not open: restore it") from None
+                connection.execute(
+                    text(
+                        "UPDATE loginetl.vault_data_keys SET wrapped_key = :wrapped, officer_key_id = :new"
+                        " WHERE data_key_id = :data_key_id"
+                    ),
+                    {
+                        "wrapped": keys.vault.encrypt(data_key, VAULT_KEY_CONTEXT),
+                        "new": new_key_id,
+                        "data_key_id": row.data_key_id,
+                    },
+                )
+        moved += len(rows)
+        progress("data keys", moved, total)

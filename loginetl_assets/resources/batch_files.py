@@ -1,0 +1,71 @@
+"""A batch's two objects in the landing: the sealed messages and the masked rows."""
+
+import io
+from uuid import uuid4
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.masking import MASKED_SCHEMA
+from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
+from loginetl_assets.logins.sealing import NotOpened, open_sealed, seal
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import BATCHES, MASKED, Landing, ObjectMissing
+from loginetl_assets.resources.ledger import Batch
+from loginetl_assets.settings import KeysetRole
+
+
+class Unreadable(Exception):  # noqa: N818 - says what happened
+    """An object is gone, cut short, altered, or of another shape; the text says which and carries no content."""
+
+
+def write_messages(landing: Landing, keys: Keyring, messages: list[QueuedMessage]) -> tuple[str, int]:
+    """Seals messages into a new object; gives its key and its size in bytes."""
+    key = f"{BATCHES}/{uuid4()}"
+    sealed = seal(keys.landing, encode_messages(messages), key)
+    landing.put(key, sealed)
+    return key, len(sealed)
+
+
+def read_messages(landing: Landing, keys: Keyring, batch: Batch) -> list[QueuedMessage]:
+    """Opens a batch's messages.
+
+    Raises:
+        Unreadable: the object is gone or damaged.
+        OperatorError: it was sealed with a key that the keyring does not hold.
+    """
+    if batch.landing_key_id not in keys.key_ids(KeysetRole.LANDING):
+        raise OperatorError(
+            f"batch {batch.batch_id} was sealed with landing key {batch.landing_key_id}, which"
+            " LOGINETL_KEYSET_LANDING does not hold: set the keyset that does"
+        )
+    try:
+        return decode_messages(open_sealed(keys.landing, landing.get(batch.object_key), batch.object_key))
+    except (ObjectMissing, NotOpened, ValueError) as error:
+        raise Unreadable(f"raw batch: {error}") from None
+
+
+def write_masked(landing: Landing, logins: pl.DataFrame) -> tuple[str, int]:
+    """Writes masked rows, of `MASKED_SCHEMA`, into a new parquet file; gives its key and its size in bytes."""
+    file = io.BytesIO()
+    logins.write_parquet(file, compression="zstd")
+    key = f"{MASKED}/{uuid4()}.parquet"
+    landing.put(key, file.getvalue())
+    return key, len(file.getvalue())
+
+
+def read_masked(landing: Landing, batch: Batch) -> pl.DataFrame:
+    """Reads a batch's masked rows, of `MASKED_SCHEMA`.
+
+    Raises:
+        Unreadable: the file is gone or damaged.
+    """
+    if batch.masked_key is None:
+        raise Unreadable("masked file: none is recorded")
+    try:
+        return pl.read_parquet(io.BytesIO(landing.get(batch.masked_key))).match_to_schema(MASKED_SCHEMA)
+    except ObjectMissing as error:
+        raise Unreadable(f"masked file: {error}") from None
+    except PolarsError:  # its text quotes what it could not read
+        raise Unreadable("masked file: it cannot be read as masked logins") from None

@@ -1,0 +1,165 @@
+"""Keysets where they are kept: a file, a setting itself, AWS Secrets Manager; in the clear or wrapped by AWS KMS.
+
+A keyset setting is
+
+- the path of a file (`/run/secrets/masking.json`, `file:///…`),
+- the JSON text itself, as Tink writes it, or
+- `aws-secretsmanager:NAME`, the name or ARN of a secret that holds that text.
+
+A keyset that is wrapped (Tink's `encryptedKeyset`) is opened with the KMS key of `LOGINETL_KMS_KEY_URI`.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import tink
+from tink import aead, hybrid, prf, secret_key_access
+
+from loginetl_assets.errors import OperatorError
+
+for _register in (aead.register, hybrid.register, prf.register):
+    _register()
+
+SECRETS_MANAGER = "aws-secretsmanager:"
+KMS = "aws-kms://"
+
+
+def read_keyset(name: str, setting: str, *, public: bool = False, kms_key_uri: str | None = None) -> tink.KeysetHandle:
+    """Reads a keyset.
+
+    Args:
+        name: the variable that holds the setting, for errors.
+        setting: where the keyset is, or the keyset.
+        public: whether it must be a public one; private key material is refused then.
+        kms_key_uri: the KMS key that opens wrapped keysets.
+
+    Raises:
+        OperatorError: not there, not to be opened, or no keyset; the text never repeats the setting.
+    """
+    text = _text(name, setting)
+    try:
+        if public:
+            handle = tink.json_proto_keyset_format.parse_without_secret(text)
+            handle.primitive(hybrid.HybridEncrypt).encrypt(b"", b"")  # Tink looks for the primary key no sooner
+            return handle
+        if '"encryptedKeyset"' in text:
+            return tink.json_proto_keyset_format.parse_encrypted(text, _kms(name, kms_key_uri), b"")
+        return tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
+    except tink.TinkError:
+        if not public and '"encryptedKeyset"' in text:
+            raise OperatorError(f"{name}: the key of LOGINETL_KMS_KEY_URI does not open this keyset") from None
+        kind = "a public Tink keyset in JSON" if public else "a Tink keyset in JSON"
+        raise OperatorError(f"{name} is not {kind}") from None
+
+
+def keyset_json(handle: tink.KeysetHandle, *, public: bool = False, kms_key_uri: str | None = None) -> str:
+    """Writes a keyset as JSON text: public, wrapped by a KMS key where one is named, else in the clear."""
+    if public:
+        text = tink.json_proto_keyset_format.serialize_without_secret(handle)
+    elif kms_key_uri:
+        try:
+            text = tink.json_proto_keyset_format.serialize_encrypted(handle, _kms("the keyset", kms_key_uri), b"")
+        except tink.TinkError:
+            raise OperatorError(
+                "the key of LOGINETL_KMS_KEY_URI cannot wrap a keyset: check it and its rights"
+            ) from None
+    else:
+        text = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
+    return json.dumps(json.loads(text), indent=2) + "\n"
+
+
+def with_new_primary(handle: tink.KeysetHandle, template: object) -> tink.KeysetHandle:
+    """A keyset with a new primary key; the old ones stay, for recognising and opening what they made."""
+    clear = [
+        json.loads(tink.json_proto_keyset_format.serialize(one, secret_key_access.TOKEN))
+        for one in (tink.new_keyset_handle(template), handle)
+    ]
+    joined = {"primaryKeyId": clear[0]["primaryKeyId"], "key": [key for one in clear for key in one["key"]]}
+    if len({key["keyId"] for key in joined["key"]}) != len(joined["key"]):
+        return with_new_primary(handle, template)  # ids are random 32 bits; draw again
+    return tink.json_proto_keyset_format.parse(json.dumps(joined), secret_key_access.TOKEN)
+
+
+def write_once(path: Path, text: str) -> None:
+    """Writes a file, mode 0600, unless it is there: whole or not at all, and the first of two writers wins."""
+    if path.exists():
+        return
+    with NamedTemporaryFile("w", dir=path.parent) as draft:  # made with mode 0600, gone at the end of the block
+        draft.write(text)
+        draft.flush()
+        os.fsync(draft.fileno())
+        with suppress(FileExistsError):
+            os.link(draft.name, path)
+
+
+def replace_keyset(name: str, setting: str, text: str) -> None:
+    """Puts a keyset in the place of the one a setting names, whole or not at all.
+
+    Raises:
+        OperatorError: the setting is the keyset itself, or its place cannot be written.
+    """
+    if setting.startswith(SECRETS_MANAGER):
+        try:
+            _secrets_manager().put_secret_value(SecretId=setting.removeprefix(SECRETS_MANAGER), SecretString=text)
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            raise OperatorError(f"{name}: Secrets Manager did not take the keyset ({_code(error)})") from None
+        return
+    if setting.lstrip().startswith("{"):
+        raise OperatorError(f"{name} holds the keyset itself: give --output FILE, and set it from there")
+    path = Path(setting.removeprefix("file://"))
+    try:
+        with NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
+            draft.write(text)
+            draft.flush()
+            os.fsync(draft.fileno())
+        Path(draft.name).replace(path)
+    except OSError as error:
+        raise OperatorError(f"{name}: cannot write the file it names ({error.strerror})") from None
+
+
+def _text(name: str, setting: str) -> str:
+    if setting.startswith("{"):
+        return setting
+    if setting.startswith(SECRETS_MANAGER):
+        try:
+            secret = _secrets_manager().get_secret_value(SecretId=setting.removeprefix(SECRETS_MANAGER))
+            return str(secret["SecretString"])
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, KeyError) as error:
+            raise OperatorError(f"{name}: Secrets Manager does not give the secret ({_code(error)})") from None
+    try:
+        return Path(setting.removeprefix("file://")).read_text()
+    except OSError as error:
+        raise OperatorError(f"{name}: cannot read the file it names ({error.strerror})") from None
+    except UnicodeDecodeError:
+        return ""  # no JSON, whatever it is
+
+
+def _secrets_manager() -> Any:
+    from dagster_aws.secretsmanager import SecretsManagerResource  # Dagster is slow to import, and few need this
+
+    return SecretsManagerResource().get_client()
+
+
+def _kms(name: str, key_uri: str | None) -> aead.Aead:
+    from tink.integration import awskms
+
+    if not key_uri:
+        raise OperatorError(f"{name} is wrapped: set LOGINETL_KMS_KEY_URI to the KMS key that opens it")
+    try:
+        region = key_uri.removeprefix(KMS).split(":")[3]
+        client = awskms.new_client(boto3_client=boto3.client("kms", region_name=region), key_uri=key_uri)
+        return client.get_aead(key_uri)
+    except (tink.TinkError, IndexError):
+        raise OperatorError("LOGINETL_KMS_KEY_URI must be aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID") from None
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, botocore.exceptions.ClientError):
+        return str(error.response.get("Error", {}).get("Code", "refused"))
+    return type(error).__name__
