@@ -1,4 +1,4 @@
-"""`python -m bench [drain | stages | overhead]`: measures, checks what was done, prints tables and keeps the figures.
+"""`python -m bench [PART]…`: measures drain, stages, overhead and privacy, checks what was done, keeps the figures.
 
 What is measured, and what to make of it: docs/benchmarks.md.
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import database, drain, emulator, overhead, report, sqs, stages
+from bench import database, drain, emulator, overhead, privacy, report, sqs, stages
 from bench.failure import BenchmarkFailed
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import EmbeddedStack, EmbeddedStackError
 
-_PARTS = ("drain", "stages", "overhead")
+_PARTS = ("drain", "stages", "overhead", "privacy")
 
 
 def main() -> int:
@@ -81,6 +81,9 @@ def _measure(console: Console, arguments: argparse.Namespace, home: Path) -> dic
         if "overhead" in parts:
             results["overhead"] = overhead.measure(home / "stack", repeats=max(3, arguments.repeats), say=say)
             report.overhead(console, results["overhead"])
+        if "privacy" in parts:
+            results["privacy"] = privacy.measure(home / "privacy", server_url, say)
+            privacy.show(console, results["privacy"])
     finally:
         stack.stop()
     return results

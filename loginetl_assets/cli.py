@@ -6,16 +6,18 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 
 # ruff: noqa: PLC0415
 
+import errno
 import json
 import sys
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from loginetl_assets import cli_privacy
 from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
@@ -51,14 +53,22 @@ def main() -> None:
     try:
         app()
     except OperatorError as error:
-        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except TransientError as error:
-        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EPIPE}:  # what the output was redirected to
+            sys.stdout = None  # else the interpreter tries once more and complains
+            _fail(f"cannot write the output ({error.strerror})")
+        _fail(withheld(error))
     except Exception as error:  # noqa: BLE001 - a bug; see `withheld`
-        err.print(f"[red]error:[/] {withheld(error)}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _fail(withheld(error))
+
+
+def _fail(text: str, exit_code: int = 1) -> NoReturn:
+    # Escaped: paths, and IPv6 addresses in URLs, have brackets, which rich takes for markup.
+    err.print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    sys.exit(exit_code)
 
 
 @app.command()
@@ -121,9 +131,17 @@ def send(
             text = file.read_text() if file else ""
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
-    bodies = [line for line in text.splitlines() if line.strip()]
+    # Not splitlines: JSON takes U+2028 and others as they are between quotes.
+    bodies = [line for line in text.split("\n") if line.strip()]
     queue = _services().queue()
-    with Progress(TextColumn("sending"), BarColumn(), MofNCompleteColumn(), console=err, transient=True) as progress:
+    with Progress(
+        TextColumn("sending"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    ) as progress:
         sent = queue.send(progress.track(bodies))
     err.print(f"sent {sent} messages")
 
@@ -174,10 +192,11 @@ def run(
     table.add_row("messages a second", f"{summary.messages / summary.seconds:,.0f}")
     out.print(table)
     for warning in summary.warnings:
-        err.print(f"[yellow]check did not pass:[/] {warning}")
+        err.print(f"[yellow]check did not pass:[/] {warning}", soft_wrap=True)
     if services.settings.is_local:
         err.print(
-            "Look further: `loginetl status`, `loginetl rejected list`, `loginetl psql`, and `make ui` for the page."
+            "Look further: `loginetl status`, `loginetl rejected list`, `loginetl psql`, and `make ui` for the page.",
+            soft_wrap=True,
         )
 
 
@@ -195,7 +214,7 @@ def rejected_list(
     if as_json:
         print(json.dumps([asdict(row) for row in rows], default=str, indent=2))  # noqa: T201
         return
-    table = Table("message", "batch", "sent (UTC)", "reason", "field")
+    table = Table(Column("message", overflow="fold"), "batch", "sent (UTC)", "reason", "field")
     for row in rows:
         table.add_row(
             str(row.message_key),
@@ -260,8 +279,15 @@ def ui(
 ) -> None:
     """Open Dagster's web page with its daemon; sensors are on in the local environment."""
     import os
+    import socket
 
     services = _services()
+    with socket.socket() as probe:  # `dagster dev` would go on without its page, for ever
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OperatorError(f"port {port} cannot be had ({error.strerror}): name another with --port") from None
     with err.status("starting"):
         services.keyring.make_missing()
         services.database()
@@ -315,7 +341,12 @@ class _Progress:
 
         self._services = services
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
         )
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -349,8 +380,8 @@ class _Progress:
                 self._progress.update(drained, completed=landed, total=max(waiting, landed))
                 done = now.messages - now.pending - (before.messages - before.pending)
                 self._progress.update(settled, completed=done, total=max(waiting, landed) + before.pending)
-        except (OperatorError, TransientError):
-            return  # the run itself meets the same and says so
+        except Exception:  # noqa: BLE001 - a display; the run itself meets the same and says so
+            return
 
 
 def _status(services: "Services") -> dict[str, object]:
@@ -398,13 +429,17 @@ def _status(services: "Services") -> dict[str, object]:
 def _print_status(services: "Services") -> None:
     report = _status(services)
     if not report["running"]:
-        err.print(f"the embedded services of {report['home']} are down: `loginetl up` starts them")
+        err.print(
+            f"the embedded services of {escape(str(report['home']))} are down: `loginetl up` starts them",
+            highlight=False,
+            soft_wrap=True,
+        )
         return
     table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in report.items():
-        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+        table.add_row(name.replace("_", " "), "-" if value is None else escape(str(value)))
     out.print(table)
 
 

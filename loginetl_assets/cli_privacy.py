@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.settings import KeysetRole, Settings
@@ -99,7 +100,10 @@ def recover(
         for name in ("token", "outcome", "field", "value"):
             table.add_column(name, overflow="fold")
         for answer in answers:
-            table.add_row(answer.token, answer.outcome, answer.field or "", answer.value or "")
+            value = answer.value or ""
+            if not value.isprintable():  # it must not steer the terminal
+                value = value.encode("unicode_escape").decode()
+            table.add_row(answer.token, answer.outcome, answer.field or "", Text(value))
         out.print(table)
 
 

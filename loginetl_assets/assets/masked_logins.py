@@ -208,7 +208,7 @@ class _Masker:
             return
         ledger.forget_rejections(connection, batch)
         settled = ledger.settled(connection, [message.key for message in messages])
-        loaded_before = sum(by == batch.batch_id for by in settled.values())
+        loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
         # What is settled is not masked again: a redelivered message of somebody erased must not fill the vault.
         unsettled = [message for message in messages if message.key not in settled]
         masked = mask_batch(

@@ -61,6 +61,11 @@ def purge(
                 files.delete(keys)
                 ledger.mark_purged(connection, [batch.batch_id for batch in expired])
                 objects += len(keys)
+        with open_database.transaction() as connection:
+            doomed = ledger.doomed_objects(connection)
+            files.delete(doomed)
+            ledger.forget_doomed(connection, doomed)
+        objects += len(doomed)
         orphans = 0
         for prefix in (BATCHES, MASKED):
             old = [key for key, written_at in files.list(prefix) if written_at < now - ORPHAN_AGE]

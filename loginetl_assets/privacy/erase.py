@@ -87,14 +87,19 @@ class User:
             json.dumps(user_id, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
             for ascii_only in (True, False)
         }
+        # As a number, or cut short before the quote that ends it.
+        bare = re.escape(user_id.encode("utf-8", "surrogatepass"))
+        self._bare = re.compile(rb'id\\*"\s*:\s*\\*"?' + bare + rb'(?=[\s"\\,}\]]|$)')
 
     def is_meant(self, body: bytes) -> bool:
-        """By the field where the body can be read, else by the id standing anywhere in it as a string."""
+        """By the field where the body can be read, else by the id standing anywhere in it as a string, or as an id."""
         login = read_login(body)
         if isinstance(login, Login):
             return login.user_id == self._user_id
         # An SNS envelope escapes the quotes of the message inside it.
-        return any(spelling in body or spelling.replace(b'"', b'\\"') in body for spelling in self._spellings)
+        return bool(self._bare.search(body)) or any(
+            spelling in body or spelling.replace(b'"', b'\\"') in body for spelling in self._spellings
+        )
 
     def masked(self) -> pl.Expr:
         """By user id."""
@@ -112,6 +117,11 @@ class Tokens:
         self._tokenizers = list(tokenizers)
         self.values: dict[str, object] = {"tokens": sorted(self._tokens)}
         self.audit_tokens = sorted(self._tokens)
+
+    def add(self, tokens: Iterable[str]) -> None:
+        """Takes further tokens of the same values: while keys rotate, a value has several."""
+        self._tokens |= set(tokens)
+        self.values["tokens"] = sorted(self._tokens)
 
     def is_meant(self, body: bytes) -> bool:
         """By the two fields where the body can be read, else by any string in it that would give the token."""
@@ -149,6 +159,7 @@ class Erasure:
         self._landing = landing
         self._keys = keys
         self._subject = subject
+        self._shared: set[str] = set()  # tokens that others have in batches this sent back to be masked anew
 
     def dry_run(self) -> ErasureCounts:
         """Counts what `run` would remove; changes nothing."""
@@ -181,18 +192,28 @@ class Erasure:
         with self._database.transaction() as connection:
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
                 ledger.check_keys(connection, role, self._keys.key_ids(role))
+            if isinstance(self._subject, Tokens):
+                pairs = ledger.token_pairs(connection, self._subject.audit_tokens)
+                self._subject.add(token for pair in pairs for token in pair)
             batch_ids = ledger.batches_in_landing(connection)
-        for done, batch_id in enumerate(batch_ids, 1):
+        if remove:
+            self._delete_doomed()
+        while True:
+            for done, batch_id in enumerate(batch_ids, 1):
+                with self._database.transaction() as connection:
+                    batch = ledger.lock_batch(connection, batch_id)
+                    if batch is not None:
+                        self._clean_batch(connection, batch, counts, tokens, remove=remove)
+                if remove:
+                    self._delete_doomed()
+                progress(done, len(batch_ids))
             with self._database.transaction() as connection:
-                batch = ledger.lock_batch(connection, batch_id)
-                if batch is not None:
-                    self._clean_batch(connection, batch, counts, tokens, remove=remove)
-            if remove:
-                self._delete_doomed()
-            progress(done, len(batch_ids))
-        with self._database.transaction() as connection:
-            self._clean_rejected(connection, counts, remove=remove)
-            self._clean_rows(connection, counts, tokens, remove=remove)
+                self._clean_rejected(connection, counts, remove=remove)
+                self._clean_rows(connection, counts, tokens, remove=remove)
+                # What landed meanwhile may be the person's too, sent before the request.
+                batch_ids = ledger.batches_in_landing(connection, after=batch_ids[-1]) if batch_ids and remove else []
+            if not batch_ids:
+                break
         with self._database.transaction() as connection:
             ledger.claim_vault(connection)
             self._clean_vault(connection, counts, tokens, remove=remove)
@@ -204,20 +225,28 @@ class Erasure:
         """Seals a batch's other messages anew, and brings its masked file and its counts in line."""
         try:
             messages = read_messages(self._landing, self._keys, batch)
-            meant = [message for message in messages if self._subject.is_meant(message.body)]
-            masked = read_masked(self._landing, batch) if batch.masked_key else None
         except Unreadable:
             counts.unreadable_batches += 1
             return
+        meant = [message for message in messages if self._subject.is_meant(message.body)]
         if not meant:
             return
+        try:
+            masked = read_masked(self._landing, batch) if batch.masked_key else None
+        except Unreadable:
+            masked = None  # a file that nobody can read goes with the messages
         counts.batches += 1
         counts.landed_messages += len(meant)
-        tokens |= self._tokens_of(meant)
+        of_batch = self._tokens_of(meant)
+        tokens |= of_batch
         if masked is not None:
             counts.masked_rows += masked.filter(self._subject.masked()).height
+            if batch.state is BatchState.MASKED:
+                others = masked.filter(~self._subject.masked())
+                self._shared |= {*others["masked_ip"], *others["masked_device_id"]} & of_batch
         if not remove:
             return
+        ledger.mark_tokens(connection, of_batch)
         doomed = [batch.object_key, *([batch.masked_key] if batch.masked_key else [])]
         gone = {id(message) for message in meant}
         kept = [message for message in messages if id(message) not in gone]
@@ -225,7 +254,7 @@ class Erasure:
         masked_key = None
         if batch.state is BatchState.LOADED and masked is not None:
             masked_key, _ = write_masked(self._landing, masked.filter(~self._subject.masked()))
-        ledger.replace_objects(
+        counts.rejected_bodies += ledger.replace_objects(
             connection,
             batch,
             object_key=object_key,
@@ -276,10 +305,15 @@ class Erasure:
         tokens |= {token for row in rows for token in row if token}
         if isinstance(self._subject, Tokens):
             tokens |= set(self._subject.audit_tokens)
+        if remove:
+            ledger.mark_tokens(connection, tokens)
 
     def _clean_vault(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         """Removes the values that no other row and no pending batch has; nobody masks meanwhile."""
-        shared: set[str] = set()
+        tokens |= ledger.marked_tokens(connection)  # those of an erasure that was killed among them
+        pairs = ledger.token_pairs(connection, tokens)
+        tokens |= {token for pair in pairs for token in pair}
+        shared = tokens & self._shared
         last = 0
         while page := ledger.pending_masked(connection, after=last, limit=100):
             last = page[-1].batch_id
@@ -290,11 +324,15 @@ class Erasure:
                     continue
                 shared |= tokens & {*others["masked_ip"], *others["masked_device_id"]}
         candidates = sorted(tokens - shared)
-        alone = ledger.tokens_of_nobody_else(connection, candidates, self._subject.condition, self._subject.values)
-        counts.vault_entries += ledger.count_vault(connection, alone)
-        counts.vault_entries_kept += ledger.count_vault(connection, sorted(tokens - set(alone)))
+        alone = set(ledger.tokens_of_nobody_else(connection, candidates, self._subject.condition, self._subject.values))
+        for pair in (*pairs, *pairs):  # one value under two keys; twice, since a new token may have several old ones
+            if not alone.issuperset(pair):
+                alone.difference_update(pair)
+        counts.vault_entries += ledger.count_vault(connection, sorted(alone))
+        counts.vault_entries_kept += ledger.count_vault(connection, sorted(tokens - alone))
         if remove:
-            ledger.erase_from_vault(connection, alone)
+            ledger.unmark_tokens(connection, tokens - alone)
+            ledger.erase_from_vault(connection, sorted(alone))
 
     def _delete_doomed(self) -> None:
         with self._database.transaction() as connection:

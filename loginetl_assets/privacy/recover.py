@@ -87,7 +87,7 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
     tokens = [new.get(token, token) for token in asked]
     entries = connection.execute(
         text(
-            "SELECT token, field, sealed, data_key_id, wrapped_key FROM loginetl.pii_vault"
+            "SELECT token, field, sealed, data_key_id, wrapped_key, officer_key_id FROM loginetl.pii_vault"
             " JOIN loginetl.vault_data_keys USING (data_key_id) WHERE token = ANY(:tokens) ORDER BY data_key_id"
         ),
         {"tokens": list(tokens)},
@@ -99,16 +99,19 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
     )
     found: dict[str, Recovered] = {}
     by_key: dict[int, list[tuple[str, bytes]]] = {}
-    fields, wrapped = {}, {}
+    fields, wrapped, officer_key = {}, {}, {}
     for entry in entries:
         fields[entry.token] = entry.field
         wrapped[entry.data_key_id] = entry.wrapped_key
+        officer_key[entry.data_key_id] = entry.officer_key_id
         by_key.setdefault(entry.data_key_id, []).append((entry.token, entry.sealed))
     for data_key_id, sealed in by_key.items():
         try:
             officer.unwrap(wrapped[data_key_id])
         except NotOpened:
-            found |= {token: Recovered(token, Outcome.OTHER_KEY, fields[token]) for token, _ in sealed}
+            held = officer_key[data_key_id] in officer.key_ids
+            outcome = Outcome.DAMAGED if held else Outcome.OTHER_KEY
+            found |= {token: Recovered(token, outcome, fields[token]) for token, _ in sealed}
             continue
         for token, value in _open_each(officer, wrapped[data_key_id], sealed):
             outcome = Outcome.DAMAGED if value is None else Outcome.RECOVERED

@@ -30,9 +30,10 @@ GRANT INSERT ON loginetl.pii_vault, loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT (token) ON loginetl.pii_vault TO {LOADER};
 GRANT SELECT (data_key_id) ON loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT, DELETE ON loginetl.erased_tokens TO {LOADER};
+GRANT SELECT, INSERT, DELETE ON loginetl.doomed_objects TO {LOADER};
 
 GRANT SELECT ON user_logins, {_VIEWS} TO {ANALYST};
-GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST};
+GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST}, {PRIVACY};
 
 GRANT SELECT, UPDATE, DELETE ON user_logins TO {PRIVACY};
 GRANT SELECT ON {_VIEWS} TO {PRIVACY};

@@ -5,8 +5,8 @@ Retoken. A token is made from the value, so moving one needs the officer (to ope
 1. Every vault value under an old key is opened, sealed again under its new token, and entered in `loginetl.token_map`.
    From the moment the pipeline holds the new key it does the same for every value it meets, before the row is loaded.
    So a value never counts as two in the view `loginetl.logins`, which looks tokens up in that map.
-2. The rows of `user_logins` are rewritten, by pages of the table, both columns at once.
-3. Masked files are rewritten; pending ones are masked anew.
+2. Masked files are rewritten; pending ones are masked anew, so that no old token is loaded from here on.
+3. The rows of `user_logins` are rewritten, by pages of the table, both columns at once.
 4. Old vault entries that no row has any more are removed.
 
 Each chunk commits by itself and each step finds what is left, so a retoken that was killed is finished by another.
@@ -73,8 +73,8 @@ def retoken(
         _check_officer(connection, officer)
     audit.record(database, audit.Action.RETOKEN, reason, counts={"new_key_id": keys.tokenizer.key_id})
     _move_values(database, keys, officer, primary, counts, progress)
-    _move_rows(database, counts, progress)
     _move_files(database, landing, counts, progress)
+    _move_rows(database, primary, counts, progress)
     with database.transaction() as connection:
         ledger.claim_vault(connection)
         counts.removed_entries = connection.execute(
@@ -112,7 +112,10 @@ def _move_values(
     counts: RetokenCounts,
     progress: Progress,
 ) -> None:
-    unmoved = "FROM loginetl.pii_vault WHERE NOT starts_with(token, :primary) AND token > :after"
+    unmoved = (
+        "FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary) AND token > :after AND NOT EXISTS"
+        " (SELECT FROM loginetl.token_map WHERE old_token = v.token AND starts_with(new_token, :primary))"
+    )
     with database.transaction() as connection:
         total = connection.execute(
             text(f"SELECT count(*) {unmoved}"),
@@ -132,6 +135,8 @@ def _move_values(
                 {"primary": primary, "after": after, "limit": _VALUES_PER_CHUNK},
             ).all()
             if not entries:
+                # Tokens of keys that are no longer held still point at what they became in an earlier rotation.
+                ledger.shorten_token_map(connection)
                 return
             after = entries[-1].token
             by_key: dict[int, list[tuple[str, bytes]]] = {}
@@ -149,6 +154,19 @@ def _move_values(
                     ) from None
             sealer = VaultSealer(keys.vault)
             moved = {entry.token: keys.tokenizer.token(entry.field, values[entry.token]) for entry in entries}
+            # A value's tokens under every old key at once, and the map before the vault, as the pipeline does: it
+            # waits for us or we for it, and never each for the other.
+            ledger.map_tokens(
+                connection,
+                (
+                    (old, moved[entry.token])
+                    for entry in entries
+                    for old in (
+                        entry.token,
+                        *(one.token(entry.field, values[entry.token]) for one in keys.old_tokenizers),
+                    )
+                ),
+            )
             ledger.add_to_vault(
                 connection,
                 sealer.wrapped_key,
@@ -158,12 +176,11 @@ def _move_values(
                     for entry in entries
                 ],
             )
-            ledger.map_tokens(connection, moved.items())
         counts.values += len(entries)
         progress("vault", counts.values, total)
 
 
-def _move_rows(database: LoginDatabase, counts: RetokenCounts, progress: Progress) -> None:
+def _move_rows(database: LoginDatabase, primary: str, counts: RetokenCounts, progress: Progress) -> None:
     """Rewrites the table from its first page to its last, those that grow meanwhile included."""
     first = 0
     while True:
@@ -182,10 +199,12 @@ def _move_rows(database: LoginDatabase, counts: RetokenCounts, progress: Progres
                     "   (SELECT new_token FROM loginetl.token_map WHERE old_token = u.masked_device_id),"
                     "   masked_device_id)"
                     " WHERE ctid >= CAST(:first AS tid) AND ctid < CAST(:beyond AS tid)"
+                    # What is under the new key already (moved rows stand on new pages) is told without a look-up.
+                    " AND (NOT starts_with(masked_ip, :primary) OR NOT starts_with(masked_device_id, :primary))"
                     " AND (EXISTS (SELECT FROM loginetl.token_map WHERE old_token = u.masked_ip)"
                     "   OR EXISTS (SELECT FROM loginetl.token_map WHERE old_token = u.masked_device_id))"
                 ),
-                {"first": f"({first},0)", "beyond": f"({first + _PAGES_PER_CHUNK},0)"},
+                {"first": f"({first},0)", "beyond": f"({first + _PAGES_PER_CHUNK},0)", "primary": primary},
             ).rowcount
         first += _PAGES_PER_CHUNK
         progress("rows", min(first, pages), pages)

@@ -3,14 +3,13 @@
 None of them holds a secret as configuration, so none shows up in the repository snapshot, the web page or run config.
 """
 
-import boto3
 import dagster as dg
 from dagster_aws.utils import ResourceWithBoto3Configuration
 
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.queue import LoginQueue
+from loginetl_assets.resources.queue import LoginQueue, open_session
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import AppVersion, Settings, UnknownFields
 
@@ -22,7 +21,7 @@ class LoginQueueResource(ResourceWithBoto3Configuration):
 
     def open(self, connections: int = 10) -> LoginQueue:
         """Opens the queue for that many calls at once."""
-        session = boto3.Session(
+        session = open_session(
             region_name=self.region_name,
             profile_name=self.profile_name,
             aws_access_key_id=self.aws_access_key_id,

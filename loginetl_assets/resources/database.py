@@ -95,6 +95,7 @@ class LoginDatabase:
         """
         from alembic import command
         from alembic.config import Config
+        from alembic.util import CommandError
 
         config = Config()
         config.set_main_option("script_location", "loginetl_assets:migrations")
@@ -110,7 +111,14 @@ class LoginDatabase:
                 connection.execute(text("CREATE SCHEMA IF NOT EXISTS loginetl"))
                 connection.commit()
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                try:
+                    command.upgrade(config, "head")
+                except CommandError:
+                    found = connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
+                    raise OperatorError(
+                        f"schema loginetl at {self.address} is at {found}, which this version does not know:"
+                        " upgrade loginetl"
+                    ) from None
                 connection.commit()
         except SQLAlchemyError as error:
             raise self._explained(getattr(error, "orig", None) or error) from None

@@ -58,7 +58,8 @@ class Keyring:
     @cached_property
     def _tokenizers(self) -> tuple[Tokenizer, ...]:
         prfs = self._primitive(KeysetRole.MASKING, prf.PrfSet, _PRF).all()
-        tokenizers = tuple(Tokenizer(key_id, prfs[key_id]) for key_id in self.key_ids(KeysetRole.MASKING))
+        key_ids = enabled_key_ids(self.handle(KeysetRole.MASKING))
+        tokenizers = tuple(Tokenizer(key_id, prfs[key_id]) for key_id in key_ids)
         try:
             for tokenizer in tokenizers:
                 tokenizer.token("", "")  # a PRF of Tink's may be too short for a token
@@ -84,7 +85,21 @@ class Keyring:
         return self._primitive(KeysetRole.VAULT, hybrid.HybridEncrypt, "public HPKE")
 
     def key_ids(self, role: KeysetRole) -> tuple[int, ...]:
-        """The ids of a keyset's enabled keys, the primary first."""
+        """The ids of a keyset's enabled keys, the primary first.
+
+        Raises:
+            OperatorError: the keyset is of the wrong kind. The ledger remembers these ids as the database's own, and
+                would from then on refuse the right keyset.
+        """
+        match role:
+            case KeysetRole.MASKING:
+                _ = self._tokenizers
+            case KeysetRole.LANDING:
+                _ = self.landing
+            case KeysetRole.REJECTS:
+                _ = self.rejects
+            case KeysetRole.VAULT:
+                _ = self.vault
         return enabled_key_ids(self.handle(role))
 
     def make_missing(self) -> None:
@@ -144,7 +159,8 @@ def _made(directory: Path, role: KeysetRole) -> Path:
     if path.exists():
         return path
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # LOGINETL_HOME; `mode` is the last part's
+        directory.mkdir(exist_ok=True, mode=0o700)
         if role is KeysetRole.VAULT:
             officer = directory / OFFICER_FILE
             write_once(officer, keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))

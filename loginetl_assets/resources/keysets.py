@@ -11,6 +11,7 @@ A keyset that is wrapped (Tink's `encryptedKeyset`) is opened with the KMS key o
 
 import json
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -51,6 +52,8 @@ def read_keyset(name: str, setting: str, *, public: bool = False, kms_key_uri: s
         if '"encryptedKeyset"' in text:
             return tink.json_proto_keyset_format.parse_encrypted(text, _kms(name, kms_key_uri), b"")
         return tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
+    except botocore.exceptions.BotoCoreError as error:
+        raise OperatorError(f"{name}: the KMS key cannot be reached ({_code(error)})") from None
     except tink.TinkError:
         if not public and '"encryptedKeyset"' in text:
             raise OperatorError(f"{name}: the key of LOGINETL_KMS_KEY_URI does not open this keyset") from None
@@ -65,6 +68,8 @@ def keyset_json(handle: tink.KeysetHandle, *, public: bool = False, kms_key_uri:
     elif kms_key_uri:
         try:
             text = tink.json_proto_keyset_format.serialize_encrypted(handle, _kms("the keyset", kms_key_uri), b"")
+        except botocore.exceptions.BotoCoreError as error:
+            raise OperatorError(f"the key of LOGINETL_KMS_KEY_URI cannot be reached ({_code(error)})") from None
         except tink.TinkError:
             raise OperatorError(
                 "the key of LOGINETL_KMS_KEY_URI cannot wrap a keyset: check it and its rights"
@@ -106,7 +111,8 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
     """
     if setting.startswith(SECRETS_MANAGER):
         try:
-            _secrets_manager().put_secret_value(SecretId=setting.removeprefix(SECRETS_MANAGER), SecretString=text)
+            secret = setting.removeprefix(SECRETS_MANAGER)
+            _secrets_manager(secret).put_secret_value(SecretId=secret, SecretString=text)
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise OperatorError(f"{name}: Secrets Manager did not take the keyset ({_code(error)})") from None
         return
@@ -115,10 +121,14 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
     path = Path(setting.removeprefix("file://"))
     try:
         with NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
-            draft.write(text)
-            draft.flush()
-            os.fsync(draft.fileno())
-        Path(draft.name).replace(path)
+            try:
+                draft.write(text)
+                draft.flush()
+                os.fsync(draft.fileno())
+                Path(draft.name).replace(path)
+            except OSError:
+                Path(draft.name).unlink()  # it holds a key
+                raise
     except OSError as error:
         raise OperatorError(f"{name}: cannot write the file it names ({error.strerror})") from None
 
@@ -128,8 +138,8 @@ def _text(name: str, setting: str) -> str:
         return setting
     if setting.startswith(SECRETS_MANAGER):
         try:
-            secret = _secrets_manager().get_secret_value(SecretId=setting.removeprefix(SECRETS_MANAGER))
-            return str(secret["SecretString"])
+            secret = setting.removeprefix(SECRETS_MANAGER)
+            return str(_secrets_manager(secret).get_secret_value(SecretId=secret)["SecretString"])
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, KeyError) as error:
             raise OperatorError(f"{name}: Secrets Manager does not give the secret ({_code(error)})") from None
     try:
@@ -140,10 +150,13 @@ def _text(name: str, setting: str) -> str:
         return ""  # no JSON, whatever it is
 
 
-def _secrets_manager() -> Any:
-    from dagster_aws.secretsmanager import SecretsManagerResource  # Dagster is slow to import, and few need this
+def _secrets_manager(secret: str) -> Any:
+    from dagster import BetaWarning  # Dagster is slow to import, and few need this
+    from dagster_aws.secretsmanager import SecretsManagerResource
 
-    return SecretsManagerResource().get_client()
+    region = secret.split(":")[3] if secret.startswith("arn:") and secret.count(":") >= 6 else None
+    with warnings.catch_warnings(action="ignore", category=BetaWarning):  # the error's one line is to stay one
+        return SecretsManagerResource(region_name=region).get_client()
 
 
 def _kms(name: str, key_uri: str | None) -> aead.Aead:

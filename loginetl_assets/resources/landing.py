@@ -15,6 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.resources.queue import open_session
 
 BATCHES = "batches"
 MASKED = "masked"
@@ -49,10 +50,9 @@ class Landing:
         if self._directory is not None:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             return LocalStore(prefix=self._directory)
-        import boto3
         from obstore.auth.boto3 import Boto3CredentialProvider
 
-        session = boto3.Session()
+        session = open_session()
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options: dict[str, Any] = {"prefix": prefix or None, "region": session.region_name or "us-east-1"}
         if endpoint:  # an emulator or a store of one's own

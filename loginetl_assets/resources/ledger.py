@@ -198,13 +198,13 @@ def set_aside(connection: Connection, batch: Batch, reason: str) -> None:
     )
 
 
-def settled(connection: Connection, keys: Sequence[UUID]) -> dict[UUID, int]:
-    """Which of the messages have an outcome, and the batch that gave it."""
+def settled(connection: Connection, keys: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
+    """Which of the messages have an outcome: the batch that gave it, and which."""
     rows = connection.execute(
-        text("SELECT message_key, batch_id FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"),
+        text("SELECT message_key, batch_id, outcome FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"),
         {"keys": list(keys)},
     )
-    return {row.message_key: row.batch_id for row in rows}
+    return {row.message_key: (row.batch_id, row.outcome) for row in rows}
 
 
 def forget_rejections(connection: Connection, batch: Batch) -> None:
@@ -246,6 +246,16 @@ def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None
             " WHERE token_map.new_token <> excluded.new_token"
         ),
         {"old": [old for old, _ in pairs], "new": [new for _, new in pairs]},
+    )
+
+
+def shorten_token_map(connection: Connection) -> None:
+    """Where a token points at one that points on, lets it point there itself."""
+    connection.execute(
+        text(
+            "UPDATE loginetl.token_map m SET new_token = n.new_token FROM loginetl.token_map n"
+            " WHERE n.old_token = m.new_token AND n.new_token <> m.old_token"
+        )
     )
 
 
@@ -326,7 +336,9 @@ def mark_masked(
     unknown_fields: int,
     run_id: str,
 ) -> None:
-    """Records that a batch's masked file is written, and what of it is settled."""
+    """Records that a batch's masked file is written, and what of it is settled; the file it replaces is doomed."""
+    if batch.masked_key:
+        doom(connection, [batch.masked_key])
     connection.execute(
         text(
             "UPDATE loginetl.batches SET state = 'masked', masked_key = :masked_key, rejected = :rejected,"
@@ -478,11 +490,15 @@ def list_rejected(connection: Connection, *, reason: str | None, limit: int) -> 
     return [RejectedLogin(**row._mapping) for row in rows]
 
 
-def batches_in_landing(connection: Connection) -> list[int]:
-    """The ids of all batches whose object is still in the landing."""
+def batches_in_landing(connection: Connection, *, after: int = 0) -> list[int]:
+    """The ids of all batches whose object is still in the landing, from an id on."""
     return list(
         connection.execute(
-            text("SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NULL ORDER BY batch_id")
+            text(
+                "SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NULL AND batch_id > :after"
+                " ORDER BY batch_id"
+            ),
+            {"after": after},
         ).scalars()
     )
 
@@ -508,10 +524,11 @@ def replace_objects(
     masked_key: str | None,
     erased: Sequence[UUID],
     doomed: Sequence[str],
-) -> None:
+) -> int:
     """Points a batch at objects without the erased messages, and moves those to their own outcome.
 
-    A loaded batch stays loaded. Any other goes back to landed, to be masked anew: its counts are made then.
+    A loaded batch stays loaded. Any other goes back to landed, to be masked anew: its counts are made then. Gives back
+    how many rejected bodies went with the messages.
 
     Args:
         connection: in the transaction that holds the batch.
@@ -535,11 +552,13 @@ def replace_objects(
     }
     loaded = sum(outcome == "loaded" for outcome in outcomes.values())
     rejected = sum(outcome == "rejected" for outcome in outcomes.values())
+    already = sum(outcome == "erased" for outcome in outcomes.values())  # as a rejected body, while this batch came in
+    fresh = len(erased) - already
     is_loaded = batch.state is BatchState.LOADED
-    connection.execute(
+    bodies = connection.execute(
         text("DELETE FROM loginetl.rejected_logins WHERE message_key = ANY(:keys) AND batch_id = :batch_id"),
         {"keys": list(erased), "batch_id": batch.batch_id},
-    )
+    ).rowcount
     connection.execute(
         text(
             "INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
@@ -563,14 +582,20 @@ def replace_objects(
             "masked_key": masked_key,
             "loaded": loaded,
             "rejected": rejected,
-            "duplicates": len(erased) - loaded - rejected if is_loaded else 0,
-            "erased": len(erased),
+            "duplicates": fresh - loaded - rejected if is_loaded else batch.duplicates,
+            "erased": fresh,
             "batch_id": batch.batch_id,
         },
     )
+    doom(connection, doomed)
+    return bodies
+
+
+def doom(connection: Connection, keys: Sequence[str]) -> None:
+    """Lists objects for deletion, in the transaction after which no batch names them."""
     connection.execute(
         text("INSERT INTO loginetl.doomed_objects SELECT unnest(CAST(:keys AS text[])) ON CONFLICT DO NOTHING"),
-        {"keys": list(doomed)},
+        {"keys": list(keys)},
     )
 
 
@@ -620,8 +645,10 @@ def tokens_of_nobody_else(
         connection.execute(
             text(
                 "SELECT token FROM unnest(CAST(:candidates AS text[])) token"
-                f" WHERE NOT EXISTS (SELECT FROM user_logins WHERE masked_ip = token AND NOT ({condition}))"
-                f" AND NOT EXISTS (SELECT FROM user_logins WHERE masked_device_id = token AND NOT ({condition}))"
+                # Not NOT: a row of an older table whose user_id is null is somebody else's too.
+                f" WHERE NOT EXISTS (SELECT FROM user_logins WHERE masked_ip = token AND ({condition}) IS NOT TRUE)"
+                " AND NOT EXISTS"
+                f" (SELECT FROM user_logins WHERE masked_device_id = token AND ({condition}) IS NOT TRUE)"
             ),
             {"candidates": list(tokens), **values},
         ).scalars()
@@ -631,6 +658,34 @@ def tokens_of_nobody_else(
 def count_vault(connection: Connection, tokens: Sequence[str]) -> int:
     """How many of the tokens the vault has."""
     return len(known_tokens(connection, tokens))
+
+
+def mark_tokens(connection: Connection, tokens: Iterable[str]) -> None:
+    """Lists tokens as erased ahead of their values, in the transaction that removes what else names them.
+
+    So an erasure that is killed before it comes to the vault leaves them to be found.
+    """
+    connection.execute(
+        text(
+            "INSERT INTO loginetl.erased_tokens (token)"
+            " SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens) ORDER BY token ON CONFLICT DO NOTHING"
+        ),
+        {"tokens": list(tokens)},
+    )
+
+
+def marked_tokens(connection: Connection) -> set[str]:
+    """Tokens that are listed as erased and whose value is still there."""
+    return set(
+        connection.execute(
+            text("SELECT token FROM loginetl.erased_tokens JOIN loginetl.pii_vault USING (token)")
+        ).scalars()
+    )
+
+
+def unmark_tokens(connection: Connection, tokens: Iterable[str]) -> None:
+    """Takes tokens whose value stays off the list."""
+    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token = ANY(:tokens)"), {"tokens": list(tokens)})
 
 
 def erase_from_vault(connection: Connection, tokens: Sequence[str]) -> None:
@@ -668,6 +723,18 @@ def mapped_tokens(connection: Connection, tokens: Sequence[str]) -> dict[str, st
     return {row.old_token: row.new_token for row in rows}
 
 
+def token_pairs(connection: Connection, tokens: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs (old, new) of the token map that any of the tokens is part of."""
+    rows = connection.execute(
+        text(
+            "SELECT old_token, new_token FROM loginetl.token_map"
+            " WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"
+        ),
+        {"tokens": list(tokens)},
+    )
+    return [(row.old_token, row.new_token) for row in rows]
+
+
 def replace_masked(connection: Connection, batch: Batch, masked_key: str | None) -> None:
     """Points a batch at a new masked file, or sends it back to be masked; the old file is doomed."""
     connection.execute(
@@ -678,6 +745,5 @@ def replace_masked(connection: Connection, batch: Batch, masked_key: str | None)
         ),
         {"masked_key": masked_key, "batch_id": batch.batch_id},
     )
-    connection.execute(
-        text("INSERT INTO loginetl.doomed_objects VALUES (:key) ON CONFLICT DO NOTHING"), {"key": batch.masked_key}
-    )
+    if batch.masked_key:
+        doom(connection, [batch.masked_key])

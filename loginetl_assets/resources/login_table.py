@@ -3,6 +3,8 @@
 The table belongs to its users and stands where their search path has it. We add rows and indexes, nothing else.
 """
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -174,5 +176,10 @@ def export_parquet(connection: Connection, path: Path) -> int:
         rows = export_csv(connection, spool)
         spool.seek(0)
         schema = {name: kind for name, kind in MASKED_SCHEMA.items() if name in TABLE_COLUMNS}
-        pl.scan_csv(spool, schema=schema).sink_parquet(path)
+        try:
+            pl.scan_csv(spool, schema=schema).sink_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            if "os error 28" not in str(error):  # its text may quote a row
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
     return rows

@@ -4,7 +4,8 @@ Limits are SQS's own: ten messages a call, 1 MiB a message (Amazon SQS Developer
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ class LoginQueue:
         self, *, most: int = MOST_PER_CALL, wait_seconds: int, visibility_seconds: int
     ) -> list[ReceivedMessage]:
         """Receives up to `most` messages (at most ten), waiting up to `wait_seconds` for the first (long polling)."""
-        try:
+        with self._failures_in_words():
             response = self._client.receive_message(
                 QueueUrl=self.url,
                 MaxNumberOfMessages=min(most, MOST_PER_CALL),
@@ -73,10 +74,6 @@ class LoginQueue:
                 VisibilityTimeout=visibility_seconds,
                 MessageSystemAttributeNames=["SentTimestamp"],
             )
-        except botocore.exceptions.BotoCoreError as error:
-            raise _explained(error, self.url) from None
-        except botocore.exceptions.ClientError as error:
-            raise _explained(error, self.url) from None
         return [
             ReceivedMessage(
                 QueuedMessage(
@@ -91,15 +88,11 @@ class LoginQueue:
 
     def delete(self, receipt_handles: Sequence[str]) -> list[str]:
         """Deletes up to ten messages; gives back the handles that SQS did not delete."""
-        try:
+        with self._failures_in_words():
             response = self._client.delete_message_batch(
                 QueueUrl=self.url,
                 Entries=[{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)],
             )
-        except botocore.exceptions.BotoCoreError as error:
-            raise _explained(error, self.url) from None
-        except botocore.exceptions.ClientError as error:
-            raise _explained(error, self.url) from None
         return [receipt_handles[int(failed["Id"])] for failed in response.get("Failed", [])]
 
     def send(self, bodies: Iterable[str]) -> int:
@@ -111,15 +104,11 @@ class LoginQueue:
         sent = 0
         bodies = iter(bodies)
         while chunk := list(islice(bodies, MOST_PER_CALL)):
-            try:
+            with self._failures_in_words():
                 response = self._client.send_message_batch(
                     QueueUrl=self.url,
                     Entries=[self._entry(number, body) for number, body in enumerate(chunk)],
                 )
-            except botocore.exceptions.BotoCoreError as error:
-                raise _explained(error, self.url) from None
-            except botocore.exceptions.ClientError as error:
-                raise _explained(error, self.url) from None
             sent += len(response.get("Successful", []))
             if failed := response.get("Failed"):
                 place = sent + len(failed)
@@ -129,6 +118,13 @@ class LoginQueue:
                 )
         return sent
 
+    @contextmanager
+    def _failures_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+            raise _explained(error, self.url) from None
+
     def _entry(self, number: int, body: str) -> "SendMessageBatchRequestEntryTypeDef":
         if self.url.endswith(".fifo"):
             return {"Id": str(number), "MessageBody": body, "MessageGroupId": "logins"}
@@ -136,7 +132,7 @@ class LoginQueue:
 
     def depth(self) -> QueueDepth:
         """Reads the approximate counts."""
-        try:
+        with self._failures_in_words():
             response = self._client.get_queue_attributes(
                 QueueUrl=self.url,
                 AttributeNames=[
@@ -145,16 +141,26 @@ class LoginQueue:
                     "ApproximateNumberOfMessagesDelayed",
                 ],
             )
-        except botocore.exceptions.BotoCoreError as error:
-            raise _explained(error, self.url) from None
-        except botocore.exceptions.ClientError as error:
-            raise _explained(error, self.url) from None
         counts = response["Attributes"]
         return QueueDepth(
             visible=int(counts.get("ApproximateNumberOfMessages", 0)),
             in_flight=int(counts.get("ApproximateNumberOfMessagesNotVisible", 0)),
             delayed=int(counts.get("ApproximateNumberOfMessagesDelayed", 0)),
         )
+
+
+def open_session(**settings: str | None) -> boto3.Session:
+    """A boto3 session; AWS_PROFILE is looked up here.
+
+    Raises:
+        OperatorError: there is no such profile, or AWS's files cannot be read.
+    """
+    try:
+        return boto3.Session(**settings)  # type: ignore[arg-type]
+    except botocore.exceptions.BotoCoreError as error:
+        raise OperatorError(
+            f"AWS_PROFILE and the files it names cannot be used ({type(error).__name__}): mend or unset it"
+        ) from None
 
 
 def open_queue(
@@ -185,7 +191,7 @@ def open_queue(
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise OperatorError("LOGINETL_QUEUE_URL must be a queue's URL, such as https://sqs.REGION.amazonaws.com/…")
-    session = session or boto3.Session()
+    session = session or open_session()
     aws = _AWS_HOST.match(parts.hostname)
     region = session.region_name
     if aws is None:
@@ -195,8 +201,8 @@ def open_queue(
         of_url = aws["region"] or aws["legacy"]
         if region and region != of_url:
             raise OperatorError(
-                f"the queue's URL is in {of_url} but the AWS region is set to {region}: mend AWS_REGION or"
-                " LOGINETL_QUEUE_URL"
+                f"the queue's URL is in {of_url} but the AWS region is set to {region}: mend AWS_DEFAULT_REGION"
+                " (or the profile's region) or LOGINETL_QUEUE_URL"
             )
         region = of_url
     try:

@@ -17,16 +17,19 @@ ALTER TABLE loginetl.processed_messages ADD CONSTRAINT processed_messages_outcom
 CREATE TABLE loginetl.erased_tokens (
   token text PRIMARY KEY,
   erased_at timestamptz NOT NULL DEFAULT now());
-COMMENT ON TABLE loginetl.erased_tokens IS 'Tokens whose value was erased; a value that comes again leaves this list.';
+COMMENT ON TABLE loginetl.erased_tokens IS
+  'Tokens whose value was erased, or is about to be; one that comes again leaves this list.';
 
 CREATE TABLE loginetl.doomed_objects (object_key text PRIMARY KEY);
-COMMENT ON TABLE loginetl.doomed_objects IS 'Objects an erasure has replaced and that are still to be deleted.';
+COMMENT ON TABLE loginetl.doomed_objects IS 'Objects that were replaced and are still to be deleted.';
 
 CREATE TABLE loginetl.token_map (
   old_token text PRIMARY KEY,
   new_token text NOT NULL);
 COMMENT ON TABLE loginetl.token_map IS
   'For the time of a rotation: the token under the new key for each one under an old key.';
+
+CREATE INDEX token_map_by_new_token ON loginetl.token_map (new_token);
 
 CREATE INDEX vault_by_data_key ON loginetl.pii_vault (data_key_id);
 

@@ -1,0 +1,274 @@
+"""The privacy officer's commands on a large table: recovery, a rotation alone and beside a load, an erasure."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from bench import database
+from bench.failure import BenchmarkFailed
+from bench.messages import bodies
+from loginetl_assets.definitions import build_definitions
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.logins.sealing import VaultSealer
+from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.privacy.recover import Outcome, recover
+from loginetl_assets.privacy.rotate import retoken
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import write_messages
+from loginetl_assets.resources.database import LoginDatabase, copy_rows
+from loginetl_assets.resources.keyring import TEMPLATES, Keyring
+from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import KeysetRole, Settings
+
+RECOVERED_TOKENS = 10_000
+RETOKEN_ROWS = 200_000
+RETOKEN_VALUES = 100_000
+ERASURE_ROWS = 1_000_000
+ROWS_PER_USER = 10
+TARGET_ROWS_PER_SECOND = 20_000
+_BATCH = 5_000
+_ERASED_USER = "user-4711"
+_LOADED = [dg.AssetKey("masked_logins"), dg.AssetKey("user_logins")]
+
+
+def measure(home: Path, server_url: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures all of it, each on a database of its own.
+
+    Raises:
+        BenchmarkFailed: what was done is not what was asked for.
+    """
+    results: dict[str, Any] = {}
+    say(f"a table of {RETOKEN_ROWS:,} rows: recovery, and retoken alone")
+    with _filled(home / "alone", server_url, "bench_privacy_alone", RETOKEN_ROWS, RETOKEN_VALUES) as settings:
+        results["recover"] = _recovery(settings)
+        _rotated(settings)
+        results["retoken_alone"] = _retoken(settings)
+    say("the same, and retoken beside a running load")
+    with _filled(home / "beside", server_url, "bench_privacy_beside", RETOKEN_ROWS, RETOKEN_VALUES) as settings:
+        results["retoken_beside_a_load"] = _retoken_beside_a_load(settings)
+    say(f"a table of {ERASURE_ROWS:,} rows: erasure of one user")
+    with _filled(home / "erase", server_url, "bench_privacy_erase", ERASURE_ROWS, RETOKEN_VALUES) as settings:
+        results["erase"] = _erasure(settings)
+    return results
+
+
+@contextmanager
+def _filled(home: Path, server_url: str, name: str, rows: int, values: int) -> Iterator[Settings]:
+    """A database with rows and vault as the pipeline would have made them; half the values are addresses."""
+    with database.fresh(server_url, name) as url:
+        settings = Settings(home=home, database_url=url)
+        services = Services(settings)
+        services.keyring.make_missing()
+        _fill(services.database(), services.keyring, rows, values)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")  # as autovacuum would have long done
+            connection.execute("CHECKPOINT")
+        yield settings
+
+
+def _fill(login_database: LoginDatabase, keys: Keyring, rows: int, values: int) -> None:
+    each = values // 2
+    tokens = {field: [keys.tokenizer.token(field, f"value-{n}") for n in range(each)] for field in ("ip", "device_id")}
+    for field, of_field in tokens.items():
+        for start in range(0, each, _BATCH):
+            with login_database.transaction() as connection:
+                for role in KeysetRole:
+                    ledger.check_keys(connection, role, keys.key_ids(role))
+                sealer = VaultSealer(keys.vault)
+                ledger.add_to_vault(
+                    connection,
+                    sealer.wrapped_key,
+                    keys.key_ids(KeysetRole.VAULT)[0],
+                    (
+                        (of_field[n], field, sealer.seal(of_field[n], f"value-{n}"))
+                        for n in range(start, min(start + _BATCH, each))
+                    ),
+                )
+    # A row's address and device are unrelated, and every user has ten rows.
+    with login_database.transaction() as connection:
+        copy_rows(
+            connection,
+            "user_logins",
+            ("user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date"),
+            (
+                (
+                    f"user-{n % (rows // ROWS_PER_USER)}",
+                    "ios",
+                    tokens["ip"][n % each],
+                    tokens["device_id"][n * 7_919 % each],
+                    "RU",
+                    2_003_000,
+                    "2024-05-01",
+                )
+                for n in range(rows)
+            ),
+        )
+
+
+def _recovery(settings: Settings) -> dict[str, Any]:
+    login_database = Services(settings).database()
+    with psycopg.connect(settings.database_url or "") as connection:
+        found = connection.execute(
+            "SELECT token FROM loginetl.pii_vault ORDER BY md5(token) LIMIT %s", (RECOVERED_TOKENS,)
+        ).fetchall()
+    started = time.perf_counter()
+    answers = recover(login_database, Officer(settings), [row[0] for row in found], reason="benchmark")
+    seconds = time.perf_counter() - started
+    if len(answers) != RECOVERED_TOKENS or any(one.outcome is not Outcome.RECOVERED for one in answers):
+        raise BenchmarkFailed("not every token was recovered")
+    return {"tokens": RECOVERED_TOKENS, "seconds": round(seconds, 2)}
+
+
+def _rotated(settings: Settings) -> Services:
+    keys = Services(settings).keyring
+    role = KeysetRole.MASKING
+    replace_keyset("", keys.source(role), keyset_json(with_new_primary(keys.handle(role), TEMPLATES[role])))
+    return Services(settings)
+
+
+def _retoken(settings: Settings) -> dict[str, Any]:
+    services = Services(settings)
+    ends: dict[str, float] = {}
+    started = time.perf_counter()
+    counts = retoken(
+        services.database(application_name="loginetl retoken"),
+        services.landing(),
+        services.keyring,
+        Officer(settings),
+        reason="benchmark",
+        progress=lambda step, done, total: ends.update({step: time.perf_counter()}),
+    )
+    ended = time.perf_counter()
+    rows_started = max((end for step, end in ends.items() if step != "rows"), default=started)
+    seconds = {"vault": ends["vault"] - started, "rows": ends["rows"] - rows_started, "all of it": ended - started}
+    new = f"{services.keyring.tokenizer.key_id}."
+    with psycopg.connect(settings.database_url or "") as connection:
+        left = connection.execute(
+            "SELECT count(*) FROM user_logins"
+            " WHERE NOT (starts_with(masked_ip, %s) AND starts_with(masked_device_id, %s))",
+            (new, new),
+        ).fetchone()
+    if left != (0,) or counts.rows < RETOKEN_ROWS or counts.removed_entries < RETOKEN_VALUES:
+        raise BenchmarkFailed(f"retoken left {left} rows, moved {counts}")
+    return {
+        "rows": counts.rows,
+        "values": counts.values,
+        "seconds": {name: round(took, 2) for name, took in seconds.items()},
+        "rows_per_second": round(counts.rows / seconds["rows"]),
+        "rows_per_second_all_of_it": round(counts.rows / seconds["all of it"]),
+        "values_per_second": round(counts.values / seconds["vault"]),
+    }
+
+
+def _retoken_beside_a_load(settings: Settings) -> dict[str, Any]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.privacy"],
+        env={**os.environ, **_rotated(settings).settings.as_environment()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as load:
+        try:
+            _until_loading(settings, load)
+            started, before = time.perf_counter(), _rows(settings)
+            found = _retoken(settings)
+            loaded, seconds = _rows(settings) - before, time.perf_counter() - started
+            if load.poll() is not None or not loaded:
+                raise BenchmarkFailed("the load did not go on beside the retoken")
+        finally:
+            load.kill()
+    return {**found, "loaded_meanwhile": loaded, "loaded_per_second": round(loaded / seconds)}
+
+
+def _until_loading(settings: Settings, load: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while _rows(settings) == RETOKEN_ROWS:
+        if load.poll() is not None or time.monotonic() > deadline:
+            raise BenchmarkFailed("the load beside the retoken did not start")
+        time.sleep(0.1)
+
+
+def _rows(settings: Settings) -> int:
+    return database.count(settings.database_url or "", "user_logins")
+
+
+def load_for_ever(settings: Settings) -> None:
+    """Masks and loads fresh messages, 10 000 a run, until it is ended: what a retoken runs beside."""
+    services = Services(settings)
+    landing, login_database = services.landing(), services.database()
+    job = build_definitions(settings).resolve_implicit_job_def_def_for_assets(_LOADED)
+    if job is None:
+        raise BenchmarkFailed("the assets make no job")
+    fresh = bodies(10_000_000)
+    with dg.DagsterInstance.ephemeral() as instance:
+        while True:
+            for _ in range(2):
+                messages = [
+                    QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in islice(fresh, _BATCH)
+                ]
+                object_key, size = write_messages(landing, services.keyring, messages)
+                with login_database.transaction() as connection:
+                    ledger.register_batch(
+                        connection,
+                        object_key=object_key,
+                        landing_key_id=services.keyring.key_ids(KeysetRole.LANDING)[0],
+                        messages=len(messages),
+                        size=size,
+                        oldest_sent_at_ms=messages[0].sent_at_ms,
+                        run_id=None,
+                    )
+            job.execute_in_process(instance=instance, asset_selection=_LOADED)
+
+
+def _erasure(settings: Settings) -> dict[str, Any]:
+    services = Services(settings)
+    subject = subject_of(_ERASED_USER, [], services.keyring)
+    with psycopg.connect(settings.database_url or "") as connection:
+        plan = connection.execute(
+            "EXPLAIN DELETE FROM user_logins WHERE user_id = %s RETURNING masked_ip, masked_device_id", (_ERASED_USER,)
+        ).fetchall()
+    erasure = Erasure(services.database(), services.landing(), services.keyring, subject)
+    started = time.perf_counter()
+    counts = erasure.run("benchmark")
+    seconds = time.perf_counter() - started
+    if counts.rows != ROWS_PER_USER or _rows(settings) != ERASURE_ROWS - ROWS_PER_USER:
+        raise BenchmarkFailed(f"erasure removed {counts.rows} rows, not {ROWS_PER_USER}")
+    return {"table_rows": ERASURE_ROWS, "rows": counts.rows, "seconds": round(seconds, 2), "plan": [r[0] for r in plan]}
+
+
+def show(console: Console, found: dict[str, Any]) -> None:
+    """Prints the figures."""
+    table = Table("", "seconds", "a second", title="The privacy officer's commands")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    recovered = found["recover"]
+    table.add_row(f"recover {recovered['tokens']:,} tokens", f"{recovered['seconds']:.2f}", "")
+    for name, title in (("retoken_alone", "retoken"), ("retoken_beside_a_load", "retoken beside a load")):
+        one = found[name]
+        seconds = one["seconds"]
+        table.add_row(f"{title}: vault values", f"{seconds['vault']:.2f}", f"{one['values_per_second']:,}")
+        table.add_row(f"{title}: rows", f"{seconds['rows']:.2f}", f"{one['rows_per_second']:,}")
+        table.add_row(f"{title}: all of it", f"{seconds['all of it']:.2f}", f"{one['rows_per_second_all_of_it']:,}")
+    table.add_row("rows loaded meanwhile", "", f"{found['retoken_beside_a_load']['loaded_per_second']:,}")
+    erased = found["erase"]
+    table.add_row(f"erase {erased['rows']} of {erased['table_rows']:,} rows", f"{erased['seconds']:.2f}", "")
+    console.print(table)
+    console.print("\n".join(erased["plan"]), style="dim", highlight=False, markup=False)
+    console.print(f"Rows are to be moved at {TARGET_ROWS_PER_SECOND:,} a second or more beside a load.")
+
+
+if __name__ == "__main__":
+    load_for_ever(Settings.from_environment())

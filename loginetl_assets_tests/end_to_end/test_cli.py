@@ -1,0 +1,522 @@
+"""The `loginetl` command as its users meet it: the installed program, its output, its exit codes."""
+
+import csv
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import polars as pl
+import psutil
+import psycopg
+import pytest
+import tink
+import typer
+from sqlalchemy import make_url
+from tink import secret_key_access
+
+from loginetl_assets.cli import app
+from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets_tests.pipeline import COLUMNS, SAMPLE, login, sqs_client
+
+LOGINETL = Path(sys.executable).parent / "loginetl"
+
+# What programs may rely on, in this order; more may stand between.
+STATUS = [
+    "environment",
+    "running",
+    "home",
+    "queue_url",
+    "sqs_endpoint",
+    "database_url",
+    "landing_url",
+    "queued",
+    "in_flight",
+    "landed",
+    "pending_batches",
+    "pending",
+    "set_aside_batches",
+    "loaded",
+    "rejected",
+    "duplicates",
+    "last_loaded_at",
+]
+
+KEYS = ["landing.json", "masking.json", "officer-private.json", "rejects.json", "vault.json"]
+
+
+@dataclass(frozen=True)
+class Cli:
+    """The program with one LOGINETL_HOME, called from a directory that has nothing to do with the project."""
+
+    home: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(
+        self, *arguments: str, stdin: str | None = None, exit_code: int = 0
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [LOGINETL, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=self.home.parent,
+            env=self.full_environment,
+            check=False,
+        )
+        assert done.returncode == exit_code, done.stderr
+        return done
+
+    @property
+    def full_environment(self) -> dict[str, str]:
+        return {**os.environ, "LOGINETL_HOME": str(self.home), **self.environment}
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the stack is, found past the program."""
+        found = EmbeddedStack(self.home).find()
+        assert found is not None
+        return found
+
+    def status(self) -> dict[str, Any]:
+        report = json.loads(self("status", "--json").stdout)
+        assert isinstance(report, dict)
+        return report
+
+    def with_queue(self, url: str) -> "Cli":
+        return Cli(self.home, {**self.environment, "LOGINETL_QUEUE_URL": url})
+
+    def table(self) -> list[tuple[Any, ...]]:
+        """The rows of `user_logins`, read past the program."""
+        url = make_url(self.addresses.database_url).set(drivername="postgresql")
+        with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+            return sorted(connection.execute("SELECT * FROM user_logins").fetchall(), key=str)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A stack into which the sample was sent and run once, and what the program said to it."""
+
+    cli: Cli
+    before: Mapping[str, Any]
+    sent: subprocess.CompletedProcess[str]
+    queued: Mapping[str, Any]
+    ran: subprocess.CompletedProcess[str]
+    after: Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """A stack that is up, for the tests of this file to share; none leaves a message on its queue."""
+    cli = Cli(tmp_path_factory.mktemp("cli") / "home")
+    cli("up")
+    yield cli
+    cli("down")
+
+
+@pytest.fixture(scope="module")
+def loaded(cli: Cli) -> Loaded:
+    before = cli.status()
+    sent = cli("send", "--sample")
+    queued = cli.status()
+    ran = cli("run")
+    return Loaded(cli, before, sent, queued, ran, cli.status())
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Cli]:
+    """A home of this test alone, in which nothing was started yet."""
+    cli = Cli(tmp_path / "home")
+    yield cli
+    cli("down")
+
+
+@pytest.fixture
+def other_queue(cli: Cli) -> str:
+    """The URL of an empty queue beside the configured one."""
+    endpoint, name = cli.addresses.sqs_endpoint, f"other-{uuid4().hex[:8]}"
+    sqs_client(endpoint).create_queue(QueueName=name)
+    return f"{endpoint}/000000000000/{name}"
+
+
+def commands() -> list[str]:
+    """Every command and group, as it is typed; the program itself is the empty one."""
+
+    def below(command: Any, path: str) -> Iterator[str]:
+        yield path
+        for name, child in sorted(getattr(command, "commands", {}).items()):
+            yield from below(child, f"{path} {name}".strip())
+
+    return list(below(typer.main.get_command(app), ""))
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any], *names: str) -> tuple[int, ...]:
+    return tuple(after[name] - before[name] for name in names)
+
+
+def cell(output: str, row: str) -> str:
+    """The value beside a row's name in a printed table of two columns."""
+    for line in output.splitlines():
+        cells = [text.strip() for text in line.strip("│┃").split("│")]
+        if cells[0] == row:
+            return cells[1]
+    raise AssertionError(f"no row {row!r} in:\n{output}")
+
+
+def rows_of_csv(text: str) -> list[tuple[str, ...]]:
+    header, *rows = csv.reader(io.StringIO(text))
+    assert header == COLUMNS
+    return sorted(map(tuple, rows), key=str)
+
+
+def as_csv(rows: list[tuple[Any, ...]]) -> list[tuple[str, ...]]:
+    return sorted((tuple("" if value is None else str(value) for value in row) for row in rows), key=str)
+
+
+def servers_below(home: Path) -> dict[str, int]:
+    """How many servers keep their data below `home`, whether recorded or not."""
+    found = {"postgres": 0, "sqs": 0}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if str(home / "postgres" / "data") in command:
+                found["postgres"] += 1
+            elif command[-1:] == ["ministack"] and process.environ().get("STATE_DIR") == f"{home}/sqs/state":
+                found["sqs"] += 1
+    return found
+
+
+def key_id(file: Path) -> int:
+    """The primary key of a keyset, of which the public half has the private one's id."""
+    text = file.read_text()
+    if file.name == "vault.json":
+        handle = tink.json_proto_keyset_format.parse_without_secret(text)
+    else:
+        handle = tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
+    found: int = handle.keyset_info().primary_key_id
+    return found
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# Usage
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
+    done = Cli(tmp_path / "home")(*command.split(), "--help")
+
+    assert f"Usage: loginetl {command}".strip() in done.stdout
+    assert not done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_help_imports_nothing_that_takes_its_time(tmp_path: Path) -> None:
+    # -X importtime lists every module that is imported, on stderr; the last column is its name.
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", LOGINETL, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+
+    assert "typer" in imported
+    assert imported.isdisjoint({"dagster", "polars", "sqlalchemy", "alembic", "psycopg", "boto3", "botocore", "tink"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--wrong",
+        "wrong",
+        "status --wrong",
+        "up now",
+        "run --max-messages 0",
+        "run --max-messages many",
+        "run --queue-url",
+        "rejected list --limit 0",
+        "rejected wrong",
+        "export",
+        "export x --format xlsx",
+        "ui --port 70000",
+        "send",
+        "send FILE --sample",
+        "send no-such-file",
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: str, tmp_path: Path) -> None:
+    done = Cli(tmp_path / "home")(*arguments.split(), exit_code=2)
+
+    assert done.stderr
+    assert not done.stdout
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("name", ["[/x].jsonl", "[red]x.jsonl", "[bold"])
+def test_a_file_name_in_brackets_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
+    done = Cli(tmp_path / "home")("send", name, exit_code=2)
+
+    assert done.stderr == f"error: cannot read {name} (FileNotFoundError)\n"
+
+
+# Starting and stopping
+
+
+def test_status_before_up_says_so_and_starts_nothing(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "home")
+
+    report = cli.status()
+
+    assert [name for name in report if name in STATUS] == STATUS
+    assert report["running"] is False
+    assert report["environment"] == "local"
+    assert report["home"] == str(cli.home)
+    assert report["landing_url"] == (cli.home / "landing").as_uri()
+    known = ("running", "environment", "home", "landing_url")
+    assert all(value is None for name, value in report.items() if name not in known)
+    assert "loginetl up" in cli("status").stderr
+    assert not cli.home.exists()
+
+
+def test_status_after_up_has_addresses_and_zeros(elsewhere: Cli) -> None:
+    printed = elsewhere("up").stdout
+    report = elsewhere.status()
+
+    assert [name for name in report if name in STATUS] == STATUS
+    assert report["running"] is True
+    assert report["sqs_endpoint"].startswith("http://127.0.0.1:")
+    assert report["queue_url"] == f"{report['sqs_endpoint']}/000000000000/login-queue"
+    assert report["database_url"].startswith("postgresql+psycopg://")
+    assert report["last_loaded_at"] is None
+    counts = STATUS[STATUS.index("queued") : STATUS.index("last_loaded_at")]
+    assert {name: report[name] for name in counts} == dict.fromkeys(counts, 0)
+    for name in STATUS:
+        expected = "-" if report[name] is None else str(report[name])
+        assert cell(printed, name.replace("_", " ")) in expected  # a long address goes on in the next line
+
+
+def test_up_again_finds_the_same_stack(cli: Cli) -> None:
+    before = cli.status()
+    cli("up")
+
+    assert cli.status() == before
+
+
+def test_keys_and_home_are_their_owners_alone(elsewhere: Cli) -> None:
+    elsewhere("up")
+
+    keys = elsewhere.home / "keys"
+    assert mode(keys) == 0o700
+    assert {path.name: oct(mode(path)) for path in keys.iterdir()} == dict.fromkeys(KEYS, "0o600")
+    # As root, the postgres user gets the right to walk through, and no more.
+    assert mode(elsewhere.home) in {0o700, 0o701}
+
+
+def test_two_ups_at_once_make_one_stack_and_one_set_of_keys(elsewhere: Cli) -> None:
+    both = [
+        subprocess.Popen(
+            [LOGINETL, "up"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=elsewhere.home.parent,
+            env=elsewhere.full_environment,
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    assert servers_below(elsewhere.home) == {"postgres": 1, "sqs": 1}
+    keys = elsewhere.home / "keys"
+    assert sorted(path.name for path in keys.iterdir()) == KEYS
+    assert key_id(keys / "vault.json") == key_id(keys / "officer-private.json")
+
+
+def test_down_keeps_the_queue_and_the_tables(elsewhere: Cli) -> None:
+    elsewhere("up")
+    elsewhere("send", "-", stdin=f"{login()}\n{login(user_id='u-2')}\n")
+    elsewhere("psql", "-c", "INSERT INTO user_logins (user_id) VALUES ('kept')")
+
+    assert elsewhere("down").stderr == "stopped\n"
+    assert servers_below(elsewhere.home) == {"postgres": 0, "sqs": 0}
+    assert elsewhere.status()["running"] is False
+
+    elsewhere("up")
+    assert elsewhere.status()["queued"] == 2
+    assert [row[0] for row in elsewhere.table()] == ["kept"]
+
+
+def test_down_with_nothing_up_is_no_error(tmp_path: Path) -> None:
+    assert Cli(tmp_path / "home")("down").stderr == "stopped\n"
+    assert not (tmp_path / "home").exists()
+
+
+def test_up_is_refused_where_the_services_are_somebody_elses(tmp_path: Path) -> None:
+    settings = {
+        "LOGINETL_ENV": "production",
+        "LOGINETL_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q",
+        "LOGINETL_DATABASE_URL": "postgresql://u@127.0.0.1:1/x",
+        "LOGINETL_LANDING_URL": "s3://bucket/logins",
+        **{f"LOGINETL_KEYSET_{role}": "/none.json" for role in ("MASKING", "LANDING", "REJECTS", "VAULT")},
+    }
+    done = Cli(tmp_path / "home", settings)("up", exit_code=2)
+
+    assert done.stderr.startswith("error: `loginetl up` is for LOGINETL_ENV=local")
+    assert not (tmp_path / "home").exists()
+
+
+# Sending and running
+
+
+def test_the_sample_gives_99_rows_and_1_rejection(loaded: Loaded) -> None:
+    assert loaded.sent.stderr == "sent 100 messages\n"
+    assert difference(loaded.before, loaded.queued, "queued", "landed") == (100, 0)
+    assert difference(loaded.before, loaded.after, "queued", "landed", "loaded", "rejected") == (0, 100, 99, 1)
+    assert (loaded.after["in_flight"], loaded.after["pending"], loaded.after["duplicates"]) == (0, 0, 0)
+    assert datetime.fromisoformat(loaded.after["last_loaded_at"]).tzinfo is not None
+
+
+def test_a_run_shows_what_came_of_it(loaded: Loaded) -> None:
+    said = loaded.ran.stdout
+
+    assert cell(said, "messages drained") == "100"
+    assert cell(said, "rows loaded into user_logins") == "99"
+    assert cell(said, "duplicates (came before)") == "0"
+    assert cell(said, "rejected") == "1"
+    assert cell(said, "not_a_login") == "1"
+    assert cell(said, "logins repeated word for word") == "1"
+    assert "user_logins: duplicates" in loaded.ran.stderr
+
+
+def test_a_run_shows_no_value_of_a_message(loaded: Loaded) -> None:
+    said = loaded.ran.stdout + loaded.ran.stderr + loaded.sent.stdout + loaded.sent.stderr
+    values = {str(value) for body in SAMPLE for value in json.loads(body).values() if len(str(value)) > 7}
+
+    assert len(values) > 200
+    assert not [value for value in values if value in said]
+
+
+def test_a_run_with_nothing_queued_changes_nothing(loaded: Loaded) -> None:
+    before, rows = loaded.cli.status(), loaded.cli.table()
+    said = loaded.cli("run").stdout
+
+    assert cell(said, "messages drained") == "0"
+    assert cell(said, "rows loaded into user_logins") == "0"
+    assert loaded.cli.status() == before
+    assert loaded.cli.table() == rows
+
+
+def test_the_same_bodies_sent_again_are_logins_again(loaded: Loaded) -> None:
+    before = loaded.cli.status()
+    loaded.cli("send", "--sample")
+    loaded.cli("run")
+
+    names = ("landed", "loaded", "rejected", "duplicates", "pending", "queued")
+    assert difference(before, loaded.cli.status(), *names) == (100, 99, 1, 0, 0, 0)
+
+
+def test_a_file_and_standard_input_are_sent_line_by_line(cli: Cli, other_queue: str, tmp_path: Path) -> None:
+    file = tmp_path / "logins.jsonl"
+    # JSON takes U+2028 as it is, between quotes; only a line feed ends a line of JSON lines.
+    file.write_text("\n".join([login(), "", login(locale="...").replace("...", "\u2028"), "not json"]) + "\n")
+
+    assert cli.with_queue(other_queue)("send", str(file)).stderr == "sent 3 messages\n"
+    assert cli.with_queue(other_queue)("send", "-", stdin=file.read_text() * 4).stderr == "sent 12 messages\n"
+    assert cli.with_queue(other_queue).status()["queued"] == 15
+
+
+def test_a_run_stops_after_max_messages(cli: Cli, other_queue: str) -> None:
+    beside = cli.with_queue(other_queue)
+    beside("send", "-", stdin="\n".join([login()] * 25))
+    before = beside.status()
+
+    assert cell(beside("run", "--max-messages", "12").stdout, "messages drained") == "12"
+    assert difference(before, beside.status(), "landed", "loaded", "queued", "in_flight") == (12, 12, -12, 0)
+
+
+def test_a_run_drains_the_queue_it_is_told_to(cli: Cli, other_queue: str) -> None:
+    before = cli.status()
+    cli.with_queue(other_queue)("send", "-", stdin=login())
+    cli("run", "--queue-url", other_queue)
+
+    assert difference(before, cli.status(), "landed", "loaded", "queued") == (1, 1, 0)
+    assert cli.with_queue(other_queue).status()["queued"] == 0
+
+
+# Looking
+
+
+def test_rejected_list_gives_reasons_and_no_body(loaded: Loaded) -> None:
+    found = json.loads(loaded.cli("rejected", "list", "--json").stdout)
+    printed = loaded.cli("rejected", "list").stdout
+
+    assert found
+    for row in found:
+        assert sorted(row) == ["batch_id", "field", "message_key", "reason", "rejected_at", "sent_at"]
+        assert row["reason"] == "not_a_login"
+    assert printed.count("not_a_login") == len(found)
+    assert "oops" not in printed + json.dumps(found)
+
+
+def test_rejected_list_names_messages_in_full(loaded: Loaded) -> None:
+    newest = json.loads(loaded.cli("rejected", "list", "--limit", "1", "--json").stdout)[0]
+    printed = loaded.cli("rejected", "list", "--limit", "1").stdout
+
+    first_column = "".join(line.strip("│").split("│")[0].strip() for line in printed.splitlines() if "│" in line)
+    assert newest["message_key"] in first_column
+
+
+def test_rejected_list_can_be_narrowed(loaded: Loaded) -> None:
+    assert json.loads(loaded.cli("rejected", "list", "--reason", "bad_ip", "--json").stdout) == []
+    assert len(json.loads(loaded.cli("rejected", "list", "--limit", "1", "--json").stdout)) == 1
+
+
+def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
+    # Null and empty, and what CSV has to quote.
+    loaded.cli("psql", "-c", "INSERT INTO user_logins (user_id, locale) VALUES ('', NULL), (E'a,\"b\"\\nc', '')")
+    rows = loaded.cli.table()
+    assert {len(row) for row in rows} == {7}
+
+    to_csv = loaded.cli("export", str(tmp_path / "logins.csv"))
+    to_parquet = loaded.cli("export", str(tmp_path / "logins.parquet"), "--format", "parquet")
+    to_stdout = loaded.cli("export", "-")
+
+    assert rows_of_csv((tmp_path / "logins.csv").read_text()) == as_csv(rows)
+    assert rows_of_csv(to_stdout.stdout) == as_csv(rows)
+    frame = pl.read_parquet(tmp_path / "logins.parquet")
+    assert frame.columns == COLUMNS
+    assert [str(dtype) for dtype in frame.dtypes] == [*["String"] * 5, "Int32", "Date"]
+    assert sorted(frame.rows(), key=str) == rows
+    said = f"wrote {len(rows):,} rows\n"
+    assert [to_csv.stderr, to_parquet.stderr, to_stdout.stderr] == [said] * 3
+
+
+def test_parquet_is_not_written_to_a_terminal(loaded: Loaded) -> None:
+    done = loaded.cli("export", "-", "--format", "parquet", exit_code=2)
+
+    assert done.stderr == "error: stdout takes csv only: name a file for parquet\n"
+    assert not done.stdout
+
+
+def test_psql_gets_its_arguments_and_gives_its_exit_code(loaded: Loaded) -> None:
+    counted = loaded.cli("psql", "-At", "-c", "SELECT count(*) FROM user_logins")
+
+    assert int(counted.stdout) == len(loaded.cli.table())
+    loaded.cli("psql", "-c", "SELECT nonsense", exit_code=1)

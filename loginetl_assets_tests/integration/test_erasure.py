@@ -1,0 +1,559 @@
+"""Erasure, on real services: what is the person's goes from everywhere, what is others' stays, every count adds up."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from loginetl_assets.errors import SettingsError
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.privacy.recover import Outcome, recover
+from loginetl_assets.privacy.rotate import retoken
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import read_masked, read_messages, write_messages
+from loginetl_assets.resources.keyring import TEMPLATES
+from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
+from loginetl_assets.resources.landing import BATCHES, MASKED
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import KeysetRole
+from loginetl_assets_tests.pipeline import Pipeline, checks, login
+
+SENT_AT_MS = 1_700_000_000_000
+
+ANNA, BERT = "anna-4711", "bert-0815"
+ANNA_IP, ANNA_DEVICE, SHARED_IP = "203.0.113.77", "anna-device-1", "203.0.113.1"
+BERT_DEVICE = "bert-device-1"
+
+
+def _annas(**changes: object) -> str:
+    return login(**{"user_id": ANNA, "ip": ANNA_IP, "device_id": ANNA_DEVICE, **changes})
+
+
+def _berts(**changes: object) -> str:
+    return login(**{"user_id": BERT, "ip": SHARED_IP, "device_id": BERT_DEVICE, **changes})
+
+
+BROKEN = f'{{"user_id": "{ANNA}", "ip": "{ANNA_IP}", '
+ANNAS = [_annas(), _annas(ip=SHARED_IP), _annas(app_version="no version"), BROKEN]
+BERTS = [_berts(), _berts(app_version="also none")]
+
+
+class _Killed(Exception):  # noqa: N818 - it stands for a signal
+    pass
+
+
+def _messages(bodies: Iterable[str]) -> list[QueuedMessage]:
+    return [QueuedMessage(str(uuid4()), SENT_AT_MS, body.encode()) for body in bodies]
+
+
+def _land(pipeline: Pipeline, messages: list[QueuedMessage]) -> int:
+    """Lands messages as a drain does; the same ones again are a redelivery."""
+    keys = pipeline.services.keyring
+    object_key, size = write_messages(pipeline.services.landing(), keys, messages)
+    with pipeline.services.database().transaction() as connection:
+        return ledger.register_batch(
+            connection,
+            object_key=object_key,
+            landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
+            messages=len(messages),
+            size=size,
+            oldest_sent_at_ms=SENT_AT_MS,
+            run_id=None,
+        )
+
+
+def _mask(pipeline: Pipeline) -> None:
+    pipeline.materialize("masked_logins")
+
+
+def _load(pipeline: Pipeline) -> None:
+    _mask(pipeline)
+    pipeline.materialize("user_logins")
+
+
+def _erasure(pipeline: Pipeline, user_id: str | None = ANNA, tokens: Iterable[str] = ()) -> Erasure:
+    services = Services(pipeline.settings)  # a process of its own: keys are read anew
+    subject = subject_of(user_id, list(tokens), services.keyring)
+    return Erasure(services.database(), services.landing(), services.keyring, subject)
+
+
+def _token(pipeline: Pipeline, field: str, value: str) -> str:
+    return Services(pipeline.settings).keyring.tokenizer.token(field, value)
+
+
+def _recovered(pipeline: Pipeline, *tokens: str) -> list[tuple[Outcome, str | None]]:
+    answers = recover(pipeline.services.database(), Officer(pipeline.settings), tokens, reason="test")
+    return [(answer.outcome, answer.value) for answer in answers]
+
+
+def _landed(pipeline: Pipeline) -> str:
+    """All that the landing holds, opened; no object may be there that no batch names, and none be missing."""
+    services = Services(pipeline.settings)
+    landing = services.landing()
+    named: set[str] = set()
+    found = []
+    with services.database().transaction() as connection:
+        for batch_id in ledger.batches_in_landing(connection):
+            batch = ledger.lock_batch(connection, batch_id)
+            assert batch is not None
+            named |= {batch.object_key} | ({batch.masked_key} if batch.masked_key else set())
+            found += [message.body.decode() for message in read_messages(landing, services.keyring, batch)]
+            if batch.masked_key:
+                found.append(read_masked(landing, batch).write_csv())
+    assert {key for prefix in (BATCHES, MASKED) for key, _ in landing.list(prefix)} == named
+    assert pipeline.query("SELECT FROM loginetl.doomed_objects") == []
+    return "\n".join(found)
+
+
+def _assert_nothing_left_of_anna(pipeline: Pipeline) -> None:
+    landed = _landed(pipeline)
+    for value in (ANNA, ANNA_IP, ANNA_DEVICE):
+        assert value not in landed
+    own = [_token(pipeline, "ip", ANNA_IP), _token(pipeline, "device_id", ANNA_DEVICE)]
+    assert not any(token in landed for token in own)
+    assert pipeline.query("SELECT FROM user_logins WHERE user_id = :user_id", user_id=ANNA) == []
+    assert pipeline.query("SELECT FROM loginetl.pii_vault WHERE token = ANY(:own)", own=own) == []
+
+
+def _assert_counts_add_up(pipeline: Pipeline) -> None:
+    totals = pipeline.totals()
+    assert totals.messages == (totals.loaded + totals.duplicates + totals.rejected + totals.erased + totals.pending), (
+        totals
+    )
+    assert min(totals.loaded, totals.duplicates, totals.rejected, totals.erased, totals.pending) >= 0, totals
+
+
+def _everything(pipeline: Pipeline) -> list[Any]:
+    """All tables and the names of all objects."""
+    tables = pipeline.query(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'loginetl'::regnamespace AND relkind = 'r' ORDER BY 1"
+    )
+    return [
+        pipeline.rows(),
+        *(
+            sorted(map(str, pipeline.query(f"SELECT * FROM loginetl.{table.relname}")))  # noqa: S608 - from the catalogue
+            for table in tables
+        ),
+        sorted(key for prefix in (BATCHES, MASKED) for key, _ in pipeline.services.landing().list(prefix)),
+    ]
+
+
+def test_what_is_the_persons_goes_and_what_is_others_stays(pipeline: Pipeline) -> None:
+    pipeline.send([*ANNAS, *BERTS])
+    pipeline.run()
+    counts = _erasure(pipeline).run("she asked")
+    assert counts == ErasureCounts(
+        rows=2,
+        rejected_bodies=2,
+        landed_messages=4,
+        batches=1,
+        masked_rows=2,
+        vault_entries=2,
+        vault_entries_kept=1,
+        unreadable_batches=0,
+    )
+    _assert_nothing_left_of_anna(pipeline)
+    assert [row[0] for row in pipeline.rows()] == [BERT]
+    assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == 1
+    assert BERT_DEVICE in _landed(pipeline)
+    assert _recovered(
+        pipeline,
+        _token(pipeline, "ip", ANNA_IP),
+        _token(pipeline, "device_id", ANNA_DEVICE),
+        _token(pipeline, "ip", SHARED_IP),
+        _token(pipeline, "device_id", BERT_DEVICE),
+    ) == [
+        (Outcome.ERASED, None),
+        (Outcome.ERASED, None),
+        (Outcome.RECOVERED, SHARED_IP),
+        (Outcome.RECOVERED, BERT_DEVICE),
+    ]
+    totals = pipeline.totals()
+    assert (totals.messages, totals.loaded, totals.rejected, totals.erased, totals.pending) == (6, 1, 1, 4, 0)
+    assert checks(pipeline.run())["counts_reconcile"]
+    reprocessed = pipeline.run({"masked_logins": {"reprocess": True}})
+    assert checks(reprocessed)["counts_reconcile"]
+    assert checks(reprocessed)["no_message_loaded_twice"]
+    assert pipeline.totals().loaded == 1
+    _assert_counts_add_up(pipeline)
+
+
+def test_batches_in_every_state_are_cleaned(pipeline: Pipeline) -> None:
+    loaded = _messages([*ANNAS, *BERTS])
+    _land(pipeline, loaded)
+    _load(pipeline)
+    twice = _messages([_annas(device_id="anna-device-2"), _berts()])
+    # Masked: with messages that came before, and one that stands in the batch three times.
+    _land(pipeline, [*loaded, *twice, twice[0], twice[0], *_messages([*ANNAS, *BERTS])])
+    _mask(pipeline)
+    _land(pipeline, [*loaded, *_messages([_annas(device_id="anna-device-3"), *BERTS])])
+    states = pipeline.query("SELECT state FROM loginetl.batches ORDER BY batch_id")
+    assert [row.state for row in states] == ["loaded", "masked", "landed"]
+    _assert_counts_add_up(pipeline)
+    counts = _erasure(pipeline).run("she asked")
+    assert (counts.batches, counts.rejected_bodies, counts.landed_messages) == (3, 4, 4 + 11 + 5)
+    _assert_nothing_left_of_anna(pipeline)
+    assert "anna-device" not in _landed(pipeline)
+    _assert_counts_add_up(pipeline)
+    for device in ("anna-device-1", "anna-device-2"):
+        assert _recovered(pipeline, _token(pipeline, "device_id", device)) == [(Outcome.ERASED, None)]
+    assert checks(pipeline.run())["counts_reconcile"]
+    assert [row[0] for row in pipeline.rows()] == [BERT] * 4
+    _assert_nothing_left_of_anna(pipeline)
+    totals = pipeline.totals()
+    assert (totals.pending, totals.erased, totals.loaded, totals.rejected) == (0, 20, 4, 3)
+    assert checks(pipeline.run({"masked_logins": {"reprocess": True}}))["counts_reconcile"]
+    assert [row[0] for row in pipeline.rows()] == [BERT] * 4
+    _assert_counts_add_up(pipeline)
+
+
+def test_a_value_that_somebody_else_has_in_a_pending_batch_stays(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([_annas(), _annas(ip=SHARED_IP)]))
+    _load(pipeline)
+    _land(pipeline, _messages([_berts(), _annas(ip=SHARED_IP, device_id="another")]))
+    _land(pipeline, _messages([_berts(device_id=ANNA_DEVICE)]))
+    _mask(pipeline)
+    dry = _erasure(pipeline).dry_run()
+    assert _erasure(pipeline).run("she asked") == dry
+    assert (dry.vault_entries, dry.vault_entries_kept) == (2, 2)
+    tokens = [_token(pipeline, "ip", SHARED_IP), _token(pipeline, "device_id", ANNA_DEVICE)]
+    assert [outcome for outcome, _ in _recovered(pipeline, *tokens)] == [Outcome.RECOVERED] * 2
+    _load(pipeline)
+    assert [outcome for outcome, _ in _recovered(pipeline, *tokens)] == [Outcome.RECOVERED] * 2
+    assert len(pipeline.rows()) == 2
+    assert len(pipeline.query("SELECT FROM loginetl.erased_tokens")) == 2
+
+
+@pytest.mark.parametrize("state", ["loaded", "masked", "landed"])
+def test_a_dry_run_changes_nothing_and_counts_as_the_run_after_it(pipeline: Pipeline, state: str) -> None:
+    _land(pipeline, _messages([*ANNAS, *BERTS, "{}"]))
+    if state != "landed":
+        _mask(pipeline)
+    if state == "loaded":
+        _load(pipeline)
+    before = _everything(pipeline)
+    dry = _erasure(pipeline).dry_run()
+    if state != "landed":
+        assert _everything(pipeline) == before
+    assert _erasure(pipeline).run("she asked") == dry
+    assert dry.landed_messages == 4
+    _assert_nothing_left_of_anna(pipeline)
+
+
+def test_erasing_again_removes_nothing_and_is_no_error(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    _load(pipeline)
+    _erasure(pipeline).run("she asked")
+    before = pipeline.rows(), pipeline.totals(), _landed(pipeline)
+    assert _erasure(pipeline).run("she asked again") == ErasureCounts()
+    assert _erasure(pipeline, "nobody at all").run("a mistake") == ErasureCounts()
+    assert (pipeline.rows(), pipeline.totals(), _landed(pipeline)) == before
+
+
+def test_an_erasure_that_was_killed_is_finished_by_another(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([_annas(), _berts()]))
+    _load(pipeline)
+    _land(pipeline, _messages([_annas(ip="203.0.113.78", device_id="anna-device-2"), *ANNAS, *BERTS]))
+    _land(pipeline, _messages([_annas(ip="203.0.113.79", device_id="anna-device-3"), *BERTS]))
+    _mask(pipeline)
+
+    def kill_after(batches: int) -> Callable[[int, int], None]:
+        def kill(done: int, total: int) -> None:
+            assert total == 3
+            if done == batches:
+                raise _Killed
+
+        return kill
+
+    for batches in (1, 2, 3):  # after the last the vault's values are named by nothing else any more
+        with pytest.raises(_Killed):
+            _erasure(pipeline).run("she asked", kill_after(batches))
+        _assert_counts_add_up(pipeline)
+    _erasure(pipeline).run("she asked")
+    _assert_nothing_left_of_anna(pipeline)
+    for number in (77, 78, 79):
+        assert _recovered(pipeline, _token(pipeline, "ip", f"203.0.113.{number}")) == [(Outcome.ERASED, None)]
+    values = pipeline.query("SELECT count(*) FROM loginetl.pii_vault")[0][0]
+    assert values == 2, "Bert's address and device"
+    assert checks(pipeline.run())["counts_reconcile"]
+    _assert_counts_add_up(pipeline)
+
+
+def test_what_one_erasure_left_half_done_another_persons_does_not_spoil(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([_annas(), _annas(ip=SHARED_IP), _berts()]))
+    _load(pipeline)
+
+    def kill(done: int, total: int) -> None:
+        raise _Killed
+
+    with pytest.raises(_Killed):
+        _erasure(pipeline).run("she asked", kill)
+    _erasure(pipeline, BERT).run("he asked")
+    assert _recovered(pipeline, _token(pipeline, "ip", ANNA_IP)) == [(Outcome.RECOVERED, ANNA_IP)]
+    _erasure(pipeline).run("she asked")
+    _assert_nothing_left_of_anna(pipeline)
+    assert pipeline.query("SELECT FROM loginetl.pii_vault") == []
+    assert pipeline.query("SELECT FROM loginetl.vault_data_keys") == []
+
+
+def test_a_redelivered_message_of_an_erased_person_comes_to_nothing(pipeline: Pipeline) -> None:
+    messages = _messages([*ANNAS, *BERTS])
+    _land(pipeline, messages)
+    _load(pipeline)
+    _erasure(pipeline).run("she asked")
+    _land(pipeline, messages)
+    assert checks(pipeline.run())["counts_reconcile"]
+    assert [row[0] for row in pipeline.rows()] == [BERT]
+    assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == 1
+    assert pipeline.query("SELECT count(*) FROM loginetl.pii_vault")[0][0] == 2
+    assert _recovered(pipeline, _token(pipeline, "ip", ANNA_IP)) == [(Outcome.ERASED, None)]
+    totals = pipeline.totals()
+    assert (totals.loaded, totals.rejected, totals.erased, totals.duplicates) == (1, 1, 4, 6)
+    assert _erasure(pipeline).run("what came again").landed_messages == 4
+    _assert_nothing_left_of_anna(pipeline)
+    assert checks(pipeline.run({"masked_logins": {"reprocess": True}}))["counts_reconcile"]
+    _assert_counts_add_up(pipeline)
+
+
+def test_a_message_that_the_person_sends_later_is_loaded_and_can_be_recovered(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages(ANNAS))
+    _load(pipeline)
+    _erasure(pipeline).run("she asked")
+    assert len(pipeline.query("SELECT FROM loginetl.erased_tokens")) == 3
+    _land(pipeline, _messages([_annas()]))
+    _load(pipeline)
+    assert [row[0] for row in pipeline.rows()] == [ANNA]
+    tokens = [_token(pipeline, "ip", ANNA_IP), _token(pipeline, "device_id", ANNA_DEVICE)]
+    assert _recovered(pipeline, *tokens) == [(Outcome.RECOVERED, ANNA_IP), (Outcome.RECOVERED, ANNA_DEVICE)]
+    left = pipeline.query("SELECT token FROM loginetl.erased_tokens")
+    assert [row.token for row in left] == [_token(pipeline, "ip", SHARED_IP)]
+
+
+def test_whoever_has_a_device_or_an_address_is_erased_by_its_token(pipeline: Pipeline) -> None:
+    bodies = [
+        _annas(),
+        _annas(device_id="anna-device-2"),
+        _berts(device_id=f"  {ANNA_DEVICE} "),
+        _berts(ip=ANNA_IP, app_version="x"),
+        login(),
+        f'{{"device_id": "{ANNA_DEVICE}"',
+    ]
+    _land(pipeline, _messages(bodies))
+    _load(pipeline)
+    tokens = [_token(pipeline, "device_id", ANNA_DEVICE)]
+    dry = _erasure(pipeline, None, tokens).dry_run()
+    counts = _erasure(pipeline, None, tokens).run("a stolen device")
+    assert counts == dry
+    assert (counts.rows, counts.landed_messages, counts.rejected_bodies) == (2, 3, 1)
+    assert ANNA_DEVICE not in _landed(pipeline)
+    assert sorted(row[0] for row in pipeline.rows()) == [ANNA, "u-1"]
+    assert (counts.vault_entries, counts.vault_entries_kept) == (2, 1), "her address stands in another row"
+    assert _erasure(pipeline, None, [_token(pipeline, "ip", ANNA_IP)]).run("the address").rows == 1
+    assert ANNA_IP not in _landed(pipeline)
+    assert [row[0] for row in pipeline.rows()] == ["u-1"]
+    _assert_counts_add_up(pipeline)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"user_id": "4711", "ip": }',
+        '{"user_id": 4711, "ip": "192.0.2.1"}',
+        '{"user": {"id": 4711}, "ip": "192.0.2.1"}',
+        '{"user_id": "4711',
+        '{"user_id":4711',
+        '{"user_id": "someone", "user_id": "4711"}',
+        json.dumps({"Type": "Notification", "Message": '{"user_id": "4711", "ip": 5}'}),
+        json.dumps({"Type": "Notification", "Message": '{"user_id": 4711}'}),
+    ],
+)
+def test_a_bad_body_goes_however_it_names_the_person(pipeline: Pipeline, body: str) -> None:
+    others = ['{"user_id": 47110}', '{"user_id": 14711}', '{"user_id": "47110', '{"user_id": "4711-2"}', "{}"]
+    _land(pipeline, _messages([body, *others]))
+    _mask(pipeline)
+    counts = _erasure(pipeline, "4711").run("he asked")
+    assert (counts.rejected_bodies, counts.landed_messages) == (1, 1)
+    assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == len(others)
+
+
+def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    _load(pipeline)
+    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    _mask(pipeline)
+    landing = pipeline.services.landing()
+    landing.delete(key for key, _ in list(landing.list(MASKED)))
+    pipeline.materialize("user_logins")
+    assert pipeline.totals().set_aside_batches == 1
+    assert _erasure(pipeline).run("she asked").unreadable_batches == 0
+    pipeline.run({"masked_logins": {"reprocess": True}})
+    assert [row[0] for row in pipeline.rows()] == [BERT] * 2
+    _assert_nothing_left_of_anna(pipeline)
+    _assert_counts_add_up(pipeline)
+
+
+def test_a_batch_that_cannot_be_opened_is_counted_and_the_others_are_cleaned(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages(ANNAS))
+    _load(pipeline)
+    (lost,) = pipeline.query("SELECT object_key FROM loginetl.batches")[0]
+    landing = pipeline.services.landing()
+    landing.delete([lost])
+    landing.put(lost, b"damaged")
+    _land(pipeline, _messages(ANNAS))
+    counts = _erasure(pipeline).run("she asked")
+    assert (counts.unreadable_batches, counts.batches, counts.rows, counts.rejected_bodies) == (1, 1, 2, 2)
+    assert pipeline.query("SELECT FROM loginetl.rejected_logins") == []
+    assert pipeline.query("SELECT FROM loginetl.pii_vault") == []
+    _assert_counts_add_up(pipeline)
+
+
+def test_while_the_masking_key_is_rotated_a_value_goes_under_both_tokens(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([_annas(), _annas(ip=SHARED_IP), _berts()]))
+    _load(pipeline)
+    old = {name: _token(pipeline, "ip", name) for name in (ANNA_IP, SHARED_IP)}
+    keyring = pipeline.services.keyring
+    rotated = with_new_primary(keyring.handle(KeysetRole.MASKING), TEMPLATES[KeysetRole.MASKING])
+    replace_keyset("", keyring.source(KeysetRole.MASKING), keyset_json(rotated))
+    services = Services(pipeline.settings)
+    with pytest.raises(_Killed):
+
+        def kill(step: str, done: int, total: int) -> None:
+            raise _Killed
+
+        retoken(
+            services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason="test",
+            progress=kill,
+        )  # fmt: skip
+    assert len(pipeline.query("SELECT FROM loginetl.pii_vault")) == 8, "four values under two tokens each"
+    pipeline.execute("DELETE FROM loginetl.batches")  # as after retention: only the rows name the values now
+    pipeline.services.landing().delete([key for prefix in (BATCHES, MASKED) for key, _ in _listed(pipeline, prefix)])
+    counts = _erasure(pipeline).run("she asked")
+    assert (counts.vault_entries, counts.vault_entries_kept) == (4, 2)
+    assert [outcome for outcome, _ in _recovered(pipeline, _token(pipeline, "ip", ANNA_IP))] == [Outcome.ERASED]
+    assert [outcome for outcome, _ in _recovered(pipeline, old[ANNA_IP])] == [Outcome.ERASED]
+    for token in (old[SHARED_IP], _token(pipeline, "ip", SHARED_IP)):
+        assert _recovered(pipeline, token) == [(Outcome.RECOVERED, SHARED_IP)]
+    assert _erasure(pipeline, None, [_token(pipeline, "ip", SHARED_IP)]).run("by the new token").rows == 1
+    assert pipeline.rows() == []
+    assert pipeline.query("SELECT FROM loginetl.pii_vault") == []
+
+
+def _listed(pipeline: Pipeline, prefix: str) -> list[tuple[str, object]]:
+    return list(pipeline.services.landing().list(prefix))
+
+
+def test_a_row_without_a_user_counts_as_somebody_elses(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([_annas()]))
+    _load(pipeline)
+    token = _token(pipeline, "ip", ANNA_IP)
+    pipeline.execute("INSERT INTO user_logins (masked_ip) VALUES (:token)", token=token)
+    _erasure(pipeline).run("she asked")
+    assert _recovered(pipeline, token) == [(Outcome.RECOVERED, ANNA_IP)]
+
+
+def test_the_log_says_what_was_asked_and_done_and_names_nobody(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    _load(pipeline)
+    counts = _erasure(pipeline).run("ticket 12")
+    log = pipeline.query("SELECT action, reason, tokens, counts FROM loginetl.pii_access_log ORDER BY access_id")
+    assert [(row.action, row.reason) for row in log] == [("erase", "ticket 12"), ("erased", "ticket 12")]
+    assert [row.counts for row in log] == [{}, {name: count for name, count in asdict(counts).items() if count}]
+    assert log[0].tokens == log[1].tokens == [_token(pipeline, "user_id", ANNA)]
+    everything = str(pipeline.query("SELECT * FROM loginetl.pii_access_log"))
+    assert not any(value in everything for value in (ANNA, ANNA_IP, ANNA_DEVICE))
+
+
+def test_the_request_is_logged_before_anything_is_removed(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages(ANNAS))
+    _load(pipeline)
+    seen: list[Any] = []
+
+    def look(done: int, total: int) -> None:
+        seen.extend(pipeline.query("SELECT action FROM loginetl.pii_access_log"))
+        raise _Killed
+
+    with pytest.raises(_Killed):
+        _erasure(pipeline).run("she asked", look)
+    assert [row.action for row in seen] == ["erase"]
+
+
+@pytest.mark.parametrize("reason", ["", "  \n"])
+def test_without_a_reason_nothing_happens(pipeline: Pipeline, reason: str) -> None:
+    _land(pipeline, _messages(ANNAS))
+    _load(pipeline)
+    before = _everything(pipeline)
+    with pytest.raises(SettingsError, match="reason"):
+        _erasure(pipeline).run(reason)
+    assert _everything(pipeline) == before
+
+
+def test_nobody_and_both_ways_at_once_are_refused(pipeline: Pipeline) -> None:
+    for user_id, tokens in ((None, []), ("", []), (ANNA, ["1.token"])):
+        with pytest.raises(SettingsError, match="name whom to erase"):
+            subject_of(user_id, tokens, pipeline.services.keyring)
+
+
+def test_only_what_must_be_touched_is(pipeline: Pipeline) -> None:
+    pipeline.execute(
+        "INSERT INTO user_logins SELECT 'u-' || n % 20000, 'ios', '1.ip-' || n % 30000, '1.device-' || n % 40000, 'RU',"
+        " 2003000, '2024-01-01' FROM generate_series(1, 100000) n"
+    )
+    pipeline.execute("ANALYZE user_logins")
+    keyring = pipeline.services.keyring
+    for subject, indexes in (
+        (subject_of("u-77", [], keyring), {"user_logins_by_user"}),
+        (subject_of(None, ["1.ip-5", "1.device-5"], keyring), {"user_logins_by_ip", "user_logins_by_device"}),
+    ):
+        with pipeline.services.database().transaction() as connection:
+            plan = connection.execute(
+                text(f"EXPLAIN (FORMAT JSON) DELETE FROM user_logins WHERE {subject.condition}"),  # noqa: S608 - a constant
+                subject.values,
+            ).scalar_one()
+        nodes = list(_nodes(plan[0]["Plan"]))
+        assert {node["Index Name"] for node in nodes if "Index Name" in node} == indexes
+        assert "Seq Scan" not in {node["Node Type"] for node in nodes}
+    assert _erasure(pipeline, "u-77").run("he asked").rows == 5
+    assert len(pipeline.query("SELECT FROM user_logins")) == 99_995
+
+
+def _nodes(plan: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from _nodes(inner)
+
+
+def test_the_command_shows_then_erases(pipeline: Pipeline) -> None:
+    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    _load(pipeline)
+
+    def loginetl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "loginetl"), "erase", "--user-id", ANNA, *arguments],
+            env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"} | pipeline.settings.as_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    shown = loginetl("--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "Would be removed" in shown.stdout
+    assert len(pipeline.rows()) == 3
+    without_reason = loginetl("--yes")
+    assert (without_reason.returncode, "--reason" in without_reason.stderr) == (2, True)
+    assert len(pipeline.rows()) == 3
+    done = loginetl("--yes", "--reason", "ticket 12")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == shown.stdout.splitlines()[1:]
+    _assert_nothing_left_of_anna(pipeline)
+    said = shown.stdout + shown.stderr + done.stdout + done.stderr
+    assert not any(value in said for value in (ANNA, ANNA_IP, ANNA_DEVICE))

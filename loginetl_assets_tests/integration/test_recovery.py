@@ -1,0 +1,311 @@
+"""Recovery on real services: values for tokens, logged before anything is opened, and nothing shown otherwise."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tink
+from tink import hybrid
+
+from loginetl_assets.errors import OperatorError, SettingsError
+from loginetl_assets.logins.sealing import VaultSealer
+from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.privacy.recover import Outcome, Recovered, recover, tokens_of_user, tokens_of_value
+from loginetl_assets.privacy.rotate import retoken
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
+from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets_tests.pipeline import Pipeline, login
+
+LOGINETL = Path(sys.executable).parent / "loginetl"
+WHY = "ticket 4711"
+
+
+def _cli(
+    settings: Settings, *arguments: str, exit_code: int = 0, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [LOGINETL, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=settings.home.parent,
+        env={**os.environ, **settings.as_environment(), "COLUMNS": "200", **environment},
+        check=False,
+    )
+    assert done.returncode == exit_code, done.stderr
+    return done
+
+
+def _log(pipeline: Pipeline) -> list[Any]:
+    return pipeline.query("SELECT * FROM loginetl.pii_access_log ORDER BY access_id")
+
+
+def _tokens(pipeline: Pipeline, user_id: str = "u-1") -> tuple[str, str]:
+    row = pipeline.query("SELECT masked_ip, masked_device_id FROM user_logins WHERE user_id = :u", u=user_id)[0]
+    return row.masked_ip, row.masked_device_id
+
+
+def _recover(pipeline: Pipeline, *tokens: str) -> list[Recovered]:
+    return recover(pipeline.services.database(), Officer(pipeline.settings), tokens, reason=WHY)
+
+
+def _loaded(pipeline: Pipeline) -> tuple[str, str]:
+    pipeline.send([login(), login(user_id="u-2", ip="2001:db8::2", device_id="device-2")])
+    pipeline.run()
+    return _tokens(pipeline)
+
+
+def test_tokens_are_recovered_in_the_order_they_are_asked_for_and_each_once(pipeline: Pipeline) -> None:
+    ip, device = _loaded(pipeline)
+    answers = _recover(pipeline, device, ip, device)
+    assert [(one.token, one.outcome, one.field, one.value) for one in answers] == [
+        (device, Outcome.RECOVERED, "device_id", "593-47-5928"),
+        (ip, Outcome.RECOVERED, "ip", "198.51.100.7"),
+    ]
+
+
+def test_the_command_shows_values_as_table_json_and_csv_and_logs_each_time(pipeline: Pipeline) -> None:
+    ip, device = _loaded(pipeline)
+    table = _cli(pipeline.settings, "recover", ip, device, "--reason", WHY)
+    assert "198.51.100.7" in table.stdout
+    assert "593-47-5928" in table.stdout
+    as_json = _cli(pipeline.settings, "recover", ip, "--reason", WHY, "--format", "json")
+    assert json.loads(as_json.stdout) == [{"token": ip, "outcome": "recovered", "field": "ip", "value": "198.51.100.7"}]
+    as_csv = _cli(pipeline.settings, "recover", device, "--reason", WHY, "--format", "csv")
+    assert list(csv.DictReader(io.StringIO(as_csv.stdout))) == [
+        {"token": device, "outcome": "recovered", "field": "device_id", "value": "593-47-5928"}
+    ]
+    log = _log(pipeline)
+    assert [(row.action, row.reason, row.tokens) for row in log] == [
+        ("recover", WHY, [ip, device]),
+        ("recover", WHY, [ip]),
+        ("recover", WHY, [device]),
+    ]
+    assert all(" as " in row.who and row.at is not None for row in log)
+
+
+def test_the_command_recovers_by_user_and_by_file(pipeline: Pipeline, tmp_path: Path) -> None:
+    ip, device = _loaded(pipeline)
+    by_user = _cli(pipeline.settings, "recover", "--user-id", "u-2", "--reason", WHY, "--format", "json")
+    assert {one["value"] for one in json.loads(by_user.stdout)} == {"2001:db8::2", "device-2"}
+    (tmp_path / "tokens").write_text(f"{ip}\n\n  {device}  \n")
+    by_file = _cli(
+        pipeline.settings, "recover", "--file", str(tmp_path / "tokens"), "--reason", WHY, "--format", "json"
+    )
+    assert [one["value"] for one in json.loads(by_file.stdout)] == ["198.51.100.7", "593-47-5928"]
+    assert (
+        "no row of that user"
+        in _cli(pipeline.settings, "recover", "--user-id", "nobody", "--reason", WHY, exit_code=1).stderr
+    )
+    assert (
+        "cannot read"
+        in _cli(pipeline.settings, "recover", "--file", str(tmp_path / "none"), "--reason", WHY, exit_code=2).stderr
+    )
+    assert len(_log(pipeline)) == 2
+
+
+def test_without_a_reason_nothing_is_shown_and_nothing_logged(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    for reason in ([], ["--reason", "  "]):
+        done = _cli(pipeline.settings, "recover", ip, *reason, exit_code=2)
+        assert "--reason" in done.stderr
+        assert done.stdout == ""
+    done = _cli(pipeline.settings, "recover", "--reason", WHY, exit_code=2)
+    assert "no token" in done.stderr
+    assert _log(pipeline) == []
+
+
+def test_a_log_that_cannot_be_written_means_that_nothing_is_shown(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    pipeline.execute("ALTER TABLE loginetl.pii_access_log ADD CONSTRAINT full_up CHECK (false) NOT VALID")
+    done = _cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1)
+    assert "198.51.100.7" not in done.stdout + done.stderr
+    done = _cli(pipeline.settings, "token", "198.51.100.7", "--field", "ip", "--reason", WHY, exit_code=1)
+    assert ip not in done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert _log(pipeline) == []
+
+
+def test_the_log_row_is_committed_although_the_recovery_after_it_fails(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    pipeline.execute("ALTER TABLE loginetl.pii_vault RENAME TO vault_elsewhere")
+    with pytest.raises(OperatorError):
+        _recover(pipeline, ip)
+    assert [(row.action, row.tokens) for row in _log(pipeline)] == [("recover", [ip])]
+
+
+def test_each_token_that_gives_no_value_says_why(pipeline: Pipeline) -> None:
+    ip, device = _loaded(pipeline)
+    other_ip, other_device = _tokens(pipeline, "u-2")
+    with pipeline.services.database().transaction() as connection:
+        ledger.erase_from_vault(connection, [device])
+        stranger = tink.new_keyset_handle(OFFICER_TEMPLATE)
+        public = stranger.public_keyset_handle()
+        sealer = VaultSealer(public.primitive(hybrid.HybridEncrypt))
+        ledger.add_to_vault(
+            connection,
+            sealer.wrapped_key,
+            public.keyset_info().primary_key_id,
+            [("1.x", "ip", sealer.seal("1.x", "v"))],
+        )
+    pipeline.execute("UPDATE loginetl.pii_vault SET sealed = sealed || 'x'::bytea WHERE token = :t", t=other_ip)
+    answers = {one.token: one for one in _recover(pipeline, ip, device, "1.unknown", "1.x", other_ip, other_device)}
+    assert {token: one.outcome for token, one in answers.items()} == {
+        ip: Outcome.RECOVERED,
+        device: Outcome.ERASED,
+        "1.unknown": Outcome.UNKNOWN,
+        "1.x": Outcome.OTHER_KEY,
+        other_ip: Outcome.DAMAGED,
+        other_device: Outcome.RECOVERED,
+    }
+    assert all((one.value is None) == (one.outcome is not Outcome.RECOVERED) for one in answers.values())
+
+
+def test_a_damaged_data_key_is_not_mistaken_for_another_officers(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    pipeline.execute("UPDATE loginetl.vault_data_keys SET wrapped_key = wrapped_key || 'x'::bytea")
+    assert [one.outcome for one in _recover(pipeline, ip)] == [Outcome.DAMAGED]
+
+
+def test_a_value_moved_to_another_token_does_not_open(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    other_ip, _ = _tokens(pipeline, "u-2")
+    pipeline.execute(
+        "UPDATE loginetl.pii_vault v SET sealed = o.sealed FROM loginetl.pii_vault o"
+        " WHERE v.token = :mine AND o.token = :other",
+        mine=ip,
+        other=other_ip,
+    )
+    assert [one.outcome for one in _recover(pipeline, ip, other_ip)] == [Outcome.DAMAGED, Outcome.RECOVERED]
+
+
+def test_another_officers_keyset_recovers_nothing_and_says_so(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    stranger = replace(pipeline.settings, officer_keyset=keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))
+    answers = recover(pipeline.services.database(), Officer(stranger), [ip], reason=WHY)
+    assert [(one.outcome, one.value) for one in answers] == [(Outcome.OTHER_KEY, None)]
+
+
+def test_without_the_officers_keyset_the_error_comes_before_any_log_row(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    (pipeline.settings.home / "keys" / OFFICER_FILE).unlink()
+    done = _cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1)
+    assert "LOGINETL_KEYSET_OFFICER" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    landing_key = str(pipeline.settings.home / "keys" / "landing.json")
+    done = _cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1, LOGINETL_KEYSET_OFFICER=landing_key)
+    assert "wrong kind" in done.stderr
+    assert _log(pipeline) == []
+
+
+def test_the_token_of_a_value_is_the_one_in_the_table_for_any_spelling(pipeline: Pipeline) -> None:
+    _loaded(pipeline)
+    ip, device = _tokens(pipeline, "u-2")
+    for spelling in ("2001:db8::2", "2001:DB8:0:0:0::0002"):
+        done = _cli(pipeline.settings, "token", spelling, "--field", "ip", "--reason", WHY)
+        assert done.stdout.split() == [ip]
+    done = _cli(pipeline.settings, "token", "-", "--field", "device_id", "--reason", WHY, stdin=" device-2 \n")
+    assert done.stdout.split() == [device]
+    log = _log(pipeline)
+    assert [(row.action, row.reason, row.tokens) for row in log] == [
+        ("token", WHY, [ip]),
+        ("token", WHY, [ip]),
+        ("token", WHY, [device]),
+    ]
+    assert "device-2" not in str(log)
+    mapped = tokens_of_value(
+        pipeline.services.database(), pipeline.services.keyring, "ip", "::ffff:198.51.100.7", reason=WHY
+    )
+    assert mapped == [_tokens(pipeline)[0]]
+
+
+@pytest.mark.parametrize(("field", "value"), [("ip", "300.1.1.1"), ("ip", ""), ("device_id", "   ")])
+def test_a_value_that_is_none_of_its_field_has_no_token(pipeline: Pipeline, field: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^that is no {field}$"):
+        tokens_of_value(pipeline.services.database(), pipeline.services.keyring, field, value, reason=WHY)
+    assert _log(pipeline) == []
+
+
+def test_a_token_is_not_shown_without_a_reason(pipeline: Pipeline) -> None:
+    with pytest.raises(SettingsError, match="--reason"):
+        tokens_of_value(pipeline.services.database(), pipeline.services.keyring, "ip", "198.51.100.7", reason=" ")
+    assert _log(pipeline) == []
+
+
+def test_no_repr_shows_a_value_or_a_key(pipeline: Pipeline) -> None:
+    ip, _ = _loaded(pipeline)
+    officer = Officer(pipeline.settings)
+    keyring = pipeline.services.keyring
+    answers = recover(pipeline.services.database(), officer, [ip], reason=WHY)
+    shown = (
+        repr(answers) + str(answers) + repr(officer) + repr(keyring) + repr(officer.handle) + repr(keyring.tokenizer)
+    )
+    assert "198.51.100.7" not in shown
+    for path in (pipeline.settings.home / "keys").glob("*.json"):
+        for key in json.loads(path.read_text())["key"]:
+            assert key["keyData"]["value"][8:40] not in shown
+
+
+def test_an_old_token_is_recovered_after_retoken_under_the_name_it_was_asked_by(pipeline: Pipeline) -> None:
+    ip, device = _loaded(pipeline)
+    keyring = pipeline.services.keyring
+    role = KeysetRole.MASKING
+    replace_keyset("", keyring.source(role), keyset_json(with_new_primary(keyring.handle(role), TEMPLATES[role])))
+    services = Services(pipeline.settings)
+    officer = Officer(pipeline.settings)
+    retoken(services.database(), services.landing(), services.keyring, officer, reason=WHY)
+    new_ip, _ = _tokens(pipeline)
+    assert new_ip != ip
+    answers = _recover(pipeline, ip, device, new_ip)
+    assert [(one.token, one.value) for one in answers] == [
+        (ip, "198.51.100.7"),
+        (device, "593-47-5928"),
+        (new_ip, "198.51.100.7"),
+    ]
+    assert tokens_of_value(services.database(), services.keyring, "ip", "198.51.100.7", reason=WHY) == [new_ip, ip]
+
+
+def test_ten_thousand_tokens_and_one_are_recovered_at_once(pipeline: Pipeline) -> None:
+    keyring = pipeline.services.keyring
+    values = {
+        keyring.tokenizer.token("ip", value): value for value in (f"10.0.{n // 200}.{n % 200}" for n in range(10_001))
+    }
+    with pipeline.services.database().transaction() as connection:
+        sealer = VaultSealer(keyring.vault)
+        ledger.add_to_vault(
+            connection,
+            sealer.wrapped_key,
+            keyring.key_ids(KeysetRole.VAULT)[0],
+            ((token, "ip", sealer.seal(token, value)) for token, value in values.items()),
+        )
+    answers = _recover(pipeline, *values)
+    assert {one.token: one.value for one in answers} == values
+    (row,) = _log(pipeline)
+    assert len(row.tokens) == 10_001
+    assert row.counts == {"tokens": 10_001}
+
+
+def test_a_device_id_that_looks_like_markup_or_steers_a_terminal_is_shown_as_it_is(pipeline: Pipeline) -> None:
+    pipeline.send([login(device_id="[red]x[/red] [/nothing] \x1b[2J")])
+    pipeline.run()
+    done = _cli(pipeline.settings, "recover", "--user-id", "u-1", "--reason", WHY)
+    assert "[red]x[/red] [/nothing] \\x1b[2J" in done.stdout
+    assert "\x1b[2J" not in done.stdout
+
+
+def test_the_tokens_of_a_user_are_those_of_the_users_rows_alone(pipeline: Pipeline) -> None:
+    ip, device = _loaded(pipeline)
+    database = pipeline.services.database()
+    assert set(tokens_of_user(database, "u-1")) == {ip, device}
+    assert tokens_of_user(database, "' OR true --") == []
