@@ -148,6 +148,7 @@ class Drain:
         empty_in_a_row = 0
         failure: BaseException | None = None
         receives: dict[Future[list[ReceivedMessage]], int] = {}  # how many messages each may still bring
+        patient: set[Future[list[ReceivedMessage]]] = set()  # those of them that wait where there is nothing
         landings: set[Future[_Landed]] = set()
         deletes: set[Future[int]] = set()
         with ThreadPoolExecutor(limits.receivers + 2, thread_name_prefix="drain") as pool:
@@ -167,7 +168,12 @@ class Drain:
                     # What the queue said it had is on its way: what comes late is the next run's, and not worth a
                     # long poll's second. Where it said nothing is there it may not know yet (AWS's count lags).
                     hurry = 0 < limits.expected <= report.messages + sum(receives.values())
-                    receives[pool.submit(self._receive, most, 0 if hurry else limits.wait_seconds)] = most
+                    if hurry and patient:
+                        break  # a short poll beside them would take what they are waiting for
+                    receive = pool.submit(self._receive, most, 0 if hurry else limits.wait_seconds)
+                    receives[receive] = most
+                    if not hurry:
+                        patient.add(receive)
                 # An empty queue has nothing to wait for; on a FIFO queue waiting would hold up the whole group.
                 if batch.received and (empty_in_a_row or not receives or batch.is_due(limits)):
                     landings.add(pool.submit(self._land, batch))
@@ -180,6 +186,7 @@ class Drain:
                     try:
                         if future in receives:
                             del receives[future]
+                            patient.discard(future)
                             received = future.result()
                             report.messages += len(received)
                             report.empty_receives += not received
