@@ -3,6 +3,7 @@
 Limits are SQS's own: ten messages a call, 1 MiB a message (Amazon SQS Developer Guide, "message quotas").
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -171,6 +172,7 @@ def open_queue(
     max_attempts: int = 5,
     connections: int = 10,
     emulator: bool = False,
+    made_up_credentials: bool = False,
 ) -> LoginQueue:
     """Opens a queue by its URL; nothing is sent yet.
 
@@ -183,7 +185,8 @@ def open_queue(
         endpoint_url: overrides AWS_ENDPOINT_URL_SQS.
         max_attempts: tries per call, the first included (boto3's standard retry mode).
         connections: size of the connection pool; as many calls can be under way at once.
-        emulator: whether this is our own emulator, which takes made-up credentials.
+        emulator: whether this is our own emulator: made-up credentials, and the region its queue is in.
+        made_up_credentials: whether to sign with such where the environment names none; any emulator takes them.
 
     Raises:
         OperatorError: the URL is none, or no region can be told.
@@ -196,7 +199,8 @@ def open_queue(
     region = session.region_name
     if aws is None:
         region = EMULATED_REGION if emulator else region or EMULATED_REGION
-        endpoint_url = endpoint_url or f"{parts.scheme}://{parts.netloc}"
+        of_environment = os.environ.get("AWS_ENDPOINT_URL_SQS") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint_url = endpoint_url or of_environment or f"{parts.scheme}://{parts.netloc}"
     else:
         of_url = aws["region"] or aws["legacy"]
         if region and region != of_url:
@@ -206,6 +210,9 @@ def open_queue(
             )
         region = of_url
     try:
+        # Not asked of boto3, whose search ends at the network: the instance's metadata.
+        named = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
+        made_up = emulator or (made_up_credentials and not named)
         client = session.client(
             "sqs",
             region_name=region,
@@ -217,8 +224,8 @@ def open_queue(
                 read_timeout=30,  # above SQS's longest poll of 20 s
                 proxies={} if emulator else None,  # a proxy has no business on loopback
             ),
-            aws_access_key_id="local" if emulator else None,
-            aws_secret_access_key="local" if emulator else None,  # noqa: S106 - any will do there
+            aws_access_key_id="local" if made_up else None,
+            aws_secret_access_key="local" if made_up else None,  # noqa: S106 - any will do there
         )
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         raise _explained(error, url) from None

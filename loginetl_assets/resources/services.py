@@ -1,6 +1,7 @@
 """From settings to open connections: the one place that knows whether a service is configured or embedded."""
 
 from functools import cached_property
+from urllib.parse import urlsplit
 
 import boto3
 
@@ -13,6 +14,8 @@ from loginetl_assets.resources.ledger import REVISION
 from loginetl_assets.resources.login_table import check_table
 from loginetl_assets.resources.queue import LoginQueue, open_queue
 from loginetl_assets.settings import Settings
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
 class Services:
@@ -54,14 +57,17 @@ class Services:
     ) -> LoginQueue:
         """Opens the queue; the arguments are those of `open_queue`."""
         embedded = self.settings.queue_url is None
+        url = self.queue_url
         return open_queue(
-            self.queue_url,
+            url,
             session=session,
             # Named here, so that AWS_ENDPOINT_URL in the environment cannot send local messages elsewhere.
             endpoint_url=self._embedded().sqs_endpoint if embedded else endpoint_url,
             max_attempts=max_attempts,
             connections=connections,
             emulator=embedded,
+            # On this machine, and in the local environment, it is an emulator whoever started it.
+            made_up_credentials=self.settings.is_local and urlsplit(url).hostname in _LOOPBACK,
         )
 
     def database(self, *, application_name: str = "loginetl") -> LoginDatabase:
