@@ -37,7 +37,7 @@ class Landing:
         self.url = url
         parts = urlsplit(url)
         self._directory: Path | None = None
-        if parts.scheme == "file" and parts.path.startswith("/"):
+        if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
             self._directory = Path(unquote(parts.path))
         elif parts.scheme != "s3" or not parts.netloc:
             raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")

@@ -1,0 +1,63 @@
+"""The landing on both of its stores: a directory, and S3 as the emulator has it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.local.stack import Addresses
+from loginetl_assets.resources.landing import Landing, ObjectMissing
+from loginetl_assets_tests.pipeline import SAMPLE, Pipeline
+
+
+@pytest.fixture
+def bucket(addresses: Addresses, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a bucket on the session's emulator."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", addresses.sqs_endpoint)
+    name = f"landing-{uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=addresses.sqs_endpoint, region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}/some/prefix"
+
+
+@pytest.fixture(params=["file", "s3"])
+def landing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Landing]:
+    """A landing on either store."""
+    url = (tmp_path / "with space").as_uri() if request.param == "file" else request.getfixturevalue("bucket")
+    yield Landing(url)
+
+
+def test_what_was_put_is_got_listed_and_deleted(landing: Landing) -> None:
+    landing.put("batches/one", b"\x00\xff" * 1000)
+    landing.put("batches/two", b"")
+    landing.put("masked/three", b"3")
+    assert landing.get("batches/one") == b"\x00\xff" * 1000
+    assert landing.get("batches/two") == b""
+    assert sorted(key for key, _ in landing.list("batches")) == ["batches/one", "batches/two"]
+    landing.delete(["batches/one", "batches/never"])
+    assert [key for key, _ in landing.list("batches")] == ["batches/two"]
+    with pytest.raises(ObjectMissing, match="batches/one"):
+        landing.get("batches/one")
+
+
+def test_the_pipeline_runs_with_its_landing_on_s3(pipeline: Pipeline, bucket: str, tmp_path: Path) -> None:
+    with Pipeline.on(replace(pipeline.settings, landing_url=bucket), tmp_path / "on-s3") as on_s3:
+        on_s3.send(SAMPLE)
+        on_s3.run()
+        assert len(on_s3.rows()) == 99
+        assert len(list(on_s3.services.landing().list("batches"))) == on_s3.totals().batches
+    assert not (pipeline.settings.home / "landing").exists()
+
+
+def test_a_bucket_that_is_missing_is_named(bucket: str) -> None:
+    with pytest.raises(OperatorError, match=r"no bucket .* LOGINETL_LANDING_URL"):
+        Landing("s3://no-such-bucket-anywhere/prefix").put("batches/one", b"1")
+
+
+@pytest.mark.parametrize("url", ["", "landing", "/landing", "ftp://host/x", "s3://", "file://relative/path"])
+def test_a_url_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(OperatorError, match="LOGINETL_LANDING_URL"):
+        Landing(url)
