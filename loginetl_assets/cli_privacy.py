@@ -226,12 +226,20 @@ def keys_rotate(
         enabled_key_ids,
         setting_of,
     )
-    from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary, write_once
+    from loginetl_assets.resources.keysets import (
+        keyset_json,
+        refuse_inline,
+        replace_keyset,
+        with_new_primary,
+        write_once,
+    )
 
     services = _services()
     kms_key_uri = services.settings.kms_key_uri
     if role is RotatingRole.OFFICER:
         name, source = OFFICER_SETTING, officer_source(services.settings)
+        if output is None:
+            refuse_inline(setting_of(KeysetRole.VAULT), services.keyring.source(KeysetRole.VAULT))
         handle = with_new_primary(Officer(services.settings).handle, OFFICER_TEMPLATE)
     else:
         pipeline_role = KeysetRole(role)

@@ -15,6 +15,7 @@ from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.settings import KeysetRole
 
 _CHUNK = 10_000
 
@@ -141,7 +142,10 @@ def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: s
 
     Raises:
         SettingsError: the value is none of its field, or no reason was given.
+        OperatorError: the masking keyset is another database's.
     """
+    with database.transaction() as connection:
+        ledger.check_keys(connection, KeysetRole.MASKING, keys.key_ids(KeysetRole.MASKING))
     if field == "ip":
         canonical = canonical_ip(value)
     else:

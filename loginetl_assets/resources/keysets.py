@@ -103,6 +103,12 @@ def write_once(path: Path, text: str) -> None:
             os.link(draft.name, path)
 
 
+def refuse_inline(name: str, setting: str) -> None:
+    """Refuses a setting that is the keyset itself, where a place to write to is needed."""
+    if setting.lstrip().startswith("{"):
+        raise OperatorError(f"{name} holds the keyset itself: give --output FILE, and set it from there")
+
+
 def replace_keyset(name: str, setting: str, text: str) -> None:
     """Puts a keyset in the place of the one a setting names, whole or not at all.
 
@@ -116,8 +122,7 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
             raise OperatorError(f"{name}: Secrets Manager did not take the keyset ({_code(error)})") from None
         return
-    if setting.lstrip().startswith("{"):
-        raise OperatorError(f"{name} holds the keyset itself: give --output FILE, and set it from there")
+    refuse_inline(name, setting)
     path = Path(setting.removeprefix("file://"))
     try:
         with NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:

@@ -247,6 +247,10 @@ def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None
         ),
         {"old": [old for old, _ in pairs], "new": [new for _, new in pairs]},
     )
+    # Where an earlier keyset was put back, its tokens are current again and lead nowhere.
+    connection.execute(
+        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:new)"), {"new": [new for _, new in pairs]}
+    )
 
 
 def shorten_token_map(connection: Connection) -> None:
@@ -689,11 +693,12 @@ def unmark_tokens(connection: Connection, tokens: Iterable[str]) -> None:
 
 
 def erase_from_vault(connection: Connection, tokens: Sequence[str]) -> None:
-    """Removes values, data keys that hold none any more, and remembers which tokens were erased."""
+    """Removes values, data keys that hold none any more, and remembers which tokens were erased, old names included."""
     connection.execute(
         text(
             "WITH gone AS (DELETE FROM loginetl.pii_vault WHERE token = ANY(:tokens) RETURNING token)"
-            " INSERT INTO loginetl.erased_tokens (token) SELECT token FROM gone ON CONFLICT DO NOTHING"
+            " INSERT INTO loginetl.erased_tokens (token) SELECT token FROM gone UNION"
+            " SELECT old_token FROM loginetl.token_map JOIN gone ON new_token = token ON CONFLICT DO NOTHING"
         ),
         {"tokens": list(tokens)},
     )

@@ -16,6 +16,7 @@ from tink import hybrid
 
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.logins.sealing import VaultSealer
+from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, Recovered, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.rotate import retoken
@@ -274,6 +275,26 @@ def test_an_old_token_is_recovered_after_retoken_under_the_name_it_was_asked_by(
         (new_ip, "198.51.100.7"),
     ]
     assert tokens_of_value(services.database(), services.keyring, "ip", "198.51.100.7", reason=WHY) == [new_ip, ip]
+
+
+def test_an_erased_value_is_erased_under_its_old_token_too(pipeline: Pipeline) -> None:
+    ip, device = _loaded(pipeline)
+    keyring = pipeline.services.keyring
+    role = KeysetRole.MASKING
+    replace_keyset("", keyring.source(role), keyset_json(with_new_primary(keyring.handle(role), TEMPLATES[role])))
+    services = Services(pipeline.settings)
+    retoken(services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason=WHY)
+    subject = subject_of("u-1", [], services.keyring)
+    Erasure(services.database(), services.landing(), services.keyring, subject).run(WHY)
+    assert {one.outcome for one in _recover(pipeline, ip, device)} == {Outcome.ERASED}
+
+
+def test_another_databases_masking_keyset_gives_no_token(pipeline: Pipeline) -> None:
+    _loaded(pipeline)
+    pipeline.execute("UPDATE loginetl.keys SET key_id = 7 WHERE role = 'masking'")
+    with pytest.raises(OperatorError, match="LOGINETL_KEYSET_MASKING"):
+        tokens_of_value(pipeline.services.database(), pipeline.services.keyring, "ip", "198.51.100.7", reason=WHY)
+    assert _log(pipeline) == []
 
 
 def test_ten_thousand_tokens_and_one_are_recovered_at_once(pipeline: Pipeline) -> None:

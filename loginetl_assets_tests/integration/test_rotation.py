@@ -26,7 +26,7 @@ from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import read_masked
 from loginetl_assets.resources.database import copy_rows
 from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
-from loginetl_assets.resources.keysets import keyset_json
+from loginetl_assets.resources.keysets import keyset_json, replace_keyset
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets_tests.pipeline import Pipeline, login
@@ -538,3 +538,30 @@ def test_a_rotation_to_another_file_leaves_the_keyset_in_use_alone(pipeline: Pip
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("next.json", "next-public.json")} == {0o600}
     again = _cli(pipeline.settings, "keys", "rotate", "officer", "--output", str(tmp_path / "next.json"), exit_code=2)
     assert "never overwritten" in again.stderr
+
+
+def test_an_officer_is_not_rotated_halfway_where_the_public_keyset_cannot_be_written(pipeline: Pipeline) -> None:
+    pipeline.services.keyring.make_missing()
+    keys = pipeline.settings.home / "keys"
+    private = (keys / "officer-private.json").read_text()
+    inline = replace(pipeline.settings, keysets={KeysetRole.VAULT: (keys / "vault.json").read_text()})
+    refused = _cli(inline, "keys", "rotate", "officer", exit_code=1)
+    assert "LOGINETL_KEYSET_VAULT" in refused.stderr
+    assert (keys / "officer-private.json").read_text() == private
+
+
+def test_a_value_counts_once_where_an_earlier_keyset_was_put_back(pipeline: Pipeline) -> None:
+    earlier = pipeline.services.keyring.source(KeysetRole.MASKING)
+    text = Path(earlier).read_text()
+    _send(pipeline, 1, 2)
+    pipeline.run()
+    rotated = _rotated(pipeline)
+    _retoken(rotated)
+    both = json.loads(Path(earlier).read_text())
+    replace_keyset("", earlier, json.dumps({**both, "primaryKeyId": json.loads(text)["primaryKeyId"]}))
+    back = _restarted(pipeline)
+    _send(back, 1, 3)
+    back.run()
+    assert _distinct(back)[0] == 3
+    _retoken(back)
+    assert _distinct(back)[0] == 3
