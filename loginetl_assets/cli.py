@@ -4,8 +4,6 @@ Dagster, polars and the drivers are imported by the commands that need them, so 
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 """
 
-# ruff: noqa: PLC0415
-
 import errno
 import json
 import sys
@@ -20,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from loginetl_assets import cli_privacy
+from loginetl_assets.cli_privacy import configured_services
 from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
 from loginetl_assets.settings import Settings
 
@@ -74,7 +73,7 @@ def _fail(text: str, exit_code: int = 1) -> NoReturn:
 @app.command()
 def up() -> None:
     """Start the embedded Postgres and SQS, make local keys, bring the schema up to date."""
-    services = _services()
+    services = configured_services()
     if not services.settings.is_local:
         raise SettingsError("`loginetl up` is for LOGINETL_ENV=local; elsewhere the services are yours")
     services.keyring.make_missing()
@@ -85,7 +84,7 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop the embedded services; tables and queued messages are kept."""
-    _services().stack.stop()
+    configured_services().stack.stop()
     err.print("stopped")
 
 
@@ -94,7 +93,7 @@ def migrate() -> None:
     """Bring schema `loginetl` in Postgres to this version's state."""
     from loginetl_assets.resources.database import LoginDatabase
 
-    LoginDatabase(_services().database_url, application_name="loginetl migrate").migrate()
+    LoginDatabase(configured_services().database_url, application_name="loginetl migrate").migrate()
     err.print("schema loginetl is up to date")
 
 
@@ -103,7 +102,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show addresses and counts; starts nothing."""
-    services = _services()
+    services = configured_services()
     if as_json:
         print(json.dumps(_status(services), indent=2))  # noqa: T201 - for programs, not for people
     else:
@@ -133,7 +132,7 @@ def send(
             raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
     # Not splitlines: JSON takes U+2028 and others as they are between quotes.
     bodies = [line for line in text.split("\n") if line.strip()]
-    queue = _services().queue()
+    queue = configured_services().queue()
     with Progress(
         TextColumn("sending"),
         BarColumn(),
@@ -209,7 +208,7 @@ def rejected_list(
     """List rejected messages: id, time, reason and field, never the body."""
     from loginetl_assets.resources import ledger
 
-    with _services().database().transaction() as connection:
+    with configured_services().database().transaction() as connection:
         rows = ledger.list_rejected(connection, reason=reason, limit=limit)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], default=str, indent=2))  # noqa: T201
@@ -234,7 +233,7 @@ def export(
     """Write the masked table `user_logins` to a file."""
     from loginetl_assets.resources.login_table import export_csv, export_parquet
 
-    with _services().database().transaction() as connection:
+    with configured_services().database().transaction() as connection:
         try:
             if file == Path("-"):
                 if file_format is not ExportFormat.CSV:
@@ -258,7 +257,7 @@ def psql(context: typer.Context) -> None:
 
     from loginetl_assets.resources.database import LoginDatabase
 
-    services = _services()
+    services = configured_services()
     url = LoginDatabase(services.database_url).url
     program = shutil.which("psql")
     if program is None and services.settings.is_local:
@@ -281,7 +280,7 @@ def ui(
     import os
     import socket
 
-    services = _services()
+    services = configured_services()
     with socket.socket() as probe:  # `dagster dev` would go on without its page, for ever
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -300,12 +299,6 @@ def ui(
     where = ["-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     arguments = [*quiet, "-m", "dagster", "dev", *where]
     os.execve(sys.executable, [sys.executable, *arguments], environment)  # noqa: S606 - our own interpreter
-
-
-def _services() -> "Services":
-    from loginetl_assets.resources.services import Services
-
-    return Services(Settings.from_environment())
 
 
 def _dagster_environment(services: "Services") -> dict[str, str]:

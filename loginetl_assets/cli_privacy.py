@@ -1,7 +1,5 @@
 """The commands of the privacy officer: recover, token, erase, keys, roles. Added to the `loginetl` command."""
 
-# ruff: noqa: PLC0415
-
 import csv
 import json
 import sys
@@ -75,7 +73,7 @@ def recover(
     from loginetl_assets.privacy.recover import recover as recover_values
     from loginetl_assets.privacy.recover import tokens_of_user
 
-    services = _services()
+    services = configured_services()
     officer = Officer(services.settings)
     database = services.database(application_name="loginetl recover")
     wanted = list(tokens or [])
@@ -115,7 +113,7 @@ def token(
     """Print the token of a value, to search for; needs the masking keyset, and is logged first."""
     from loginetl_assets.privacy.recover import tokens_of_value
 
-    services = _services()
+    services = configured_services()
     keyring = services.keyring
     if value == "-":
         value = sys.stdin.readline().rstrip("\n")
@@ -137,7 +135,7 @@ def erase(
 
     from loginetl_assets.privacy.erase import Erasure, subject_of
 
-    services = _services()
+    services = configured_services()
     subject = subject_of(user_id, list(tokens or []), services.keyring)
     erasure = Erasure(
         services.database(application_name="loginetl erase"), services.landing(), services.keyring, subject
@@ -195,7 +193,7 @@ def keys_show() -> None:
     """Show key ids by keyset, the primary first, and which the database was written with; never a key."""
     from sqlalchemy import text
 
-    services = _services()
+    services = configured_services()
     with services.database().transaction() as connection:
         used = connection.execute(text("SELECT role, key_id, first_used_at FROM loginetl.keys")).all()
     since = {(row.role, row.key_id): f"{row.first_used_at:%Y-%m-%d %H:%M}" for row in used}
@@ -234,7 +232,7 @@ def keys_rotate(
         write_once,
     )
 
-    services = _services()
+    services = configured_services()
     kms_key_uri = services.settings.kms_key_uri
     if role is RotatingRole.OFFICER:
         name, source = OFFICER_SETTING, officer_source(services.settings)
@@ -273,7 +271,7 @@ def keys_retoken(reason: Reason = "") -> None:
     from loginetl_assets.privacy.officer import Officer
     from loginetl_assets.privacy.rotate import retoken
 
-    services = _services()
+    services = configured_services()
     started = time.monotonic()
     with _progress() as progress:
         counts = retoken(
@@ -294,7 +292,7 @@ def keys_rewrap(reason: Reason = "") -> None:
     from loginetl_assets.privacy.officer import Officer
     from loginetl_assets.privacy.rotate import rewrap
 
-    services = _services()
+    services = configured_services()
     with _progress() as progress:
         moved = rewrap(
             services.database(application_name="loginetl rewrap"),
@@ -310,7 +308,7 @@ def roles() -> None:
     """Create the Postgres roles loginetl_loader, loginetl_analyst and loginetl_privacy with their grants."""
     from loginetl_assets.privacy.roles import grant_roles
 
-    grant_roles(_services().database(application_name="loginetl roles"))
+    grant_roles(configured_services().database(application_name="loginetl roles"))
     err.print("roles are in place: GRANT loginetl_loader (or _analyst, _privacy) TO your logins")
 
 
@@ -335,7 +333,8 @@ class _progress:  # noqa: N801 - reads as the verb it is used as
         self._bars.stop()
 
 
-def _services() -> "Services":
+def configured_services() -> "Services":
+    """The services that the environment names."""
     from loginetl_assets.resources.services import Services
 
     return Services(Settings.from_environment())

@@ -69,18 +69,14 @@ class DrainReport(msgspec.Struct):
     messages: int = 0
     batches: int = 0
     bytes: int = 0
-    empty_receives: int = 0
     undeleted: int = 0  # landed, but SQS did not delete them: they come again and change nothing
-    batch_ids: list[int] = msgspec.field(default_factory=list)
 
     def add(self, other: "DrainReport") -> None:
         """Adds another process's part; the more urgent reason to stop wins."""
         self.messages += other.messages
         self.batches += other.batches
         self.bytes += other.bytes
-        self.empty_receives += other.empty_receives
         self.undeleted += other.undeleted
-        self.batch_ids += other.batch_ids
         if other.stopped_reason is not StoppedReason.QUEUE_EMPTY:
             self.stopped_reason = other.stopped_reason
 
@@ -109,7 +105,6 @@ class _OpenBatch:
 
 @dataclass(frozen=True)
 class _Landed:
-    batch_id: int
     size: int
     receipt_handles: list[str]
 
@@ -189,7 +184,6 @@ class Drain:
                             patient.discard(future)
                             received = future.result()
                             report.messages += len(received)
-                            report.empty_receives += not received
                             empty_in_a_row = 0 if received else empty_in_a_row + 1
                             batch.add(received)
                         elif future in landings:
@@ -197,8 +191,7 @@ class Drain:
                             landed = future.result()
                             report.batches += 1
                             report.bytes += landed.size
-                            report.batch_ids.append(landed.batch_id)
-                            deletes |= {pool.submit(self._delete, ten) for ten in _in_parts(landed.receipt_handles)}
+                            deletes |= {pool.submit(self._delete, part) for part in _in_parts(landed.receipt_handles)}
                         else:
                             deletes.remove(future)
                             report.undeleted += future.result()
@@ -226,7 +219,7 @@ class Drain:
         messages = [one.message for one in batch.received]
         object_key, size = write_messages(self._landing, self._keyring, messages)
         with self._database.transaction() as connection:
-            batch_id = ledger.register_batch(
+            ledger.register_batch(
                 connection,
                 object_key=object_key,
                 landing_key_id=self._keyring.key_ids(KeysetRole.LANDING)[0],
@@ -235,7 +228,7 @@ class Drain:
                 oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
                 run_id=self._run_id,
             )
-        return _Landed(batch_id, size, [one.receipt_handle for one in batch.received])
+        return _Landed(size, [one.receipt_handle for one in batch.received])
 
     def _delete(self, receipt_handles: list[str]) -> int:
         """Deletes messages, ten a call; gives back how many SQS kept."""

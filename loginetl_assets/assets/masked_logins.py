@@ -155,7 +155,7 @@ def masked_logins(
                 masker.mask(connection, batch, totals)
         if totals.set_aside:
             context.log.warning(
-                f"{totals.set_aside} batches could not be read and were set aside: see `loginetl status`"  # noqa: G004
+                f"{totals.set_aside} batches could not be read and were set aside: see `loginetl status`"  # noqa: G004 - a count
             )
         with open_database.transaction() as connection:
             rejected_rows = table_rows(connection, "loginetl.rejected_logins")

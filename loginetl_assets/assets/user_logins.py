@@ -58,7 +58,7 @@ def user_logins(
                 rows += logins.height
                 batches += 1
         if set_aside:
-            context.log.warning(f"{set_aside} batches were set aside: see `loginetl status`")  # noqa: G004
+            context.log.warning(f"{set_aside} batches were set aside: see `loginetl status`")  # noqa: G004 - a count
         with open_database.transaction() as connection:
             total = table_rows(connection)
         yield dg.MaterializeResult(

@@ -7,6 +7,7 @@ import dagster as dg
 
 from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import delete_doomed
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
 from loginetl_assets.resources.landing import BATCHES, MASKED
 
@@ -61,11 +62,7 @@ def purge(
                 files.delete(keys)
                 ledger.mark_purged(connection, [batch.batch_id for batch in expired])
                 objects += len(keys)
-        with open_database.transaction() as connection:
-            doomed = ledger.doomed_objects(connection)
-            files.delete(doomed)
-            ledger.forget_doomed(connection, doomed)
-        objects += len(doomed)
+        objects += delete_doomed(open_database, files)
         orphans = 0
         for prefix in (BATCHES, MASKED):
             old = [key for key, written_at in files.list(prefix) if written_at < now - ORPHAN_AGE]

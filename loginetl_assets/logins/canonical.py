@@ -26,6 +26,13 @@ def canonical_ip(text: str) -> str | None:
     return str(address.ipv4_mapped or address)
 
 
+def canonical_value(field: str, text: str) -> str | None:
+    """The one spelling of a single value of `ip` or `device_id`, or None where the text is none of that field."""
+    if field == "ip":
+        return canonical_ip(text)
+    return pl.select(canonical_device_id(pl.lit(text))).item() or None
+
+
 def canonical_device_id(text: pl.Expr) -> pl.Expr:
     """Stripped of white space at both ends and in Unicode's normal form C."""
     return text.str.strip_chars().str.normalize("NFC")

@@ -20,7 +20,7 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
-from loginetl_assets.logins.canonical import canonical_device_id, canonical_ip
+from loginetl_assets.logins.canonical import canonical_value
 from loginetl_assets.logins.message import Login, QueuedMessage, read_login
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
 from loginetl_assets.logins.tokens import Tokenizer
@@ -28,6 +28,7 @@ from loginetl_assets.privacy import audit
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import (
     Unreadable,
+    delete_doomed,
     read_masked,
     read_messages,
     write_masked,
@@ -134,20 +135,13 @@ class Tokens:
         return any(
             tokenizer.token(field, canonical) in self._tokens
             for field, value in candidates
-            if (canonical := _canonical(field, value))
+            if (canonical := canonical_value(field, value))
             for tokenizer in self._tokenizers
         )
 
     def masked(self) -> pl.Expr:
         """By either token."""
         return pl.col("masked_ip").is_in(self._tokens) | pl.col("masked_device_id").is_in(self._tokens)
-
-
-def _canonical(field: str, value: str) -> str | None:
-    if field == "ip":
-        return canonical_ip(value)
-    canonical: str = pl.DataFrame({"value": [value]}).select(canonical_device_id(pl.col("value"))).item()
-    return canonical
 
 
 class Erasure:
@@ -197,7 +191,7 @@ class Erasure:
                 self._subject.add(token for pair in pairs for token in pair)
             batch_ids = ledger.batches_in_landing(connection)
         if remove:
-            self._delete_doomed()
+            delete_doomed(self._database, self._landing)
         while True:
             for done, batch_id in enumerate(batch_ids, 1):
                 with self._database.transaction() as connection:
@@ -205,7 +199,7 @@ class Erasure:
                     if batch is not None:
                         self._clean_batch(connection, batch, counts, tokens, remove=remove)
                 if remove:
-                    self._delete_doomed()
+                    delete_doomed(self._database, self._landing)
                 progress(done, len(batch_ids))
             with self._database.transaction() as connection:
                 self._clean_rejected(connection, counts, remove=remove)
@@ -271,7 +265,7 @@ class Erasure:
             login = read_login(message.body)
             if isinstance(login, Login):
                 for field, value in (("ip", login.ip), ("device_id", login.device_id)):
-                    if canonical := _canonical(field, value):
+                    if canonical := canonical_value(field, value):
                         found |= {
                             tokenizer.token(field, canonical)
                             for tokenizer in (self._keys.tokenizer, *self._keys.old_tokenizers)
@@ -298,7 +292,7 @@ class Erasure:
         verb = "DELETE FROM user_logins" if remove else "SELECT masked_ip, masked_device_id FROM user_logins"
         returning = " RETURNING masked_ip, masked_device_id" if remove else ""
         rows = connection.execute(
-            text(f"{verb} WHERE {self._subject.condition}{returning}"),  # noqa: S608 - constants of this module
+            text(f"{verb} WHERE {self._subject.condition}{returning}"),
             self._subject.values,
         ).all()
         counts.rows += len(rows)
@@ -333,12 +327,6 @@ class Erasure:
         if remove:
             ledger.unmark_tokens(connection, tokens - alone)
             ledger.erase_from_vault(connection, sorted(alone))
-
-    def _delete_doomed(self) -> None:
-        with self._database.transaction() as connection:
-            doomed = ledger.doomed_objects(connection)
-            self._landing.delete(doomed)
-            ledger.forget_doomed(connection, doomed)
 
 
 def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject:

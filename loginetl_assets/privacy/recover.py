@@ -4,11 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
-from loginetl_assets.logins.canonical import canonical_device_id, canonical_ip
+from loginetl_assets.logins.canonical import canonical_value
 from loginetl_assets.logins.sealing import NotOpened
 from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.officer import Officer
@@ -146,10 +145,7 @@ def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: s
     """
     with database.transaction() as connection:
         ledger.check_keys(connection, KeysetRole.MASKING, keys.key_ids(KeysetRole.MASKING))
-    if field == "ip":
-        canonical = canonical_ip(value)
-    else:
-        canonical = pl.DataFrame({"device_id": [value]}).select(canonical_device_id(pl.col("device_id"))).item()
+    canonical = canonical_value(field, value)
     if not canonical:
         raise SettingsError(f"that is no {field}")
     tokens = [tokenizer.token(field, canonical) for tokenizer in (keys.tokenizer, *keys.old_tokenizers)]

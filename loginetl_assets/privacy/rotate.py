@@ -25,7 +25,7 @@ from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, VaultSe
 from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import Unreadable, read_masked, write_masked
+from loginetl_assets.resources.batch_files import Unreadable, delete_doomed, read_masked, write_masked
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
@@ -119,7 +119,7 @@ def _move_values(
     with database.transaction() as connection:
         total = connection.execute(
             text(f"SELECT count(*) {unmoved}"),
-            {"primary": primary, "after": ""},  # noqa: S608 - constants
+            {"primary": primary, "after": ""},
         ).scalar_one()
     after = ""
     while True:
@@ -128,7 +128,7 @@ def _move_values(
             entries = connection.execute(
                 text(
                     "SELECT v.token, v.field, v.sealed, v.data_key_id, k.wrapped_key"
-                    " FROM (SELECT token, field, sealed, data_key_id"  # noqa: S608 - constants
+                    " FROM (SELECT token, field, sealed, data_key_id"
                     f" {unmoved} ORDER BY token LIMIT :limit) v JOIN loginetl.vault_data_keys k USING (data_key_id)"
                     " ORDER BY v.token"
                 ),
@@ -233,10 +233,7 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
             else:
                 ledger.replace_masked(connection, batch, None)
             counts.masked_files += 1
-        with database.transaction() as connection:
-            doomed = ledger.doomed_objects(connection)
-            landing.delete(doomed)
-            ledger.forget_doomed(connection, doomed)
+        delete_doomed(database, landing)
         progress("masked files", done, len(batch_ids))
 
 

@@ -10,6 +10,8 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
 from loginetl_assets.logins.sealing import NotOpened, open_sealed, seal
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import BATCHES, MASKED, Landing, ObjectMissing
 from loginetl_assets.resources.ledger import Batch
@@ -69,3 +71,12 @@ def read_masked(landing: Landing, batch: Batch) -> pl.DataFrame:
         raise Unreadable(f"masked file: {error}") from None
     except PolarsError:  # its text quotes what it could not read
         raise Unreadable("masked file: it cannot be read as masked logins") from None
+
+
+def delete_doomed(database: LoginDatabase, landing: Landing) -> int:
+    """Deletes the objects that were replaced, and takes them off the list once they are gone; gives back how many."""
+    with database.transaction() as connection:
+        doomed = ledger.doomed_objects(connection)
+        landing.delete(doomed)
+        ledger.forget_doomed(connection, doomed)
+    return len(doomed)
