@@ -26,7 +26,7 @@ from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, vault
 from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.database import LoginDatabase, copy_rows
 from loginetl_assets.resources.keyring import TEMPLATES, Keyring
@@ -89,7 +89,7 @@ def _fill(login_database: LoginDatabase, keys: Keyring, rows: int, values: int) 
                 for role in KeysetRole:
                     ledger.check_keys(connection, role, keys.key_ids(role))
                 sealer = VaultSealer(keys.vault)
-                ledger.add_to_vault(
+                vault.add(
                     connection,
                     sealer.wrapped_key,
                     keys.key_ids(KeysetRole.VAULT)[0],

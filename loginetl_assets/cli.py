@@ -206,10 +206,10 @@ def rejected_list(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
     """List rejected messages: id, time, reason and field, never the body."""
-    from loginetl_assets.resources import ledger
+    from loginetl_assets.resources import rejections
 
     with configured_services().database().transaction() as connection:
-        rows = ledger.list_rejected(connection, reason=reason, limit=limit)
+        rows = rejections.newest(connection, reason=reason, limit=limit)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], default=str, indent=2))  # noqa: T201
         return

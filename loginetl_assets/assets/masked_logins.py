@@ -23,7 +23,7 @@ from loginetl_assets.assets.metadata import (
 )
 from loginetl_assets.logins.masking import MaskedBatch, mask_batch
 from loginetl_assets.logins.sealing import VaultSealer, seal
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, rejections, vault
 from loginetl_assets.resources.batch_files import Unreadable, read_messages, write_masked
 from loginetl_assets.resources.configured import (
     KeyringResource,
@@ -33,8 +33,9 @@ from loginetl_assets.resources.configured import (
 )
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.ledger import Batch, BatchState, SealedRejection
+from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.resources.login_table import table_rows
+from loginetl_assets.resources.rejections import SealedRejection
 from loginetl_assets.settings import KeysetRole
 
 
@@ -199,14 +200,14 @@ class _Masker:
 
     def mask(self, connection: Connection, batch: Batch, totals: MaskingTotals) -> None:
         """Masks one batch, or sets it aside where it cannot be read."""
-        ledger.share_vault(connection)
+        vault.share(connection)
         try:
             messages = read_messages(self._landing, self.keys, batch)
         except Unreadable as error:
             ledger.set_aside(connection, batch, str(error))
             totals.set_aside += 1
             return
-        ledger.forget_rejections(connection, batch)
+        rejections.forget_batch(connection, batch)
         settled = ledger.settled(connection, [message.key for message in messages])
         loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
         # What is settled is not masked again: a redelivered message of somebody erased must not fill the vault.
@@ -220,7 +221,7 @@ class _Masker:
         masked_key, size = write_masked(self._landing, masked.logins)
         # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
         new_tokens = self._fill_vault(connection, masked)
-        rejected = ledger.add_rejections(connection, batch, self._sealed_rejections(masked))
+        rejected = rejections.add(connection, batch, self._sealed_rejections(masked))
         duplicates = (
             masked.repeated + (len(masked.rejected) - rejected) + (len(messages) - len(unsettled) - loaded_before)
         )
@@ -245,10 +246,10 @@ class _Masker:
         totals.bytes += size
 
     def _fill_vault(self, connection: Connection, masked: MaskedBatch) -> int:
-        known = ledger.known_tokens(connection, masked.vault["token"].to_list())
+        known = vault.known_tokens(connection, masked.vault["token"].to_list())
         new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
         # While keys rotate, every value is entered under both before its row is loaded: see the view loginetl.logins.
-        ledger.map_tokens(
+        vault.map_tokens(
             connection,
             (
                 (old.token(field, value), token)
@@ -259,7 +260,7 @@ class _Masker:
         if not new:
             return 0
         sealer = VaultSealer(self.keys.vault)
-        return ledger.add_to_vault(
+        return vault.add(
             connection,
             sealer.wrapped_key,
             self.keys.key_ids(KeysetRole.VAULT)[0],

@@ -8,7 +8,7 @@ import dagster as dg
 
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import rejections
 from loginetl_assets.resources.services import Services
 
 
@@ -47,7 +47,7 @@ def run_until_empty(
     job = definitions.resolve_job_def(LOGIN_ETL)
     summary, started = RunSummary(), time.monotonic()
     with services.database().transaction() as connection:
-        reasons_before = ledger.rejections_by_reason(connection)
+        reasons_before = rejections.by_reason(connection)
     while True:
         left = messages_per_run if max_messages is None else max_messages - summary.messages
         result = job.execute_in_process(
@@ -65,7 +65,7 @@ def run_until_empty(
         if summary.stopped_reason == "queue_empty" or summary.messages == max_messages:
             break
     with services.database().transaction() as connection:
-        for reason, count in ledger.rejections_by_reason(connection).items():
+        for reason, count in rejections.by_reason(connection).items():
             if new := count - reasons_before.get(reason, 0):
                 summary.rejections[reason] = new
     summary.seconds = time.monotonic() - started

@@ -11,7 +11,7 @@ import polars as pl
 
 from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.logins.masking import MASKED_SCHEMA
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, rejections
 from loginetl_assets.resources.batch_files import Unreadable, read_masked
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
 from loginetl_assets.resources.landing import Landing
@@ -56,7 +56,7 @@ def user_logins_are_sound(
             settled = ledger.settled_by(connection, ids)
             keys = [UUID(key) for key in logins["message_key"].unique()]
             without_outcome = len(keys) - ledger.settled_among(connection, keys)
-            sealed_rejections = ledger.sealed_rejections(connection, ids)
+            sealed_rejections = rejections.count(connection, ids)
             repeated = repeated_logins(connection, logins)
             shared = {
                 column: tokens_of_several_users(connection, column, logins[column].unique().to_list())

@@ -25,7 +25,7 @@ from loginetl_assets.logins.message import Login, QueuedMessage, read_login
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.privacy import audit
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, rejections, vault
 from loginetl_assets.resources.batch_files import (
     Unreadable,
     delete_doomed,
@@ -187,7 +187,7 @@ class Erasure:
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
                 ledger.check_keys(connection, role, self._keys.key_ids(role))
             if isinstance(self._subject, Tokens):
-                pairs = ledger.token_pairs(connection, self._subject.audit_tokens)
+                pairs = vault.token_pairs(connection, self._subject.audit_tokens)
                 self._subject.add(token for pair in pairs for token in pair)
             batch_ids = ledger.batches_in_landing(connection)
         if remove:
@@ -209,7 +209,7 @@ class Erasure:
             if not batch_ids:
                 break
         with self._database.transaction() as connection:
-            ledger.claim_vault(connection)
+            vault.claim(connection)
             self._clean_vault(connection, counts, tokens, remove=remove)
         return counts
 
@@ -240,7 +240,7 @@ class Erasure:
                 self._shared |= {*others["masked_ip"], *others["masked_device_id"]} & of_batch
         if not remove:
             return
-        ledger.mark_tokens(connection, of_batch)
+        vault.mark_tokens(connection, of_batch)
         doomed = [batch.object_key, *([batch.masked_key] if batch.masked_key else [])]
         gone = {id(message) for message in meant}
         kept = [message for message in messages if id(message) not in gone]
@@ -275,12 +275,12 @@ class Erasure:
     def _clean_rejected(self, connection: Connection, counts: ErasureCounts, *, remove: bool) -> None:
         """Opens every rejected body, in pages by key, and removes those that are meant."""
         last = UUID(int=0)
-        while page := ledger.rejected_page(connection, last, _CHUNK):
+        while page := rejections.page(connection, last, _CHUNK):
             last = page[-1][0]
             meant = [key for key, sealed in page if self._is_meant(sealed, key)]
             counts.rejected_bodies += len(meant)
             if remove and meant:
-                ledger.erase_rejected(connection, meant)
+                rejections.erase(connection, meant)
 
     def _is_meant(self, sealed: bytes, key: UUID) -> bool:
         try:
@@ -300,12 +300,12 @@ class Erasure:
         if isinstance(self._subject, Tokens):
             tokens |= set(self._subject.audit_tokens)
         if remove:
-            ledger.mark_tokens(connection, tokens)
+            vault.mark_tokens(connection, tokens)
 
     def _clean_vault(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         """Removes the values that no other row and no pending batch has; nobody masks meanwhile."""
-        tokens |= ledger.marked_tokens(connection)  # those of an erasure that was killed among them
-        pairs = ledger.token_pairs(connection, tokens)
+        tokens |= vault.marked_tokens(connection)  # those of an erasure that was killed among them
+        pairs = vault.token_pairs(connection, tokens)
         tokens |= {token for pair in pairs for token in pair}
         shared = tokens & self._shared
         last = 0
@@ -318,15 +318,15 @@ class Erasure:
                     continue
                 shared |= tokens & {*others["masked_ip"], *others["masked_device_id"]}
         candidates = sorted(tokens - shared)
-        alone = set(ledger.tokens_of_nobody_else(connection, candidates, self._subject.condition, self._subject.values))
+        alone = set(vault.tokens_of_nobody_else(connection, candidates, self._subject.condition, self._subject.values))
         for pair in (*pairs, *pairs):  # one value under two keys; twice, since a new token may have several old ones
             if not alone.issuperset(pair):
                 alone.difference_update(pair)
-        counts.vault_entries += ledger.count_vault(connection, sorted(alone))
-        counts.vault_entries_kept += ledger.count_vault(connection, sorted(tokens - alone))
+        counts.vault_entries += vault.count(connection, sorted(alone))
+        counts.vault_entries_kept += vault.count(connection, sorted(tokens - alone))
         if remove:
-            ledger.unmark_tokens(connection, tokens - alone)
-            ledger.erase_from_vault(connection, sorted(alone))
+            vault.unmark_tokens(connection, tokens - alone)
+            vault.erase(connection, sorted(alone))
 
 
 def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject:

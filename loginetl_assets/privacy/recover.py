@@ -11,7 +11,7 @@ from loginetl_assets.logins.canonical import canonical_value
 from loginetl_assets.logins.sealing import NotOpened
 from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.officer import Officer
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, vault
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.settings import KeysetRole
@@ -83,7 +83,7 @@ def recover(database: LoginDatabase, officer: Officer, tokens: Iterable[str], *,
 
 def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> list[Recovered]:
     """Answers each token; one that a rotation has replaced is looked up under its new one."""
-    new = ledger.mapped_tokens(connection, asked)
+    new = vault.mapped_tokens(connection, asked)
     tokens = [new.get(token, token) for token in asked]
     entries = connection.execute(
         text(

@@ -24,7 +24,7 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, VaultSealer
 from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.officer import Officer
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, vault
 from loginetl_assets.resources.batch_files import Unreadable, delete_doomed, read_masked, write_masked
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
@@ -76,7 +76,7 @@ def retoken(
     _move_files(database, landing, counts, progress)
     _move_rows(database, primary, counts, progress)
     with database.transaction() as connection:
-        ledger.claim_vault(connection)
+        vault.claim(connection)
         counts.removed_entries = connection.execute(
             text(
                 "DELETE FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary)"
@@ -86,7 +86,7 @@ def retoken(
             ),
             {"primary": primary},
         ).rowcount
-        ledger.drop_empty_data_keys(connection)
+        vault.drop_empty_data_keys(connection)
     return counts
 
 
@@ -124,7 +124,7 @@ def _move_values(
     after = ""
     while True:
         with database.transaction() as connection:
-            ledger.share_vault(connection)
+            vault.share(connection)
             entries = connection.execute(
                 text(
                     "SELECT v.token, v.field, v.sealed, v.data_key_id, k.wrapped_key"
@@ -136,7 +136,7 @@ def _move_values(
             ).all()
             if not entries:
                 # Tokens of keys that are no longer held still point at what they became in an earlier rotation.
-                ledger.shorten_token_map(connection)
+                vault.shorten_token_map(connection)
                 return
             after = entries[-1].token
             by_key: dict[int, list[tuple[str, bytes]]] = {}
@@ -156,7 +156,7 @@ def _move_values(
             moved = {entry.token: keys.tokenizer.token(entry.field, values[entry.token]) for entry in entries}
             # A value's tokens under every old key at once, and the map before the vault, as the pipeline does: it
             # waits for us or we for it, and never each for the other.
-            ledger.map_tokens(
+            vault.map_tokens(
                 connection,
                 (
                     (old, moved[entry.token])
@@ -167,7 +167,7 @@ def _move_values(
                     )
                 ),
             )
-            ledger.add_to_vault(
+            vault.add(
                 connection,
                 sealer.wrapped_key,
                 keys.key_ids(KeysetRole.VAULT)[0],
@@ -222,7 +222,7 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
                 logins = read_masked(landing, batch)
             except Unreadable:
                 continue
-            new = ledger.mapped_tokens(connection, [*logins["masked_ip"], *logins["masked_device_id"]])
+            new = vault.mapped_tokens(connection, [*logins["masked_ip"], *logins["masked_device_id"]])
             if not new:
                 continue
             if batch.state is BatchState.LOADED:

@@ -5,7 +5,7 @@ transaction, however that ends. Rows that two runs may both insert are inserted 
 so that the runs wait for each other and never in a circle.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,8 +15,6 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.rejection import Rejection
-from loginetl_assets.resources.database import copy_rows
 
 REVISION = "0003"  # the migration this code is written for
 
@@ -44,16 +42,6 @@ class Batch:
     duplicates: int
     rejected: int
     erased: int
-
-
-@dataclass(frozen=True)
-class SealedRejection:
-    """A row of `loginetl.rejected_logins` to be."""
-
-    message_key: UUID
-    sent_at_ms: int
-    rejection: Rejection
-    sealed_body: bytes
 
 
 @dataclass(frozen=True)
@@ -207,128 +195,6 @@ def settled(connection: Connection, keys: Sequence[UUID]) -> dict[UUID, tuple[in
     return {row.message_key: (row.batch_id, row.outcome) for row in rows}
 
 
-def forget_rejections(connection: Connection, batch: Batch) -> None:
-    """Takes back a batch's rejections, before it is read again."""
-    connection.execute(
-        text(
-            "WITH taken_back AS (DELETE FROM loginetl.rejected_logins WHERE batch_id = :batch_id"
-            " RETURNING message_key)"
-            " DELETE FROM loginetl.processed_messages p USING taken_back t WHERE p.message_key = t.message_key"
-        ),
-        {"batch_id": batch.batch_id},
-    )
-
-
-# Held shared by whoever masks a batch, exclusively by an erasure while it decides which values nobody else shares.
-_VAULT_LOCK = {"lock": 0x6C6F67696E76}
-
-
-def share_vault(connection: Connection) -> None:
-    """Keeps erasures from deciding about the vault until the transaction ends; others may share it."""
-    connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), _VAULT_LOCK)
-
-
-def claim_vault(connection: Connection) -> None:
-    """Waits until nobody masks, and keeps it so until the transaction ends."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), _VAULT_LOCK)
-
-
-def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
-    """Records, for tokens under old keys, the token of the same value under the new one."""
-    pairs = sorted(set(pairs))
-    if not pairs:
-        return
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.token_map (old_token, new_token)"
-            " SELECT * FROM unnest(CAST(:old AS text[]), CAST(:new AS text[]))"
-            " ON CONFLICT (old_token) DO UPDATE SET new_token = excluded.new_token"
-            " WHERE token_map.new_token <> excluded.new_token"
-        ),
-        {"old": [old for old, _ in pairs], "new": [new for _, new in pairs]},
-    )
-    # Where an earlier keyset was put back, its tokens are current again and lead nowhere.
-    connection.execute(
-        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:new)"), {"new": [new for _, new in pairs]}
-    )
-
-
-def shorten_token_map(connection: Connection) -> None:
-    """Where a token points at one that points on, lets it point there itself."""
-    connection.execute(
-        text(
-            "UPDATE loginetl.token_map m SET new_token = n.new_token FROM loginetl.token_map n"
-            " WHERE n.old_token = m.new_token AND n.new_token <> m.old_token"
-        )
-    )
-
-
-def known_tokens(connection: Connection, tokens: Sequence[str]) -> set[str]:
-    """Which tokens the vault has already."""
-    return set(
-        connection.execute(
-            text("SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens)"), {"tokens": list(tokens)}
-        ).scalars()
-    )
-
-
-def add_to_vault(
-    connection: Connection, wrapped_key: bytes, officer_key_id: int, entries: Iterable[tuple[str, str, bytes]]
-) -> int:
-    """Adds entries (token, field, sealed value) under a data key; one that is there already stays as it is.
-
-    Gives back how many were new.
-    """
-    data_key_id: int = connection.execute(
-        text(
-            "INSERT INTO loginetl.vault_data_keys (wrapped_key, officer_key_id) VALUES (:wrapped, :officer)"
-            " RETURNING data_key_id"
-        ),
-        {"wrapped": wrapped_key, "officer": officer_key_id},
-    ).scalar_one()
-    connection.execute(text("CREATE TEMP TABLE new_vault (token text, field text, sealed bytea) ON COMMIT DROP"))
-    copy_rows(connection, "new_vault", ("token", "field", "sealed"), entries)
-    added: int = connection.execute(
-        text(
-            "INSERT INTO loginetl.pii_vault (token, field, sealed, data_key_id)"
-            " SELECT token, field, sealed, :data_key_id FROM new_vault ORDER BY token ON CONFLICT DO NOTHING"
-        ),
-        {"data_key_id": data_key_id},
-    ).rowcount
-    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token IN (SELECT token FROM new_vault)"))
-    connection.execute(text("DROP TABLE new_vault"))
-    return added
-
-
-def add_rejections(connection: Connection, batch: Batch, rejections: Iterable[SealedRejection]) -> int:
-    """Records rejected messages whose id was not settled before; gives back how many that were."""
-    connection.execute(
-        text(
-            "CREATE TEMP TABLE new_rejections (message_key uuid, sent_at_ms bigint, reason text, field text,"
-            " sealed_body bytea) ON COMMIT DROP"
-        )
-    )
-    copy_rows(
-        connection,
-        "new_rejections",
-        ("message_key", "sent_at_ms", "reason", "field", "sealed_body"),
-        ((r.message_key, r.sent_at_ms, r.rejection.reason.value, r.rejection.field, r.sealed_body) for r in rejections),
-    )  # fmt: skip
-    return connection.execute(
-        text(
-            "WITH fresh AS ("
-            "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
-            "  SELECT message_key, :batch_id, 'rejected' FROM new_rejections ORDER BY message_key"
-            "  ON CONFLICT DO NOTHING RETURNING message_key)"
-            " INSERT INTO loginetl.rejected_logins"
-            " (message_key, batch_id, sent_at, reason, field, sealed_body)"
-            " SELECT message_key, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, sealed_body"
-            " FROM new_rejections JOIN fresh USING (message_key)"
-        ),
-        {"batch_id": batch.batch_id},
-    ).rowcount
-
-
 def mark_masked(
     connection: Connection,
     batch: Batch,
@@ -401,15 +267,6 @@ def settled_among(connection: Connection, keys: Sequence[UUID]) -> int:
     return count
 
 
-def sealed_rejections(connection: Connection, batch_ids: Sequence[int]) -> int:
-    """How many rejected messages the batches have on record."""
-    count: int = connection.execute(
-        text("SELECT count(*) FROM loginetl.rejected_logins WHERE batch_id = ANY(:batch_ids)"),
-        {"batch_ids": list(batch_ids)},
-    ).scalar_one()
-    return count
-
-
 def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:
     """Batches loaded before a moment whose objects are still in the landing; locked, those in use passed over."""
     rows = connection.execute(
@@ -459,39 +316,6 @@ def prune_messages(connection: Connection, before: datetime) -> int:
         ),
         {"before": before},
     ).rowcount
-
-
-def rejections_by_reason(connection: Connection) -> dict[str, int]:
-    """How many rejected messages are on record for each reason."""
-    rows = connection.execute(
-        text("SELECT reason, count(*) AS messages FROM loginetl.rejected_logins GROUP BY reason ORDER BY reason")
-    )
-    return {row.reason: row.messages for row in rows}
-
-
-@dataclass(frozen=True)
-class RejectedLogin:
-    """A rejected message as it may be shown: no body."""
-
-    message_key: UUID
-    batch_id: int
-    sent_at: datetime
-    rejected_at: datetime
-    reason: str
-    field: str | None
-
-
-def list_rejected(connection: Connection, *, reason: str | None, limit: int) -> list[RejectedLogin]:
-    """Rejected messages, newest first."""
-    rows = connection.execute(
-        text(
-            "SELECT message_key, batch_id, sent_at, rejected_at, reason, field FROM loginetl.rejected_logins"
-            " WHERE CAST(:reason AS text) IS NULL OR reason = :reason"
-            " ORDER BY rejected_at DESC, message_key LIMIT :limit"
-        ),
-        {"reason": reason, "limit": limit},
-    )
-    return [RejectedLogin(**row._mapping) for row in rows]
 
 
 def batches_in_landing(connection: Connection, *, after: int = 0) -> list[int]:
@@ -611,133 +435,6 @@ def doomed_objects(connection: Connection) -> list[str]:
 def forget_doomed(connection: Connection, keys: Sequence[str]) -> None:
     """Takes deleted objects off the list."""
     connection.execute(text("DELETE FROM loginetl.doomed_objects WHERE object_key = ANY(:keys)"), {"keys": list(keys)})
-
-
-def rejected_page(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, bytes]]:
-    """Rejected messages by key: key and sealed body."""
-    rows = connection.execute(
-        text(
-            "SELECT message_key, sealed_body FROM loginetl.rejected_logins WHERE message_key > :after"
-            " ORDER BY message_key LIMIT :limit"
-        ),
-        {"after": after, "limit": limit},
-    )
-    return [(row.message_key, row.sealed_body) for row in rows]
-
-
-def erase_rejected(connection: Connection, keys: Sequence[UUID]) -> None:
-    """Removes rejected bodies; their ids stay, and their batches count them as erased."""
-    connection.execute(
-        text(
-            "WITH gone AS (DELETE FROM loginetl.rejected_logins WHERE message_key = ANY(:keys)"
-            "   RETURNING message_key, batch_id),"
-            " marked AS (UPDATE loginetl.processed_messages p SET outcome = 'erased' FROM gone"
-            "   WHERE p.message_key = gone.message_key),"
-            " counted AS (SELECT batch_id, count(*) AS messages FROM gone GROUP BY batch_id)"
-            " UPDATE loginetl.batches b SET rejected = rejected - counted.messages,"
-            " erased = erased + counted.messages FROM counted WHERE b.batch_id = counted.batch_id"
-        ),
-        {"keys": list(keys)},
-    )
-
-
-def tokens_of_nobody_else(
-    connection: Connection, tokens: Sequence[str], condition: str, values: dict[str, object]
-) -> list[str]:
-    """Which tokens stand in no row of `user_logins` but those the condition holds for; by index."""
-    return list(
-        connection.execute(
-            text(
-                "SELECT token FROM unnest(CAST(:candidates AS text[])) token"
-                # Not NOT: a row of an older table whose user_id is null is somebody else's too.
-                f" WHERE NOT EXISTS (SELECT FROM user_logins WHERE masked_ip = token AND ({condition}) IS NOT TRUE)"
-                " AND NOT EXISTS"
-                f" (SELECT FROM user_logins WHERE masked_device_id = token AND ({condition}) IS NOT TRUE)"
-            ),
-            {"candidates": list(tokens), **values},
-        ).scalars()
-    )
-
-
-def count_vault(connection: Connection, tokens: Sequence[str]) -> int:
-    """How many of the tokens the vault has."""
-    return len(known_tokens(connection, tokens))
-
-
-def mark_tokens(connection: Connection, tokens: Iterable[str]) -> None:
-    """Lists tokens as erased ahead of their values, in the transaction that removes what else names them.
-
-    So an erasure that is killed before it comes to the vault leaves them to be found.
-    """
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.erased_tokens (token)"
-            " SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens) ORDER BY token ON CONFLICT DO NOTHING"
-        ),
-        {"tokens": list(tokens)},
-    )
-
-
-def marked_tokens(connection: Connection) -> set[str]:
-    """Tokens that are listed as erased and whose value is still there."""
-    return set(
-        connection.execute(
-            text("SELECT token FROM loginetl.erased_tokens JOIN loginetl.pii_vault USING (token)")
-        ).scalars()
-    )
-
-
-def unmark_tokens(connection: Connection, tokens: Iterable[str]) -> None:
-    """Takes tokens whose value stays off the list."""
-    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token = ANY(:tokens)"), {"tokens": list(tokens)})
-
-
-def erase_from_vault(connection: Connection, tokens: Sequence[str]) -> None:
-    """Removes values, data keys that hold none any more, and remembers which tokens were erased, old names included."""
-    connection.execute(
-        text(
-            "WITH gone AS (DELETE FROM loginetl.pii_vault WHERE token = ANY(:tokens) RETURNING token)"
-            " INSERT INTO loginetl.erased_tokens (token) SELECT token FROM gone UNION"
-            " SELECT old_token FROM loginetl.token_map JOIN gone ON new_token = token ON CONFLICT DO NOTHING"
-        ),
-        {"tokens": list(tokens)},
-    )
-    connection.execute(
-        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"),
-        {"tokens": list(tokens)},
-    )
-    drop_empty_data_keys(connection)
-
-
-def drop_empty_data_keys(connection: Connection) -> None:
-    """Removes data keys that hold no value any more; only while the vault is claimed."""
-    connection.execute(
-        text(
-            "DELETE FROM loginetl.vault_data_keys k WHERE NOT EXISTS"
-            " (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id)"
-        )
-    )
-
-
-def mapped_tokens(connection: Connection, tokens: Sequence[str]) -> dict[str, str]:
-    """The new token of each of the tokens that has one."""
-    rows = connection.execute(
-        text("SELECT old_token, new_token FROM loginetl.token_map WHERE old_token = ANY(:tokens)"),
-        {"tokens": list(set(tokens))},
-    )
-    return {row.old_token: row.new_token for row in rows}
-
-
-def token_pairs(connection: Connection, tokens: Iterable[str]) -> list[tuple[str, str]]:
-    """The pairs (old, new) of the token map that any of the tokens is part of."""
-    rows = connection.execute(
-        text(
-            "SELECT old_token, new_token FROM loginetl.token_map"
-            " WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"
-        ),
-        {"tokens": list(tokens)},
-    )
-    return [(row.old_token, row.new_token) for row in rows]
 
 
 def replace_masked(connection: Connection, batch: Batch, masked_key: str | None) -> None:

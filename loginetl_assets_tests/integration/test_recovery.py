@@ -20,7 +20,7 @@ from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, Recovered, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import vault
 from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
 from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
 from loginetl_assets.resources.services import Services
@@ -150,11 +150,11 @@ def test_each_token_that_gives_no_value_says_why(pipeline: Pipeline) -> None:
     ip, device = _loaded(pipeline)
     other_ip, other_device = _tokens(pipeline, "u-2")
     with pipeline.services.database().transaction() as connection:
-        ledger.erase_from_vault(connection, [device])
+        vault.erase(connection, [device])
         stranger = tink.new_keyset_handle(OFFICER_TEMPLATE)
         public = stranger.public_keyset_handle()
         sealer = VaultSealer(public.primitive(hybrid.HybridEncrypt))
-        ledger.add_to_vault(
+        vault.add(
             connection,
             sealer.wrapped_key,
             public.keyset_info().primary_key_id,
@@ -304,7 +304,7 @@ def test_ten_thousand_tokens_and_one_are_recovered_at_once(pipeline: Pipeline) -
     }
     with pipeline.services.database().transaction() as connection:
         sealer = VaultSealer(keyring.vault)
-        ledger.add_to_vault(
+        vault.add(
             connection,
             sealer.wrapped_key,
             keyring.key_ids(KeysetRole.VAULT)[0],

@@ -22,7 +22,7 @@ from loginetl_assets.privacy import rotate
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import RetokenCounts, retoken, rewrap
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, vault
 from loginetl_assets.resources.batch_files import read_masked
 from loginetl_assets.resources.database import copy_rows
 from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
@@ -252,7 +252,7 @@ def _generate(pipeline: Pipeline, values: int, rows: int) -> None:
         with pipeline.services.database().transaction() as connection:
             sealer = VaultSealer(keys.vault)
             ledger.check_keys(connection, KeysetRole.MASKING, keys.key_ids(KeysetRole.MASKING))
-            ledger.add_to_vault(
+            vault.add(
                 connection,
                 sealer.wrapped_key,
                 _primary(pipeline, KeysetRole.VAULT),

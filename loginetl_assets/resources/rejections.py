@@ -1,0 +1,133 @@
+"""The rejected messages: reason in the clear, body sealed. Works in the caller's transaction."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from loginetl_assets.logins.rejection import Rejection
+from loginetl_assets.resources.database import copy_rows
+from loginetl_assets.resources.ledger import Batch
+
+
+@dataclass(frozen=True)
+class SealedRejection:
+    """A row of `loginetl.rejected_logins` to be."""
+
+    message_key: UUID
+    sent_at_ms: int
+    rejection: Rejection
+    sealed_body: bytes
+
+
+def forget_batch(connection: Connection, batch: Batch) -> None:
+    """Takes back a batch's rejections, before it is read again."""
+    connection.execute(
+        text(
+            "WITH taken_back AS (DELETE FROM loginetl.rejected_logins WHERE batch_id = :batch_id"
+            " RETURNING message_key)"
+            " DELETE FROM loginetl.processed_messages p USING taken_back t WHERE p.message_key = t.message_key"
+        ),
+        {"batch_id": batch.batch_id},
+    )
+
+
+def add(connection: Connection, batch: Batch, rejections: Iterable[SealedRejection]) -> int:
+    """Records rejected messages whose id was not settled before; gives back how many that were."""
+    connection.execute(
+        text(
+            "CREATE TEMP TABLE new_rejections (message_key uuid, sent_at_ms bigint, reason text, field text,"
+            " sealed_body bytea) ON COMMIT DROP"
+        )
+    )
+    copy_rows(
+        connection,
+        "new_rejections",
+        ("message_key", "sent_at_ms", "reason", "field", "sealed_body"),
+        ((r.message_key, r.sent_at_ms, r.rejection.reason.value, r.rejection.field, r.sealed_body) for r in rejections),
+    )  # fmt: skip
+    return connection.execute(
+        text(
+            "WITH fresh AS ("
+            "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
+            "  SELECT message_key, :batch_id, 'rejected' FROM new_rejections ORDER BY message_key"
+            "  ON CONFLICT DO NOTHING RETURNING message_key)"
+            " INSERT INTO loginetl.rejected_logins"
+            " (message_key, batch_id, sent_at, reason, field, sealed_body)"
+            " SELECT message_key, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, sealed_body"
+            " FROM new_rejections JOIN fresh USING (message_key)"
+        ),
+        {"batch_id": batch.batch_id},
+    ).rowcount
+
+
+def count(connection: Connection, batch_ids: Sequence[int]) -> int:
+    """How many rejected messages the batches have on record."""
+    count: int = connection.execute(
+        text("SELECT count(*) FROM loginetl.rejected_logins WHERE batch_id = ANY(:batch_ids)"),
+        {"batch_ids": list(batch_ids)},
+    ).scalar_one()
+    return count
+
+
+def by_reason(connection: Connection) -> dict[str, int]:
+    """How many rejected messages are on record for each reason."""
+    rows = connection.execute(
+        text("SELECT reason, count(*) AS messages FROM loginetl.rejected_logins GROUP BY reason ORDER BY reason")
+    )
+    return {row.reason: row.messages for row in rows}
+
+
+@dataclass(frozen=True)
+class RejectedLogin:
+    """A rejected message as it may be shown: no body."""
+
+    message_key: UUID
+    batch_id: int
+    sent_at: datetime
+    rejected_at: datetime
+    reason: str
+    field: str | None
+
+
+def newest(connection: Connection, *, reason: str | None, limit: int) -> list[RejectedLogin]:
+    """Rejected messages, newest first."""
+    rows = connection.execute(
+        text(
+            "SELECT message_key, batch_id, sent_at, rejected_at, reason, field FROM loginetl.rejected_logins"
+            " WHERE CAST(:reason AS text) IS NULL OR reason = :reason"
+            " ORDER BY rejected_at DESC, message_key LIMIT :limit"
+        ),
+        {"reason": reason, "limit": limit},
+    )
+    return [RejectedLogin(**row._mapping) for row in rows]
+
+
+def page(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, bytes]]:
+    """Rejected messages by key: key and sealed body."""
+    rows = connection.execute(
+        text(
+            "SELECT message_key, sealed_body FROM loginetl.rejected_logins WHERE message_key > :after"
+            " ORDER BY message_key LIMIT :limit"
+        ),
+        {"after": after, "limit": limit},
+    )
+    return [(row.message_key, row.sealed_body) for row in rows]
+
+
+def erase(connection: Connection, keys: Sequence[UUID]) -> None:
+    """Removes rejected bodies; their ids stay, and their batches count them as erased."""
+    connection.execute(
+        text(
+            "WITH gone AS (DELETE FROM loginetl.rejected_logins WHERE message_key = ANY(:keys)"
+            "   RETURNING message_key, batch_id),"
+            " marked AS (UPDATE loginetl.processed_messages p SET outcome = 'erased' FROM gone"
+            "   WHERE p.message_key = gone.message_key),"
+            " counted AS (SELECT batch_id, count(*) AS messages FROM gone GROUP BY batch_id)"
+            " UPDATE loginetl.batches b SET rejected = rejected - counted.messages,"
+            " erased = erased + counted.messages FROM counted WHERE b.batch_id = counted.batch_id"
+        ),
+        {"keys": list(keys)},
+    )
