@@ -161,5 +161,6 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
             batch = ledger.claim_batch(connection, [BatchState.MASKED])
             if batch is None:
                 raise BenchmarkFailed("the ledger has no masked batch")
-            load_logins(connection, batch, one.logins.match_to_schema(MASKED_SCHEMA), "bench")
+            outcome = load_logins(connection, batch, one.logins.match_to_schema(MASKED_SCHEMA))
+            ledger.mark_loaded(connection, batch, loaded=outcome.inserted, rejected=0, duplicates=0, run_id="bench")
     return time.perf_counter() - started

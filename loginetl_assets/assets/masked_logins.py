@@ -22,7 +22,7 @@ from loginetl_assets.assets.metadata import (
     rate,
 )
 from loginetl_assets.logins.masking import MaskedBatch, mask_batch
-from loginetl_assets.logins.sealing import VaultSealer, seal
+from loginetl_assets.logins.sealing import VaultSealer
 from loginetl_assets.resources import ledger, rejections, vault
 from loginetl_assets.resources.batch_files import Unreadable, read_messages, write_masked
 from loginetl_assets.resources.configured import (
@@ -35,7 +35,7 @@ from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.resources.login_table import table_rows
-from loginetl_assets.resources.rejections import SealedRejection
+from loginetl_assets.resources.rejections import sealed_rejection
 from loginetl_assets.settings import KeysetRole
 
 
@@ -221,7 +221,11 @@ class _Masker:
         masked_key, size = write_masked(self._landing, masked.logins)
         # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
         new_tokens = self._fill_vault(connection, masked)
-        rejected = rejections.add(connection, batch, self._sealed_rejections(masked))
+        rejected = rejections.add(
+            connection,
+            batch,
+            (sealed_rejection(self.keys.rejects, one.message, one.rejection) for one in masked.rejected),
+        )
         duplicates = (
             masked.repeated + (len(masked.rejected) - rejected) + (len(messages) - len(unsettled) - loaded_before)
         )
@@ -266,12 +270,3 @@ class _Masker:
             self.keys.key_ids(KeysetRole.VAULT)[0],
             ((token, field, sealer.seal(token, value)) for token, field, value in new),
         )
-
-    def _sealed_rejections(self, masked: MaskedBatch) -> Iterator[SealedRejection]:
-        for message, rejection in ((one.message, one.rejection) for one in masked.rejected):
-            yield SealedRejection(
-                message.key,
-                message.sent_at_ms,
-                rejection,
-                seal(self.keys.rejects, message.body, str(message.key)),
-            )

@@ -2,19 +2,37 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import dagster as dg
 import polars as pl
+from sqlalchemy import Connection
 
 from loginetl_assets.assets.failures import RETRY_TRANSIENT, failures_without_values
 from loginetl_assets.assets.metadata import LOGIN_COLUMNS, OWNERS, column_schema, rate, table_lineage
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import violations
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import Unreadable, read_masked
-from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
+from loginetl_assets.logins.rejection import Reason, Rejection
+from loginetl_assets.resources import ledger, rejections
+from loginetl_assets.resources.batch_files import Unreadable, read_masked, read_messages
+from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.resources.login_table import load_logins, table_rows
+from loginetl_assets.resources.rejections import sealed_rejection
+
+
+@dataclass
+class LoadTotals:
+    """What a run loaded; rows_in = loaded + rejected + duplicates."""
+
+    rows_in: int = 0
+    loaded: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    batches: int = 0
+    batches_set_aside: int = 0
 
 
 @dg.asset(
@@ -34,43 +52,81 @@ from loginetl_assets.resources.login_table import load_logins, table_rows
     },
 )
 def user_logins(
-    context: dg.AssetExecutionContext, landing: LandingResource, database: LoginDatabaseResource
+    context: dg.AssetExecutionContext,
+    landing: LandingResource,
+    database: LoginDatabaseResource,
+    keyring: KeyringResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Loads what is masked and not loaded yet, batch by batch, oldest first."""
     with failures_without_values():
         started = time.monotonic()
-        files, open_database = landing.open(), database.open()
-        batches = rows = loaded = set_aside = last = 0
+        totals = LoadTotals()
+        loader = _Loader(landing.open(), keyring.open(), context.run.run_id)
+        open_database = database.open()
+        last = 0
         while True:
             with open_database.transaction() as connection:
                 batch = ledger.claim_batch(connection, [BatchState.MASKED], after=last)
                 if batch is None:
                     break
                 last = batch.batch_id
-                try:
-                    logins = read_masked(files, batch)
-                except Unreadable as error:
-                    ledger.set_aside(connection, batch, str(error))
-                    set_aside += 1
-                    continue
-                _refuse_violations(batch, logins)
-                loaded += load_logins(connection, batch, logins, context.run.run_id)
-                rows += logins.height
-                batches += 1
-        if set_aside:
-            context.log.warning(f"{set_aside} batches were set aside: see `loginetl status`")  # noqa: G004 - a count
+                loader.load(connection, batch, totals)
+        if totals.batches_set_aside:
+            context.log.warning(f"{totals.batches_set_aside} batches were set aside: see `loginetl status`")  # noqa: G004 - a count
         with open_database.transaction() as connection:
-            total = table_rows(connection)
+            rows = table_rows(connection)
         yield dg.MaterializeResult(
             metadata={
-                "dagster/row_count": total,
-                "rows_in": rows,
-                "loaded": loaded,
-                "duplicates": rows - loaded,
-                "batches": batches,
-                "batches_set_aside": set_aside,
-                **rate(loaded, time.monotonic() - started),
+                "dagster/row_count": rows,
+                **vars(totals),
+                **rate(totals.loaded, time.monotonic() - started),
             }
+        )
+
+
+class _Loader:
+    """Loads claimed batches, each in the transaction that claims it."""
+
+    def __init__(self, landing: Landing, keys: Keyring, run_id: str) -> None:
+        self._landing = landing
+        self._keys = keys
+        self._run_id = run_id
+
+    def load(self, connection: Connection, batch: Batch, totals: LoadTotals) -> None:
+        """Loads one batch, or sets it aside where it cannot be read."""
+        try:
+            with connection.begin_nested():  # rows whose batch is set aside must not stay
+                logins = read_masked(self._landing, batch)
+                _refuse_violations(batch, logins)
+                outcome = load_logins(connection, batch, logins)
+                rejected = self._reject(connection, batch, outcome.refused)
+        except Unreadable as error:
+            ledger.set_aside(connection, batch, str(error))
+            totals.batches_set_aside += 1
+            return
+        duplicates = logins.height - outcome.inserted - rejected
+        ledger.mark_loaded(
+            connection,
+            batch,
+            loaded=outcome.inserted,
+            rejected=rejected,
+            duplicates=duplicates,
+            run_id=self._run_id,
+        )
+        totals.rows_in += logins.height
+        totals.loaded += outcome.inserted
+        totals.rejected += rejected
+        totals.duplicates += duplicates
+        totals.batches += 1
+
+    def _reject(self, connection: Connection, batch: Batch, refused: list[str]) -> int:
+        """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
+        if not refused:
+            return 0
+        bodies = {str(message.key): message for message in read_messages(self._landing, self._keys, batch)}
+        reason = Rejection(Reason.REFUSED_BY_TABLE)
+        return rejections.add(
+            connection, batch, (sealed_rejection(self._keys.rejects, bodies[key], reason) for key in refused)
         )
 
 

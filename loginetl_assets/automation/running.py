@@ -87,6 +87,7 @@ def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
                 summary.batches_set_aside += counts["batches_set_aside"]
             case "user_logins":
                 summary.loaded += counts["loaded"]
+                summary.rejected += counts["rejected"]
                 summary.duplicates += counts["duplicates"]
                 summary.batches_set_aside += counts["batches_set_aside"]
     for evaluation in result.get_asset_check_evaluations():

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"
     BAD_IP = "bad_ip"
     BAD_VERSION = "bad_version"
+    REFUSED_BY_TABLE = "refused_by_table"  # a width, constraint or trigger of an adopted user_logins
 
 
 class Rejection(NamedTuple):

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.logins.canonical import canonical_value
-from loginetl_assets.logins.message import Login, QueuedMessage, read_login
+from loginetl_assets.logins.message import Login, read_login
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.privacy import audit
@@ -202,7 +202,7 @@ class Erasure:
                     delete_doomed(self._database, self._landing)
                 progress(done, len(batch_ids))
             with self._database.transaction() as connection:
-                self._clean_rejected(connection, counts, remove=remove)
+                self._clean_rejected(connection, counts, tokens, remove=remove)
                 self._clean_rows(connection, counts, tokens, remove=remove)
                 # What landed meanwhile may be the person's too, sent before the request.
                 batch_ids = ledger.batches_in_landing(connection, after=batch_ids[-1]) if batch_ids and remove else []
@@ -231,7 +231,7 @@ class Erasure:
             masked = None  # a file that nobody can read goes with the messages
         counts.batches += 1
         counts.landed_messages += len(meant)
-        of_batch = self._tokens_of(meant)
+        of_batch = self._tokens_of(message.body for message in meant)
         tokens |= of_batch
         if masked is not None:
             counts.masked_rows += masked.filter(self._subject.masked()).height
@@ -259,10 +259,10 @@ class Erasure:
             doomed=doomed,
         )
 
-    def _tokens_of(self, messages: list[QueuedMessage]) -> set[str]:
+    def _tokens_of(self, bodies: Iterable[bytes]) -> set[str]:
         found = set()
-        for message in messages:
-            login = read_login(message.body)
+        for body in bodies:
+            login = read_login(body)
             if isinstance(login, Login):
                 for field, value in (("ip", login.ip), ("device_id", login.device_id)):
                     if canonical := canonical_value(field, value):
@@ -272,21 +272,26 @@ class Erasure:
                         }
         return found
 
-    def _clean_rejected(self, connection: Connection, counts: ErasureCounts, *, remove: bool) -> None:
+    def _clean_rejected(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         """Opens every rejected body, in pages by key, and removes those that are meant."""
         last = UUID(int=0)
         while page := rejections.page(connection, last, _CHUNK):
             last = page[-1][0]
-            meant = [key for key, sealed in page if self._is_meant(sealed, key)]
+            meant = {key: body for key, sealed in page if (body := self._opened(sealed, key)) is not None}
+            meant = {key: body for key, body in meant.items() if self._subject.is_meant(body)}
             counts.rejected_bodies += len(meant)
+            # One that the table refused was masked before: its values are in the vault.
+            of_page = self._tokens_of(meant.values())
+            tokens |= of_page
             if remove and meant:
-                rejections.erase(connection, meant)
+                rejections.erase(connection, list(meant))
+                vault.mark_tokens(connection, of_page)
 
-    def _is_meant(self, sealed: bytes, key: UUID) -> bool:
+    def _opened(self, sealed: bytes, key: UUID) -> bytes | None:
         try:
-            return self._subject.is_meant(open_sealed(self._keys.rejects, sealed, str(key)))
+            return open_sealed(self._keys.rejects, sealed, str(key))
         except NotOpened:
-            return False  # nobody can read it, ourselves included
+            return None  # nobody can read it, ourselves included
 
     def _clean_rows(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         verb = "DELETE FROM user_logins" if remove else "SELECT masked_ip, masked_device_id FROM user_logins"

@@ -30,6 +30,11 @@ _TRANSIENT_CLASSES = (
     "57",
     "58",
 )  # connection, conflict, resources, lock, intervention, system
+_REFUSED_CLASSES = ("22", "23", "P0")  # data, constraint, RAISE in a trigger
+
+
+class RowsRefused(Exception):  # noqa: N818 - says what happened
+    """Postgres refused rows that were written within `attempt`; nothing of it stayed, and the transaction goes on."""
 
 
 class LoginDatabase:
@@ -151,6 +156,24 @@ class LoginDatabase:
         if code[:2] in _TRANSIENT_CLASSES:
             return TransientError(f"Postgres failed in passing at {where} (SQLSTATE {code})")
         return OperatorError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
+
+
+@contextmanager
+def attempt(connection: Connection) -> Iterator[None]:
+    """A savepoint around rows that the server may refuse: by width, constraint, encoding, or a trigger's exception.
+
+    Raises:
+        RowsRefused: it did, at once or by a constraint that would have waited for the commit.
+    """
+    try:
+        with connection.begin_nested():
+            yield
+            connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+    except (SQLAlchemyError, psycopg.Error) as error:
+        code = getattr(getattr(error, "orig", None) or error, "sqlstate", None) or ""
+        if code.startswith(_REFUSED_CLASSES):
+            raise RowsRefused from None
+        raise
 
 
 def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -227,6 +227,26 @@ def mark_masked(
     )
 
 
+def mark_loaded(
+    connection: Connection, batch: Batch, *, loaded: int, rejected: int, duplicates: int, run_id: str
+) -> None:
+    """Records that a batch's rows are in the table, and what became of those that are not."""
+    connection.execute(
+        text(
+            "UPDATE loginetl.batches SET state = 'loaded', loaded = loaded + :loaded, rejected = rejected + :rejected,"
+            " duplicates = duplicates + :duplicates, loaded_at = now(), loaded_run_id = :run_id"
+            " WHERE batch_id = :batch_id"
+        ),
+        {
+            "batch_id": batch.batch_id,
+            "loaded": loaded,
+            "rejected": rejected,
+            "duplicates": duplicates,
+            "run_id": run_id,
+        },
+    )
+
+
 def totals(connection: Connection) -> Totals:
     """Adds up all batches."""
     row = connection.execute(

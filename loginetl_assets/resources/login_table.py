@@ -6,6 +6,7 @@ The table belongs to its users and stands where their search path has it. We add
 import errno
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -15,7 +16,7 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS
-from loginetl_assets.resources.database import copy_rows
+from loginetl_assets.resources.database import RowsRefused, attempt, copy_rows
 from loginetl_assets.resources.ledger import Batch
 
 TABLE = "user_logins"
@@ -29,6 +30,7 @@ _COLUMNS = (
     ("app_version", "integer"),
     ("create_date", "date"),
 )
+_DECLARED = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)  # of any width, whatever the users' own table has
 
 
 def check_table(connection: Connection) -> None:
@@ -56,25 +58,50 @@ def check_table(connection: Connection) -> None:
         )
 
 
-def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame, run_id: str) -> int:
-    """Loads a batch's masked rows whose message id was not settled before, and marks the batch loaded.
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a batch's rows: `inserted`, refused, and the rest settled before."""
+
+    inserted: int
+    refused: list[str]  # message keys
+
+
+def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> Loaded:
+    """Loads a batch's masked rows whose message id was not settled before.
+
+    A row that the table refuses does not sink the others: what holds it is halved until it stands alone, at the cost of
+    two attempts a halving.
 
     Args:
         connection: in the transaction that holds the batch.
         batch: a masked one.
         logins: its rows, of `MASKED_SCHEMA`.
-        run_id: the Dagster run.
-
-    Returns:
-        How many rows were new.
     """
     connection.execute(
         text(
-            "CREATE TEMP TABLE new_logins (message_key uuid, user_id varchar, device_type varchar,"
-            " masked_ip varchar, masked_device_id varchar, locale varchar, app_version integer,"
-            " create_date date, position integer GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP"
+            f"CREATE TEMP TABLE new_logins (message_key uuid, {_DECLARED},"
+            " position integer GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP"
         )
     )
+    inserted, refused = 0, list[str]()
+    parts = [logins]
+    while parts:
+        part = parts.pop()
+        try:
+            with attempt(connection):
+                new = _insert(connection, batch, part)
+            inserted += new
+        except RowsRefused:
+            if part.height == 1:
+                refused.append(part["message_key"].item())
+            else:
+                half = part.height // 2
+                parts += [part[half:], part[:half]]  # the first half is next: rows keep their order
+    connection.execute(text("DROP TABLE new_logins"))
+    return Loaded(inserted, refused)
+
+
+def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     copy_rows(connection, "new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
     columns = ", ".join(TABLE_COLUMNS)
     inserted: int = connection.execute(
@@ -88,19 +115,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame, run_
         ),
         {"batch_id": batch.batch_id},
     ).rowcount
-    connection.execute(
-        text(
-            "UPDATE loginetl.batches SET state = 'loaded', loaded = loaded + :inserted,"
-            " duplicates = duplicates + :repeated, loaded_at = now(), loaded_run_id = :run_id"
-            " WHERE batch_id = :batch_id"
-        ),
-        {
-            "batch_id": batch.batch_id,
-            "inserted": inserted,
-            "repeated": logins.height - inserted,
-            "run_id": run_id,
-        },
-    )
+    connection.execute(text("TRUNCATE new_logins"))
     return inserted
 
 
@@ -144,7 +159,7 @@ def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
         logins: of `MASKED_SCHEMA`.
     """
     distinct = logins.select(TABLE_COLUMNS).unique()
-    connection.execute(text(f"CREATE TEMP TABLE seen_logins (LIKE {TABLE}) ON COMMIT DROP"))
+    connection.execute(text(f"CREATE TEMP TABLE seen_logins ({_DECLARED}) ON COMMIT DROP"))
     copy_rows(connection, "seen_logins", TABLE_COLUMNS, distinct.iter_rows())
     same = " AND ".join(
         f"u.{name} = s.{name}" if name in {"user_id", "masked_device_id"} else f"u.{name} IS NOT DISTINCT FROM s.{name}"

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Rejection
+from loginetl_assets.logins.sealing import Sealer, seal
 from loginetl_assets.resources.database import copy_rows
 from loginetl_assets.resources.ledger import Batch
 
@@ -20,6 +22,11 @@ class SealedRejection:
     sent_at_ms: int
     rejection: Rejection
     sealed_body: bytes
+
+
+def sealed_rejection(rejects: Sealer, message: QueuedMessage, rejection: Rejection) -> SealedRejection:
+    """Seals a message's body, bound to its key."""
+    return SealedRejection(message.key, message.sent_at_ms, rejection, seal(rejects, message.body, str(message.key)))
 
 
 def forget_batch(connection: Connection, batch: Batch) -> None:
