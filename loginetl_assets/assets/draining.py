@@ -11,6 +11,7 @@ processes of 4 threads 6.9 k (two cores).
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 
 _DELETES_PER_TASK = 10 * MOST_PER_CALL
+_SECONDS_TO_END = 20.0
 DELETE_ATTEMPTS = 3  # after that the message comes again, and the ledger knows it
 
 
@@ -129,14 +131,21 @@ class Drain:
         self._keyring = keyring
         self._limits = limits
         self._run_id = run_id
+        self._held: set[str] = set()  # receipt handles of what is received and not landed
 
     def run(self) -> DrainReport:
         """Drains until the queue is empty or a limit is reached.
 
         Raises:
             OperatorError, TransientError: a service failed. What was received by then was landed if that was still
-                possible; the rest stays on the queue.
+                possible; the rest was given back to the queue.
         """
+        try:
+            return self._run()
+        finally:
+            self._give_back()
+
+    def _run(self) -> DrainReport:
         limits, report = self._limits, DrainReport()
         deadline = time.monotonic() + limits.max_seconds
         batch = _OpenBatch()
@@ -149,7 +158,9 @@ class Drain:
         with ThreadPoolExecutor(limits.receivers + 2, thread_name_prefix="drain") as pool:
             while True:
                 wanted = limits.max_messages - report.messages
-                stopped = self._stopped(wanted, empty_in_a_row, deadline)
+                # A FIFO queue that gives nothing may be waiting for the deletes of what it gave.
+                held_up = self._queue.is_fifo and (landings or deletes)
+                stopped = self._stopped(wanted, 0 if held_up else empty_in_a_row, deadline)
                 # With two batches on their way to the landing, memory is better kept flat than filled.
                 while (
                     not stopped
@@ -195,6 +206,8 @@ class Drain:
                         else:
                             deletes.remove(future)
                             report.undeleted += future.result()
+                            if self._queue.is_fifo and not (landings or deletes):
+                                empty_in_a_row = 0
                     except (OperatorError, TransientError) as error:
                         failure = failure or error
         if failure:
@@ -210,9 +223,11 @@ class Drain:
         return StoppedReason.MAX_SECONDS if time.monotonic() >= deadline else None
 
     def _receive(self, most: int, wait_seconds: int) -> list[ReceivedMessage]:
-        return self._queue.receive(
+        received = self._queue.receive(
             most=most, wait_seconds=wait_seconds, visibility_seconds=self._limits.visibility_seconds
         )
+        self._held.update(one.receipt_handle for one in received)
+        return received
 
     def _land(self, batch: _OpenBatch) -> _Landed:
         """Seals, puts, registers: after this the messages may leave the queue."""
@@ -228,7 +243,22 @@ class Drain:
                 oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
                 run_id=self._run_id,
             )
-        return _Landed(size, [one.receipt_handle for one in batch.received])
+        handles = [one.receipt_handle for one in batch.received]
+        self._held.difference_update(handles)
+        return _Landed(size, handles)
+
+    def _give_back(self) -> None:
+        """Shows the queue's other receivers what a failed or cancelled drain held, instead of after the time-out."""
+        handles = list(self._held)
+        if not handles:
+            return
+        with ThreadPoolExecutor(self._limits.receivers, thread_name_prefix="give-back") as pool:
+            parts = [handles[start : start + MOST_PER_CALL] for start in range(0, len(handles), MOST_PER_CALL)]
+            futures = [pool.submit(self._queue.give_back, part) for part in parts]
+            for future in futures:
+                if future.exception():  # then the visibility time-out does it; the first failure is what is reported
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    break
 
     def _delete(self, receipt_handles: list[str]) -> int:
         """Deletes messages, ten a call; gives back how many SQS kept."""
@@ -296,9 +326,13 @@ def drain_in_processes(
         answers = [_answer_of(worker) for worker in workers]
     finally:
         for worker in workers:
-            if worker.poll() is None:
+            worker.terminate()  # it gives back what it holds
+        for worker in workers:
+            try:
+                worker.wait(timeout=_SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
                 worker.kill()
-            worker.wait()
+                worker.wait()
             for pipe in (worker.stdin, worker.stdout):
                 if pipe:
                     pipe.close()
@@ -322,7 +356,8 @@ def _answer_of(worker: subprocess.Popen[bytes]) -> _Answer:
 
 
 def _work() -> None:
-    """A worker process: reads its order, drains, answers; ends at once when its parent is gone."""
+    """A worker process: reads its order, drains, answers; ends when it is told to or its parent is gone."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # raised in the main thread: what is held is given back
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Order)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -346,6 +381,8 @@ def _work() -> None:
 
 def _end_with_parent() -> None:
     os.read(sys.stdin.fileno(), 1)  # not through the buffer: its lock would still be held when Python shuts down
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SECONDS_TO_END)
     os._exit(1)  # a crash like any other: what is not deleted yet comes again
 
 

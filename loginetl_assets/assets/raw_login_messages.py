@@ -107,8 +107,12 @@ def raw_login_messages(
         started = time.monotonic()
         keys, ledger_database = keyring.open(), database.open()
         login_queue = queue.open(connections=config.receivers + 2)
+        open_landing = landing.open()
+        # Before anything is received: a redrive policy counts receives, and would take messages away for our fault.
         with ledger_database.transaction() as connection:
             ledger.check_keys(connection, KeysetRole.LANDING, keys.key_ids(KeysetRole.LANDING))
+            ledger.check_writable(connection)
+        open_landing.check_writable()
         before = login_queue.depth()
         limits = DrainLimits(
             max_messages=config.max_messages,
@@ -123,7 +127,7 @@ def raw_login_messages(
         if processes > 1:
             report = drain_in_processes(queue.as_environment(), limits, processes, run_id=context.run.run_id)
         else:
-            report = Drain(login_queue, landing.open(), ledger_database, keys, limits, run_id=context.run.run_id).run()
+            report = Drain(login_queue, open_landing, ledger_database, keys, limits, run_id=context.run.run_id).run()
         after = login_queue.depth()
         yield dg.MaterializeResult(
             metadata={

@@ -5,10 +5,11 @@ A `put` is atomic: an object is there whole or not at all. Nothing is ever overw
 
 import os
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError
@@ -17,8 +18,15 @@ from obstore.store import LocalStore, S3Store
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources.queue import open_session
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 BATCHES = "batches"
 MASKED = "masked"
+
+# Together well inside the visibility time-out: the library's own default is ten retries over three minutes.
+_RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+_TIMEOUTS: "ClientConfig" = {"connect_timeout": "5 seconds", "timeout": "30 seconds"}
 
 
 class ObjectMissing(Exception):  # noqa: N818 - says what happened
@@ -54,12 +62,17 @@ class Landing:
 
         session = open_session()
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options: dict[str, Any] = {"prefix": prefix or None, "region": session.region_name or "us-east-1"}
+        options: dict[str, Any] = {
+            "prefix": prefix or None,
+            "region": session.region_name or "us-east-1",
+            "retry_config": _RETRIES,
+            "client_options": _TIMEOUTS,
+        }
         if endpoint:  # an emulator or a store of one's own
             options |= {
                 "endpoint": endpoint,
                 "virtual_hosted_style_request": False,
-                "client_options": {"allow_http": endpoint.startswith("http:")},
+                "client_options": {**_TIMEOUTS, "allow_http": endpoint.startswith("http:")},
             }
         return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **options)
 
@@ -78,6 +91,16 @@ class Landing:
             raise OperatorError(f"the landing at {self.url} is not writable: check LOGINETL_LANDING_URL") from None
         except (BaseError, OSError) as error:
             raise _explained(error, self.url, "write to") from None
+
+    def check_writable(self) -> None:
+        """Writes an object and deletes it.
+
+        Raises:
+            OperatorError, TransientError: as `put` and `delete`.
+        """
+        key = f"{BATCHES}/{uuid4()}"  # where retention finds it, should this process die in between
+        self.put(key, b"probe")
+        self.delete([key])
 
     def get(self, key: str) -> bytes:
         """Reads an object whole.

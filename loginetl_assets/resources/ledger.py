@@ -89,6 +89,11 @@ def check_keys(connection: Connection, role: str, key_ids: Sequence[int]) -> Non
         )
 
 
+def check_writable(connection: Connection) -> None:
+    """Fails as registering a batch would: on a read-only server, or without the right to write."""
+    connection.execute(text("SELECT FROM loginetl.batches WHERE false FOR UPDATE"))
+
+
 def register_batch(
     connection: Connection,
     *,

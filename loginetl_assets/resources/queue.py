@@ -96,6 +96,22 @@ class LoginQueue:
             )
         return [receipt_handles[int(failed["Id"])] for failed in response.get("Failed", [])]
 
+    def give_back(self, receipt_handles: Sequence[str]) -> None:
+        """Shows up to ten received messages to other receivers at once; one whose receipt has expired shows already."""
+        with self._failures_in_words():
+            self._client.change_message_visibility_batch(
+                QueueUrl=self.url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                    for number, handle in enumerate(receipt_handles)
+                ],
+            )
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether the queue keeps order: it then gives no more of a group until what it gave is deleted."""
+        return self.url.endswith(".fifo")
+
     def send(self, bodies: Iterable[str]) -> int:
         """Sends message bodies in tens; gives back how many were accepted.
 
@@ -127,7 +143,7 @@ class LoginQueue:
             raise _explained(error, self.url) from None
 
     def _entry(self, number: int, body: str) -> "SendMessageBatchRequestEntryTypeDef":
-        if self.url.endswith(".fifo"):
+        if self.is_fifo:
             return {"Id": str(number), "MessageBody": body, "MessageGroupId": "logins"}
         return {"Id": str(number), "MessageBody": body}
 
@@ -245,8 +261,8 @@ def _explained(error: Exception, url: str) -> Exception:
             )
         if code in _REFUSED:
             return OperatorError(
-                f"AWS refuses these credentials queue {name}: they need sqs:ReceiveMessage, sqs:DeleteMessage and"
-                " sqs:GetQueueAttributes (and kms:Decrypt on an encrypted queue)"
+                f"AWS refuses these credentials queue {name}: they need sqs:ReceiveMessage, sqs:DeleteMessage,"
+                " sqs:ChangeMessageVisibility and sqs:GetQueueAttributes (and kms:Decrypt on an encrypted queue)"
             )
         if code in _CREDENTIALS:
             return OperatorError(f"AWS does not accept these credentials ({code}): check AWS_PROFILE or AWS_* keys")

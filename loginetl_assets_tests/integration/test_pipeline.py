@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import dagster as dg
@@ -254,13 +255,34 @@ def test_a_damaged_batch_is_set_aside_and_the_others_go_on(pipeline: Pipeline, d
         assert [row[0] for row in pipeline.rows()] == ["bad", "good"]
 
 
-def test_messages_leave_the_queue_only_after_they_are_registered(pipeline: Pipeline) -> None:
-    pipeline.send([login()])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_messages_that_cannot_be_registered_are_given_back_at_once(pipeline: Pipeline, processes: int) -> None:
+    pipeline.send(login(user_id=f"u-{number}") for number in range(25))
     pipeline.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_lands CHECK (messages < 0) NOT VALID")
-    failed = pipeline.run(expect_success=False)
+    failed = pipeline.run({"raw_login_messages": {"processes": processes}}, expect_success=False)
     assert not failed.success
     depth = pipeline.services.queue().depth()
-    assert depth.visible + depth.in_flight == 1, "the message is still the queue's"
+    assert (depth.visible, depth.in_flight) == (25, 0), "they left the queue, or wait for their time-out"
+    pipeline.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_lands")
+    pipeline.run()
+    assert pipeline.totals().loaded == 25
+
+
+@pytest.mark.parametrize("broken", ["landing", "database"])
+def test_a_run_that_could_not_land_receives_nothing(pipeline: Pipeline, broken: str) -> None:
+    pipeline.run()  # the keys are on record then, and nothing else is to be written before the first receive
+    pipeline.send([login()])
+    if broken == "landing":
+        rmtree(pipeline.settings.home / "landing" / "batches")
+        (pipeline.settings.home / "landing" / "batches").write_text("a file where the directory should be")
+    else:
+        (name,) = pipeline.query("SELECT current_database()")[0]
+        pipeline.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    assert not pipeline.run(expect_success=False).success
+    (raw,) = sqs_client(str(pipeline.settings.queue_url).rsplit("/", 2)[0]).receive_message(
+        QueueUrl=pipeline.settings.queue_url, MessageSystemAttributeNames=["ApproximateReceiveCount"]
+    )["Messages"]
+    assert raw["Attributes"]["ApproximateReceiveCount"] == "1", "a redrive policy would have counted the run's receive"
 
 
 def test_a_batch_sealed_with_a_key_that_is_not_held_stops_with_its_setting(pipeline: Pipeline) -> None:
