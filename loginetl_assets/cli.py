@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 import errno
 import json
 import sys
-from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
-from loginetl_assets import cli_privacy
-from loginetl_assets.cli_privacy import configured_services
+from loginetl_assets import cli_privacy, cli_rejected, cli_run
+from loginetl_assets.cli_run import configured_services, dagster_environment
 from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
-from loginetl_assets.settings import Settings
 
 if TYPE_CHECKING:
     from loginetl_assets.resources.services import Services
@@ -32,8 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, and those are personal data
 )
-rejected_app = typer.Typer(no_args_is_help=True, help="Messages that could not be loaded, and why.")
-app.add_typer(rejected_app, name="rejected")
+cli_run.register(app)
+app.add_typer(cli_rejected.rejected_app, name="rejected")
 cli_privacy.register(app)
 
 out = Console()
@@ -146,86 +144,6 @@ def send(
 
 
 @app.command()
-def run(
-    queue_url: Annotated[str | None, typer.Option(help="Drain this queue instead of the configured one.")] = None,
-    max_messages: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop after this many messages (default: until the queue is empty)."),
-    ] = None,
-) -> None:
-    """Drain the queue until it is empty: mask, load, check; then show what came of it."""
-    settings = Settings.from_environment()
-    if queue_url:
-        settings = replace(settings, queue_url=queue_url)
-    with err.status("starting"):
-        from loginetl_assets.automation.running import run_until_empty
-        from loginetl_assets.definitions import build_definitions
-        from loginetl_assets.resources.services import Services
-
-        services = Services(settings)
-        services.database()
-        definitions = build_definitions(settings)
-    with _dagster_instance(services) as instance, _Progress(services):
-        summary = run_until_empty(
-            definitions,
-            services,
-            instance,
-            messages_per_run=settings.messages_per_run,
-            max_messages=max_messages,
-        )
-    table = Table(title="This run", title_justify="left", show_header=False, min_width=44)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_row("messages drained", f"{summary.messages:,}")
-    table.add_row("rows loaded into user_logins", f"{summary.loaded:,}")
-    table.add_row("duplicates (came before)", f"{summary.duplicates:,}")
-    table.add_row("rejected", f"{summary.rejected:,}")
-    for reason, count in summary.rejections.items():
-        table.add_row(f"  {reason}", f"{count:,}")
-    if summary.batches_set_aside:
-        table.add_row("[red]batches set aside[/]", f"{summary.batches_set_aside:,}")
-    table.add_row("logins repeated word for word", f"{summary.repeated_logins:,}")
-    table.add_row("devices of more than one user", f"{summary.devices_of_several_users:,}")
-    table.add_row("IPs of more than one user", f"{summary.ips_of_several_users:,}")
-    table.add_row("seconds", f"{summary.seconds:.1f}")
-    table.add_row("messages a second", f"{summary.messages / summary.seconds:,.0f}")
-    out.print(table)
-    for warning in summary.warnings:
-        err.print(f"[yellow]check did not pass:[/] {warning}", soft_wrap=True)
-    if services.settings.is_local:
-        err.print(
-            "Look further: `loginetl status`, `loginetl rejected list`, `loginetl psql`, and `make ui` for the page.",
-            soft_wrap=True,
-        )
-
-
-@rejected_app.command("list")
-def rejected_list(
-    reason: Annotated[str | None, typer.Option(help="Only this reason.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
-) -> None:
-    """List rejected messages: id, time, reason and field, never the body."""
-    from loginetl_assets.resources import rejections
-
-    with configured_services().database().transaction() as connection:
-        rows = rejections.newest(connection, reason=reason, limit=limit)
-    if as_json:
-        print(json.dumps([asdict(row) for row in rows], default=str, indent=2))  # noqa: T201
-        return
-    table = Table(Column("message", overflow="fold"), "batch", "sent (UTC)", "reason", "field")
-    for row in rows:
-        table.add_row(
-            str(row.message_key),
-            str(row.batch_id),
-            f"{row.sent_at:%Y-%m-%d %H:%M:%S}",
-            row.reason,
-            row.field or "",
-        )
-    out.print(table)
-
-
-@app.command()
 def export(
     file: Annotated[Path, typer.Argument(help="Where to write; - for stdout (csv only).")],
     file_format: Annotated[ExportFormat, typer.Option("--format", help="csv or parquet.")] = ExportFormat.CSV,
@@ -290,7 +208,7 @@ def ui(
     with err.status("starting"):
         services.keyring.make_missing()
         services.database()
-        environment = {**os.environ, **services.settings.as_environment(), **_dagster_environment(services)}
+        environment = {**os.environ, **services.settings.as_environment(), **dagster_environment(services)}
     err.print(f"http://127.0.0.1:{port}")
     # From Dagster's home, so that neither another dagster.yaml nor a .env of the current directory is picked up. The
     # warning says that `dg dev`, a development dependency, has taken the command's place.
@@ -299,82 +217,6 @@ def ui(
     where = ["-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     arguments = [*quiet, "-m", "dagster", "dev", *where]
     os.execve(sys.executable, [sys.executable, *arguments], environment)  # noqa: S606 - our own interpreter
-
-
-def _dagster_environment(services: "Services") -> dict[str, str]:
-    """DAGSTER_HOME, where it is not set: in the local environment the instance that lives in the embedded Postgres."""
-    import os
-
-    from loginetl_assets.local.dagster_home import prepare_dagster_home
-
-    if os.environ.get("DAGSTER_HOME"):
-        return {}
-    if not services.settings.is_local:
-        raise SettingsError(f"LOGINETL_ENV={services.settings.environment} needs DAGSTER_HOME to be set")
-    home = prepare_dagster_home(services.stack.home, services.stack.start().dagster_database_url)
-    return {"DAGSTER_HOME": str(home)}
-
-
-def _dagster_instance(services: "Services"):  # type: ignore[no-untyped-def] # naming the type would import Dagster
-    import os
-
-    import dagster as dg
-
-    os.environ.update(_dagster_environment(services))
-    return dg.DagsterInstance.get()
-
-
-class _Progress:
-    """Shows, from the ledger, how far the runs under way have come."""
-
-    def __init__(self, services: "Services") -> None:
-        import threading
-
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._services = services
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._progress.start()
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._progress.stop()
-
-    def _watch(self) -> None:
-        from loginetl_assets.resources import ledger
-
-        try:
-            database, queue = (
-                self._services.database(application_name="loginetl progress"),
-                self._services.queue(),
-            )
-            with database.transaction() as connection:
-                before = ledger.totals(connection)
-            waiting = queue.depth().waiting
-            drained = self._progress.add_task("drained", total=waiting)
-            settled = self._progress.add_task("loaded", total=waiting + before.pending)
-            while not self._done.wait(0.5):
-                with database.transaction() as connection:
-                    now = ledger.totals(connection)
-                landed = now.messages - before.messages
-                self._progress.update(drained, completed=landed, total=max(waiting, landed))
-                done = now.messages - now.pending - (before.messages - before.pending)
-                self._progress.update(settled, completed=done, total=max(waiting, landed) + before.pending)
-        except Exception:  # noqa: BLE001 - a display; the run itself meets the same and says so
-            return
 
 
 def _status(services: "Services") -> dict[str, object]:

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loginetl_assets.cli_run import configured_services
 from loginetl_assets.errors import OperatorError, SettingsError
-from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.settings import KeysetRole
 
 if TYPE_CHECKING:
     from loginetl_assets.privacy.rotate import Progress
-    from loginetl_assets.resources.services import Services
 
 keys_app = typer.Typer(no_args_is_help=True, help="Make, show and rotate keysets.")
 
@@ -331,13 +331,6 @@ class _progress:  # noqa: N801 - reads as the verb it is used as
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
-
-
-def configured_services() -> "Services":
-    """The services that the environment names."""
-    from loginetl_assets.resources.services import Services
-
-    return Services(Settings.from_environment())
 
 
 def _print_counts(title: str, counts: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ import dagster as dg
 from loginetl_assets.assets.masked_logins import masked_logins
 from loginetl_assets.assets.raw_login_messages import login_queue, raw_login_messages
 from loginetl_assets.assets.user_logins import user_logins
-from loginetl_assets.automation.jobs import login_etl, retention
+from loginetl_assets.automation.jobs import login_etl, process_landed, replay_job, retention
 from loginetl_assets.automation.notifiers import LogNotifier, Notifier, WebhookNotifier
 from loginetl_assets.automation.schedules import retention_schedule
 from loginetl_assets.automation.sensors import failed_run_sensor, queue_depth_sensor
@@ -62,7 +62,7 @@ def build_definitions(
             user_logins.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=freshness)),
         ],
         asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound],
-        jobs=[login_etl, retention],
+        jobs=[login_etl, process_landed, replay_job, retention],
         sensors=[
             queue_depth_sensor(
                 messages_per_run=settings.messages_per_run,

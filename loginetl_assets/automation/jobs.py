@@ -4,14 +4,18 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from pydantic import Field
 
 from loginetl_assets.assets.failures import failures_without_values
+from loginetl_assets.assets.replaying import replay_rejected, selection
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import delete_doomed
-from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
+from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.resources.landing import BATCHES, MASKED
 
 LOGIN_ETL = "login_etl"
+PROCESS_LANDED = "process_landed"
+REPLAY_REJECTED = "replay_rejected"
 RETENTION = "retention"
 
 # In one process: three assets and their checks take 3 s there and 12 to 15 s with a process per step (two cores).
@@ -22,6 +26,14 @@ login_etl = dg.define_asset_job(
     description="Drains the queue, masks, loads and checks: all that is pending, within the drain's bounds.",
 )
 
+process_landed = dg.define_asset_job(
+    PROCESS_LANDED,
+    selection=dg.AssetSelection.groups("logins") - dg.AssetSelection.assets("raw_login_messages"),
+    executor_def=dg.in_process_executor,
+    description="Masks, loads and checks what has landed, and leaves the queue alone: after a replay, or, with"
+    " `reprocess`, once a rule or a setting was mended.",
+)
+
 # An object that no batch names was left by a run that died. A run may register or mark it within its transaction's
 # life, so only what is older than this is an orphan.
 ORPHAN_AGE = timedelta(days=1)
@@ -30,6 +42,41 @@ ORPHAN_AGE = timedelta(days=1)
 SQS_RETENTION = timedelta(days=15)
 
 _RUNS_PER_TICK = 1_000
+
+
+class ReplayConfig(dg.Config):
+    """Which rejected messages to replay: those for which everything given holds; all of them if nothing is."""
+
+    message_ids: list[str] = Field(default_factory=list, description="Only these, as `loginetl rejected list` names.")
+    reason: str = Field(default="", description="Only this reason.")
+    since: str = Field(default="", description="Only those rejected at or after this time (ISO 8601, UTC).")
+    until: str = Field(default="", description="Only those rejected before this time (ISO 8601, UTC).")
+
+
+@dg.op(description="Lands rejected messages once more; the next run of login_etl or process_landed decides anew.")
+def replay(
+    context: dg.OpExecutionContext,
+    config: ReplayConfig,
+    landing: LandingResource,
+    database: LoginDatabaseResource,
+    keyring: KeyringResource,
+) -> None:
+    """Replays what is meant; every step can be repeated."""
+    with failures_without_values():
+        which = selection(config.message_ids, config.reason, config.since, config.until)
+        counts = replay_rejected(database.open(), landing.open(), keyring.open(), which, run_id=context.run.run_id)
+        context.add_output_metadata(vars(counts))
+
+
+@dg.job(
+    name=REPLAY_REJECTED,
+    executor_def=dg.in_process_executor,
+    description="Replays rejected messages: they land again, and the queue_depth sensor (or process_landed) does the"
+    " rest.",
+)
+def replay_job() -> None:
+    """One op."""
+    replay()
 
 
 class RetentionConfig(dg.Config):

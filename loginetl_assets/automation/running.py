@@ -1,12 +1,14 @@
-"""Running the pipeline from the command line: `login_etl` again and again until the queue is empty."""
+"""Running the pipeline from the command line: until the queue is empty, or once over what has landed."""
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
-from loginetl_assets.automation.jobs import LOGIN_ETL
+from loginetl_assets.automation.jobs import LOGIN_ETL, PROCESS_LANDED
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.resources import rejections
 from loginetl_assets.resources.services import Services
@@ -45,31 +47,56 @@ def run_until_empty(
         OperatorError: a run failed; the text is the failing step's.
     """
     job = definitions.resolve_job_def(LOGIN_ETL)
+    with _summary(services) as summary:
+        while True:
+            left = messages_per_run if max_messages is None else max_messages - summary.messages
+            _run(summary, job, instance, {"raw_login_messages": {"max_messages": min(left, messages_per_run)}})
+            if summary.stopped_reason == "queue_empty" or summary.messages == max_messages:
+                return summary
+
+
+def run_landed(
+    definitions: dg.Definitions, services: Services, instance: dg.DagsterInstance, masking: Mapping[str, object]
+) -> RunSummary:
+    """Masks and loads once what has landed, by the given config of masked_logins; leaves the queue alone.
+
+    Raises:
+        OperatorError: the run failed; the text is the failing step's.
+    """
+    with _summary(services) as summary:
+        _run(summary, definitions.resolve_job_def(PROCESS_LANDED), instance, {"masked_logins": masking})
+    return summary
+
+
+@contextmanager
+def _summary(services: Services) -> Iterator[RunSummary]:
     summary, started = RunSummary(), time.monotonic()
     with services.database().transaction() as connection:
-        reasons_before = rejections.by_reason(connection)
-    while True:
-        left = messages_per_run if max_messages is None else max_messages - summary.messages
-        result = job.execute_in_process(
-            instance=instance,
-            run_config={
-                "ops": {"raw_login_messages": {"config": {"max_messages": min(left, messages_per_run)}}},
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-            raise_on_error=False,
-        )
-        summary.runs += 1
-        _add(summary, result)
-        if not result.success:
-            raise OperatorError(_failure(result))
-        if summary.stopped_reason == "queue_empty" or summary.messages == max_messages:
-            break
+        before = rejections.by_reason(connection)
+    yield summary
     with services.database().transaction() as connection:
-        for reason, count in rejections.by_reason(connection).items():
-            if new := count - reasons_before.get(reason, 0):
-                summary.rejections[reason] = new
+        after = rejections.by_reason(connection)
+    # A batch that is read again takes its rejections back first, so there may be fewer than before.
+    summary.rejections = {reason: count - before.get(reason, 0) for reason, count in after.items()}
+    summary.rejections = {reason: count for reason, count in summary.rejections.items() if count > 0}
     summary.seconds = time.monotonic() - started
-    return summary
+
+
+def _run(
+    summary: RunSummary, job: dg.JobDefinition, instance: dg.DagsterInstance, config: Mapping[str, Mapping[str, object]]
+) -> None:
+    result = job.execute_in_process(
+        instance=instance,
+        run_config={
+            "ops": {name: {"config": dict(values)} for name, values in config.items()},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+        raise_on_error=False,
+    )
+    summary.runs += 1
+    _add(summary, result)
+    if not result.success:
+        raise OperatorError(_failure(result))
 
 
 def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:

@@ -1,8 +1,9 @@
 """The Postgres roles: what each may do, and nothing more.
 
-`loginetl_loader` writes everything the pipeline writes and reads no sealed value. `loginetl_analyst` reads the table
-and the views. `loginetl_privacy` recovers, erases and rotates; it can add to the access log and never change it. All
-three are group roles without a login: GRANT them to logins of your own.
+`loginetl_loader` writes everything the pipeline writes and reads no value of the vault; the sealed bodies it reads, for
+a replay, are those it wrote and has the key for. `loginetl_analyst` reads the table and the views. `loginetl_privacy`
+recovers, erases and rotates; it can add to the access log and never change it. All three are group roles without a
+login: GRANT them to logins of your own.
 """
 
 from sqlalchemy import text
@@ -24,8 +25,7 @@ GRANT SELECT, INSERT ON loginetl.keys, loginetl.token_map TO {LOADER};
 GRANT UPDATE, DELETE ON loginetl.token_map TO {LOADER};
 GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {LOADER};
 GRANT SELECT, INSERT, DELETE ON loginetl.processed_messages TO {LOADER};
-GRANT INSERT, DELETE ON loginetl.rejected_logins TO {LOADER};
-GRANT SELECT (message_key, batch_id, sent_at, rejected_at, reason, field) ON loginetl.rejected_logins TO {LOADER};
+GRANT SELECT, INSERT, DELETE, UPDATE (field) ON loginetl.rejected_logins TO {LOADER};
 GRANT INSERT ON loginetl.pii_vault, loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT (token) ON loginetl.pii_vault TO {LOADER};
 GRANT SELECT (data_key_id) ON loginetl.vault_data_keys TO {LOADER};

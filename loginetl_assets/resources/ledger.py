@@ -191,6 +191,28 @@ def set_aside(connection: Connection, batch: Batch, reason: str) -> None:
     )
 
 
+@dataclass(frozen=True)
+class SetAside:
+    """A batch that could not be read, and why."""
+
+    batch_id: int
+    messages: int
+    reason: str
+    since: datetime
+
+
+def batches_set_aside(connection: Connection, *, limit: int = 1_000) -> list[SetAside]:
+    """Batches that are set aside, oldest first."""
+    rows = connection.execute(
+        text(
+            "SELECT batch_id, messages, set_aside_reason AS reason, set_aside_at AS since FROM loginetl.batches"
+            " WHERE state = 'set_aside' ORDER BY batch_id LIMIT :limit"
+        ),
+        {"limit": limit},
+    )
+    return [SetAside(**row._mapping) for row in rows]
+
+
 def settled(connection: Connection, keys: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
     """Which of the messages have an outcome: the batch that gave it, and which."""
     rows = connection.execute(
@@ -365,6 +387,14 @@ def lock_batch(connection: Connection, batch_id: int) -> Batch | None:
         {"batch_id": batch_id},
     ).one_or_none()
     return None if row is None else _batch(row)
+
+
+def lock_batches(connection: Connection, batch_ids: Sequence[int]) -> None:
+    """Waits for batches, in the order of their ids, and locks them."""
+    connection.execute(
+        text("SELECT FROM loginetl.batches WHERE batch_id = ANY(:batch_ids) ORDER BY batch_id FOR UPDATE"),
+        {"batch_ids": list(batch_ids)},
+    )
 
 
 def replace_objects(

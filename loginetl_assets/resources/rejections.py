@@ -3,15 +3,25 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.logins.rejection import Rejection
+from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.logins.sealing import Sealer, seal
+from loginetl_assets.resources import ledger
 from loginetl_assets.resources.database import copy_rows
 from loginetl_assets.resources.ledger import Batch
+
+# What of a `Selection` holds, in SQL.
+_MEANT = (
+    "(CAST(:reason AS text) IS NULL OR reason = :reason)"
+    " AND (CAST(:since AS timestamptz) IS NULL OR rejected_at >= :since)"
+    " AND (CAST(:until AS timestamptz) IS NULL OR rejected_at < :until)"
+    " AND (:any OR message_key = ANY(:message_keys))"
+)
 
 
 @dataclass(frozen=True)
@@ -99,17 +109,119 @@ class RejectedLogin:
     field: str | None
 
 
-def newest(connection: Connection, *, reason: str | None, limit: int) -> list[RejectedLogin]:
+@dataclass(frozen=True)
+class Selection:
+    """Which rejected messages are meant: those for which everything given holds; all of them if nothing is."""
+
+    message_keys: Sequence[UUID] = ()
+    reason: Reason | None = None
+    since: datetime | None = None  # rejected at or after
+    until: datetime | None = None  # rejected before
+
+    @property
+    def values(self) -> dict[str, object]:
+        """What is bound in the condition."""
+        return {
+            "reason": self.reason,
+            "since": self.since,
+            "until": self.until,
+            "any": not self.message_keys,
+            "message_keys": list(self.message_keys),
+        }
+
+
+def newest(connection: Connection, which: Selection, *, limit: int) -> list[RejectedLogin]:
     """Rejected messages, newest first."""
     rows = connection.execute(
         text(
             "SELECT message_key, batch_id, sent_at, rejected_at, reason, field FROM loginetl.rejected_logins"
-            " WHERE CAST(:reason AS text) IS NULL OR reason = :reason"
-            " ORDER BY rejected_at DESC, message_key LIMIT :limit"
+            f" WHERE {_MEANT} ORDER BY rejected_at DESC, message_key LIMIT :limit"
         ),
-        {"reason": reason, "limit": limit},
+        {**which.values, "limit": limit},
     )
     return [RejectedLogin(**row._mapping) for row in rows]
+
+
+def meant(connection: Connection, which: Selection) -> list[UUID]:
+    """The keys of the rejected messages that are meant."""
+    return list(
+        connection.execute(
+            text(f"SELECT message_key FROM loginetl.rejected_logins WHERE {_MEANT} ORDER BY message_key"), which.values
+        ).scalars()
+    )
+
+
+def sealed_body(connection: Connection, message_key: UUID) -> bytes:
+    """The sealed body of one rejected message."""
+    body: bytes = connection.execute(
+        text("SELECT sealed_body FROM loginetl.rejected_logins WHERE message_key = :key"), {"key": message_key}
+    ).scalar_one()
+    return body
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A rejected message that is held for this transaction, body and all."""
+
+    message_key: UUID
+    sent_at_ms: int
+    sealed_body: bytes
+
+
+def claim(connection: Connection, which: Selection, *, after: UUID, messages: int, size: int) -> list[Claimed]:
+    """Locks the next rejected messages that are meant, by key.
+
+    Args:
+        connection: in a transaction.
+        which: which are meant.
+        after: only those with a higher key.
+        messages: at most so many.
+        size: no more of them than have so many bytes together (but one at least).
+    """
+    while found := _next(connection, which, after=after, messages=messages, size=size):
+        # Batch before rejection, as masking and erasure lock them.
+        ledger.lock_batches(connection, sorted({row.batch_id for row in found}))
+        rows = connection.execute(
+            text(
+                "SELECT message_key, CAST(extract(epoch FROM sent_at) * 1000 AS bigint) AS sent_at_ms, sealed_body"
+                " FROM loginetl.rejected_logins WHERE message_key = ANY(:keys) ORDER BY message_key FOR UPDATE"
+            ),
+            {"keys": [row.message_key for row in found]},
+        ).all()
+        if rows:
+            return [Claimed(**row._mapping) for row in rows]
+        after = found[-1].message_key  # somebody else was first with all of these
+    return []
+
+
+def _next(connection: Connection, which: Selection, *, after: UUID, messages: int, size: int) -> Sequence[Any]:
+    return connection.execute(
+        text(
+            "SELECT message_key, batch_id FROM ("
+            "  SELECT message_key, batch_id, sum(octet_length(sealed_body)) OVER (ORDER BY message_key)"
+            "    - octet_length(sealed_body) AS bytes_before FROM ("
+            "    SELECT message_key, batch_id, sealed_body FROM loginetl.rejected_logins"
+            f"   WHERE message_key > :after AND {_MEANT} ORDER BY message_key LIMIT :messages) page) sized"
+            " WHERE bytes_before < :size ORDER BY message_key"
+        ),
+        {**which.values, "after": after, "messages": messages, "size": size},
+    ).all()
+
+
+def hand_over(connection: Connection, keys: Sequence[UUID]) -> None:
+    """Forgets rejections whose messages stand in another batch now; those they came with count them as duplicates."""
+    connection.execute(
+        text(
+            "WITH gone AS (DELETE FROM loginetl.rejected_logins WHERE message_key = ANY(:keys)"
+            "   RETURNING message_key, batch_id),"
+            " forgotten AS (DELETE FROM loginetl.processed_messages p USING gone"
+            "   WHERE p.message_key = gone.message_key),"
+            " counted AS (SELECT batch_id, count(*) AS messages FROM gone GROUP BY batch_id)"
+            " UPDATE loginetl.batches b SET rejected = rejected - counted.messages,"
+            " duplicates = duplicates + counted.messages FROM counted WHERE b.batch_id = counted.batch_id"
+        ),
+        {"keys": list(keys)},
+    )
 
 
 def page(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, bytes]]:
@@ -126,6 +238,11 @@ def page(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, by
 
 def erase(connection: Connection, keys: Sequence[UUID]) -> None:
     """Removes rejected bodies; their ids stay, and their batches count them as erased."""
+    of_batches = connection.execute(
+        text("SELECT DISTINCT batch_id FROM loginetl.rejected_logins WHERE message_key = ANY(:keys)"),
+        {"keys": list(keys)},
+    ).scalars()
+    ledger.lock_batches(connection, sorted(of_batches))
     connection.execute(
         text(
             "WITH gone AS (DELETE FROM loginetl.rejected_logins WHERE message_key = ANY(:keys)"

@@ -1,0 +1,100 @@
+"""Replay: rejected messages land once more, in batches of their own, and meet the rules as they are now.
+
+Their ids are forgotten in the transaction that registers the new batch, so each is decided anew exactly once; whatever
+dies before that leaves an orphan in the landing and the rejections as they were. The batch they came with counts them
+as duplicates from then on: it is no longer the one that decides about them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from loginetl_assets.errors import SettingsError
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.logins.rejection import Reason
+from loginetl_assets.logins.sealing import NotOpened, open_sealed
+from loginetl_assets.resources import ledger, rejections
+from loginetl_assets.resources.batch_files import write_messages
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.rejections import Selection
+from loginetl_assets.settings import KeysetRole
+
+_BATCH_MESSAGES = 5_000
+_BATCH_BYTES = 16 * 1024 * 1024
+
+
+@dataclass
+class ReplayCounts:
+    """What a replay did."""
+
+    messages: int = 0
+    batches: int = 0
+    unopened: int = 0  # sealed with a key that the rejects keyset does not hold; they stay rejected
+
+
+def selection(message_ids: Sequence[str], reason: str = "", since: str = "", until: str = "") -> Selection:
+    """Reads which rejected messages are meant; an empty text means any.
+
+    Raises:
+        SettingsError: an id, reason or time that is none.
+    """
+    try:
+        keys = [UUID(one) for one in message_ids]
+    except ValueError:
+        raise SettingsError("a message id is a UUID, as `loginetl rejected list` shows them") from None
+    if reason and reason not in list(Reason):
+        raise SettingsError(f"the reasons are {', '.join(Reason)}")
+    return Selection(keys, Reason(reason) if reason else None, _moment(since), _moment(until))
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError("a time is ISO 8601, such as 2026-01-31 or 2026-01-31T12:00:00+00:00") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def replay_rejected(
+    database: LoginDatabase, landing: Landing, keys: Keyring, which: Selection, *, run_id: str | None = None
+) -> ReplayCounts:
+    """Lands the rejected messages that are meant; masking and loading them is a run's business, as with any batch."""
+    counts = ReplayCounts()
+    with database.transaction() as connection:
+        for role in (KeysetRole.LANDING, KeysetRole.REJECTS):
+            ledger.check_keys(connection, role, keys.key_ids(role))
+    after = UUID(int=0)
+    while True:
+        with database.transaction() as connection:
+            claimed = rejections.claim(connection, which, after=after, messages=_BATCH_MESSAGES, size=_BATCH_BYTES)
+            if not claimed:
+                return counts
+            after = claimed[-1].message_key
+            messages = []
+            for one in claimed:
+                try:
+                    body = open_sealed(keys.rejects, one.sealed_body, str(one.message_key))
+                except NotOpened:
+                    counts.unopened += 1
+                    continue
+                messages.append(QueuedMessage(str(one.message_key), one.sent_at_ms, body))
+            if not messages:
+                continue
+            object_key, size = write_messages(landing, keys, messages)
+            ledger.register_batch(
+                connection,
+                object_key=object_key,
+                landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
+                messages=len(messages),
+                size=size,
+                oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
+                run_id=run_id,
+            )
+            rejections.hand_over(connection, [message.key for message in messages])
+            counts.messages += len(messages)
+            counts.batches += 1

@@ -1,0 +1,144 @@
+"""The commands for messages that could not be loaded: list, show, replay, drop."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from loginetl_assets.cli_run import configured_services, process_landed
+from loginetl_assets.errors import OperatorError, SettingsError
+
+rejected_app = typer.Typer(no_args_is_help=True, help="Messages that could not be loaded: look, try again, give up.")
+
+out = Console()
+err = Console(stderr=True)
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Message ids, as `loginetl rejected list` shows them.")]
+OfReason = Annotated[str, typer.Option("--reason", help="Only this reason.")]
+Since = Annotated[str, typer.Option(help="Only those rejected at or after this time (ISO 8601; UTC if it says none).")]
+Until = Annotated[str, typer.Option(help="Only those rejected before this time.")]
+All = Annotated[bool, typer.Option("--all", help="Every rejected message.")]
+Limit = Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
+
+
+@rejected_app.command("list")
+def list_rejected(
+    reason: OfReason = "", since: Since = "", until: Until = "", limit: Limit = 50, as_json: AsJson = False
+) -> None:
+    """List rejected messages: id, times, reason and field, never the body."""
+    from loginetl_assets.assets.replaying import selection
+    from loginetl_assets.resources import rejections
+
+    which = selection([], reason, since, until)
+    with configured_services().database().transaction() as connection:
+        rows = rejections.newest(connection, which, limit=limit)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], default=str, indent=2))  # noqa: T201
+        return
+    table = Table(Column("message", overflow="fold"), "batch", "sent (UTC)", "rejected (UTC)", "reason", "field")
+    for row in rows:
+        table.add_row(
+            str(row.message_key),
+            str(row.batch_id),
+            f"{row.sent_at:%Y-%m-%d %H:%M:%S}",
+            f"{row.rejected_at:%Y-%m-%d %H:%M:%S}",
+            row.reason,
+            row.field or "",
+        )
+    out.print(table)
+
+
+@rejected_app.command()
+def show(
+    ids: Ids = None,
+    reason: OfReason = "",
+    since: Since = "",
+    until: Until = "",
+    limit: Limit = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show the outline of rejected bodies: letters as x, digits as 9, the rest as sent."""
+    from loginetl_assets.assets.replaying import selection
+    from loginetl_assets.logins.outline import outline
+    from loginetl_assets.logins.sealing import NotOpened, open_sealed
+    from loginetl_assets.resources import rejections
+
+    which = selection(ids or [], reason, since, until)
+    services = configured_services()
+    shown = []
+    with services.database().transaction() as connection:
+        for row in rejections.newest(connection, which, limit=limit):
+            sealed = rejections.sealed_body(connection, row.message_key)
+            try:
+                body = outline(open_sealed(services.keyring.rejects, sealed, str(row.message_key)))
+            except NotOpened:
+                raise OperatorError(
+                    f"the body of {row.message_key} does not open: set LOGINETL_KEYSET_REJECTS to the keyset it was"
+                    " sealed with"
+                ) from None
+            shown.append({**asdict(row), "outline": body})
+    if as_json:
+        print(json.dumps(shown, default=str, indent=2))  # noqa: T201
+        return
+    for one in shown:
+        field = f" ({one['field']})" if one["field"] else ""
+        out.print(f"[bold]{one['message_key']}[/]  {one['reason']}{field}", highlight=False)
+        out.print(escape(str(one["outline"])), highlight=False, soft_wrap=True)
+
+
+@rejected_app.command()
+def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Until = "", every: All = False) -> None:
+    """Read rejected messages again, by the rules as they are now, and load what these accept; each exactly once."""
+    from loginetl_assets.assets.replaying import replay_rejected, selection
+
+    _require_a_choice(ids, reason, since, until, every=every)
+    which = selection(ids or [], reason, since, until)
+    services = configured_services()
+    counts = replay_rejected(services.database(), services.landing(), services.keyring, which)
+    err.print(f"replayed {counts.messages} messages")
+    if counts.unopened:
+        err.print(
+            f"[yellow]{counts.unopened} do not open and stay rejected:[/] set LOGINETL_KEYSET_REJECTS to the keyset"
+            " they were sealed with"
+        )
+    if counts.messages:
+        process_landed(services, {})
+
+
+@rejected_app.command()
+def drop(
+    ids: Ids = None,
+    reason: OfReason = "",
+    since: Since = "",
+    until: Until = "",
+    every: All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete rejected bodies for good; their ids stay, so that a redelivery is not loaded, and count as erased."""
+    from loginetl_assets.assets.replaying import selection
+    from loginetl_assets.resources import rejections
+
+    _require_a_choice(ids, reason, since, until, every=every)
+    which = selection(ids or [], reason, since, until)
+    database = configured_services().database()
+    with database.transaction() as connection:
+        keys: list[UUID] = rejections.meant(connection, which)
+    if not keys:
+        err.print("no rejected message is meant")
+        return
+    if not yes and not typer.confirm(f"Delete the bodies of {len(keys)} rejected messages for good?", err=True):
+        raise OperatorError("nothing was dropped")
+    with database.transaction() as connection:
+        rejections.erase(connection, keys)
+    err.print(f"dropped {len(keys)} messages")
+
+
+def _require_a_choice(ids: list[str] | None, reason: str, since: str, until: str, *, every: bool) -> None:
+    if not (ids or reason or since or until or every):
+        raise SettingsError("name which: message ids, --reason, --since, --until, or --all")

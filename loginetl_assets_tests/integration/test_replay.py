@@ -1,0 +1,118 @@
+"""Replaying rejected messages: by the rules as they are now, exactly once, and never in the clear."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from loginetl_assets.assets.replaying import ReplayCounts, replay_rejected, selection
+from loginetl_assets.errors import SettingsError
+from loginetl_assets.resources.rejections import Selection
+from loginetl_assets.settings import UnknownFields
+from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
+
+
+def _replay(pipeline: Pipeline, which: Selection | None = None) -> ReplayCounts:
+    services = pipeline.services
+    return replay_rejected(services.database(), services.landing(), services.keyring, which or Selection())
+
+
+@pytest.fixture
+def strict(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
+    """A pipeline that has rejected three messages with a field too many, and one that is no login."""
+    settings = replace(pipeline.settings, unknown_fields=UnknownFields.REJECT)
+    pipeline.send([login(user_id="plain"), *(login(user_id=f"extra-{n}", colour="blue") for n in range(3)), "{}"])
+    with Pipeline.on(settings, tmp_path / "strict") as before:
+        before.run()
+        assert (before.totals().loaded, before.totals().rejected) == (1, 4)
+    return pipeline
+
+
+def test_a_replay_loads_what_the_rules_accept_now_and_rejects_the_rest_again(strict: Pipeline) -> None:
+    assert _replay(strict) == ReplayCounts(messages=4, batches=1)
+    assert strict.query("SELECT 1 FROM loginetl.rejected_logins") == []
+    assert strict.totals().pending == 4
+
+    result = strict.run(job="process_landed")
+
+    assert [row[0] for row in strict.rows()] == ["extra-0", "extra-1", "extra-2", "plain"]
+    totals = strict.totals()
+    assert (totals.messages, totals.loaded, totals.rejected, totals.duplicates, totals.pending) == (9, 4, 1, 4, 0)
+    assert all(passed for name, passed in checks(result).items() if name != "rejection_rate")
+
+
+def test_a_replay_keeps_the_id_and_the_day_of_the_message(strict: Pipeline) -> None:
+    strict.execute("UPDATE loginetl.rejected_logins SET sent_at = '2024-02-29T23:59:59.999Z'")
+    before = {row[0] for row in strict.query("SELECT message_key FROM loginetl.rejected_logins")}
+    _replay(strict)
+    strict.run(job="process_landed")
+    assert {str(row.create_date) for row in strict.query("SELECT * FROM user_logins WHERE user_id LIKE 'extra%'")} == {
+        "2024-02-29"
+    }
+    assert before <= {row[0] for row in strict.query("SELECT message_key FROM loginetl.processed_messages")}
+
+
+def test_two_replays_at_once_replay_each_message_once(strict: Pipeline) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: _replay(strict), range(4)))
+    assert sum(one.messages for one in done) == 4
+    strict.run()
+    _replay(strict)
+    strict.run()
+    assert len(strict.rows()) == 4
+
+
+def test_a_redelivery_between_replay_and_load_is_loaded_once(strict: Pipeline) -> None:
+    _replay(strict)
+    strict.run({"masked_logins": {"reprocess": True}})  # the batch they came with is read again too
+    assert len(strict.rows()) == 4
+    totals = strict.totals()
+    assert totals.messages == totals.loaded + totals.duplicates + totals.rejected
+    assert totals.pending == 0
+
+
+def test_only_what_is_meant_is_replayed(strict: Pipeline) -> None:
+    (no_login,) = strict.query("SELECT message_key FROM loginetl.rejected_logins WHERE reason = 'not_a_login'")[0]
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert _replay(strict, selection([], since=later.isoformat())).messages == 0
+    assert _replay(strict, selection([], until="2020-01-01")).messages == 0
+    assert _replay(strict, selection([str(no_login)], "unknown_field")).messages == 0
+    assert _replay(strict, selection([str(no_login)])).messages == 1
+    assert _replay(strict, selection([], "unknown_field", until=later.isoformat())).messages == 3
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason", "since"), [(["x"], "", ""), ([], "because", ""), ([], "", "yesterday"), ([], "", "1-1-2020")]
+)
+def test_a_choice_that_cannot_be_is_named(ids: list[str], reason: str, since: str) -> None:
+    with pytest.raises(SettingsError):
+        selection(ids, reason, since)
+
+
+def test_bodies_sealed_with_another_key_stay_rejected(strict: Pipeline) -> None:
+    strict.execute(
+        "UPDATE loginetl.rejected_logins SET sealed_body = sealed_body || '\\x00' WHERE reason = 'not_a_login'"
+    )
+    assert _replay(strict) == ReplayCounts(messages=3, batches=1, unopened=1)
+    assert strict.totals().rejected == 1
+
+
+def test_large_bodies_are_replayed_in_several_batches(pipeline: Pipeline) -> None:
+    for number in range(20):
+        pipeline.send([login(user_id=f"{number}" + "u" * 900_000)])
+    pipeline.run()
+    assert pipeline.totals().rejected == 20
+    counts = _replay(pipeline)
+    assert (counts.messages, counts.batches) == (20, 2)
+
+
+def test_the_replay_job_lands_what_its_config_means(strict: Pipeline) -> None:
+    result = strict.run({"replay": {"reason": "unknown_field"}}, job="replay_rejected")
+    assert result.success
+    assert strict.totals().pending == 3
+    loaded = strict.run()
+    assert metadata(loaded, "user_logins")["loaded"] == 3
+    failed = strict.run({"replay": {"reason": "no such reason"}}, job="replay_rejected", expect_success=False)
+    assert "the reasons are" in str([event.step_failure_data for event in failed.get_step_failure_events()])
