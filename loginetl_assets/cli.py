@@ -7,9 +7,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
 import errno
 import json
 import sys
+from dataclasses import asdict
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -102,7 +104,7 @@ def status(
     """Show addresses and counts; starts nothing."""
     services = configured_services()
     if as_json:
-        print(json.dumps(_status(services), indent=2))  # noqa: T201 - for programs, not for people
+        print(json.dumps(_status(services), default=str, indent=2))  # noqa: T201 - for programs, not for people
     else:
         _print_status(services)
 
@@ -220,14 +222,15 @@ def ui(
 
 
 def _status(services: "Services") -> dict[str, object]:
-    from loginetl_assets.resources import ledger
+    from loginetl_assets.resources.health import look
 
     settings = services.settings
     needs_stack = settings.is_local and not (settings.queue_url and settings.database_url)
     addresses = services.stack.find() if needs_stack else None
     counts: dict[str, object] = dict.fromkeys(
         ("queued", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded", "rejected",
-         "erased", "duplicates", "last_loaded_at")
+         "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside", "sizes",
+         "conditions")
     )  # fmt: skip
     report: dict[str, object] = {
         "environment": settings.environment,
@@ -241,14 +244,15 @@ def _status(services: "Services") -> dict[str, object]:
     }
     if not report["running"]:
         return report
-    depth = services.queue().depth()
     database = services.database()
-    with database.transaction() as connection:
-        totals = ledger.totals(connection)
+    seen = look(database, services.queue())
+    if seen.depth is None:
+        raise OperatorError(str(seen.queue_error))
+    totals = seen.totals
     return report | {
         "database_url": database.address,
-        "queued": depth.waiting,
-        "in_flight": depth.in_flight,
+        "queued": seen.depth.waiting,
+        "in_flight": seen.depth.in_flight,
         "landed": totals.messages,
         "pending_batches": totals.pending_batches,
         "pending": totals.pending,
@@ -258,6 +262,13 @@ def _status(services: "Services") -> dict[str, object]:
         "erased": totals.erased,
         "duplicates": totals.duplicates,
         "last_loaded_at": totals.last_loaded_at and totals.last_loaded_at.isoformat(timespec="seconds"),
+        "oldest_pending_seconds": seen.oldest_pending_seconds and round(seen.oldest_pending_seconds),
+        "rejection_rate": round(seen.rejection_rate, 4),
+        "set_aside": [asdict(one) for one in seen.set_aside],
+        "sizes": {name: asdict(size) for name, size in seen.sizes.items()},
+        "conditions": seen.conditions(
+            max_rejection_rate=settings.max_rejection_rate, freshness_hours=settings.freshness_hours
+        ),
     }
 
 
@@ -274,8 +285,28 @@ def _print_status(services: "Services") -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in report.items():
-        table.add_row(name.replace("_", " "), "-" if value is None else escape(str(value)))
+        table.add_row(name.replace("_", " "), escape(_shown(name, value)))
     out.print(table)
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    match name:
+        case "oldest_pending_seconds":
+            return str(timedelta(seconds=value))
+        case "rejection_rate":
+            return f"{value:.2%} within a day"
+        case "set_aside":
+            return "\n".join(f"batch {one['batch_id']}: {one['reason']}" for one in value) or "-"
+        case "sizes":
+            return "\n".join(
+                f"{table}: {size['bytes']:,} bytes, ~{size['rows']:,} rows" for table, size in value.items()
+            )
+        case "conditions":
+            return "\n".join(f"{condition}: {text}" for condition, text in value.items()) or "all is well"
+        case _:
+            return str(value)
 
 
 if __name__ == "__main__":

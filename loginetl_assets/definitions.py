@@ -19,7 +19,8 @@ from loginetl_assets.assets.user_logins import user_logins
 from loginetl_assets.automation.jobs import login_etl, process_landed, replay_job, retention
 from loginetl_assets.automation.notifiers import LogNotifier, Notifier, WebhookNotifier
 from loginetl_assets.automation.schedules import retention_schedule
-from loginetl_assets.automation.sensors import failed_run_sensor, queue_depth_sensor
+from loginetl_assets.automation.sensors import failed_run_sensor, health_sensor, queue_depth_sensor
+from loginetl_assets.checks.health import health
 from loginetl_assets.checks.masked_logins import masked_logins_are_sound, rejection_rate
 from loginetl_assets.checks.user_logins import user_logins_are_sound
 from loginetl_assets.resources.configured import (
@@ -44,7 +45,8 @@ def build_definitions(
     Args:
         settings: what the environment decides.
         resource_overrides: resources to put in the place of `queue`, `database`, `landing`, `keyring` or `rules`.
-        notifier: who is told of failed runs; a webhook where LOGINETL_ALERT_WEBHOOK_URL is set, else the log.
+        notifier: who is told of failed runs and of declining health; a webhook where LOGINETL_ALERT_WEBHOOK_URL is set,
+            else the log.
     """
     services = Services(settings)
     if notifier is None:
@@ -61,7 +63,7 @@ def build_definitions(
             masked_logins,
             user_logins.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=freshness)),
         ],
-        asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound],
+        asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound, health],
         jobs=[login_etl, process_landed, replay_job, retention],
         sensors=[
             queue_depth_sensor(
@@ -70,6 +72,7 @@ def build_definitions(
                 default_status=sensors,
             ),
             failed_run_sensor(notifier, default_status=sensors),
+            health_sensor(notifier, default_status=sensors),
         ],
         schedules=[retention_schedule(days=settings.retention_days, default_status=schedules)],
         executor=dg.in_process_executor,  # `dagster asset materialize` and the web page go by this one

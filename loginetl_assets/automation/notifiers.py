@@ -1,7 +1,8 @@
-"""Who is told of a failed run. A notifier of your own needs one method; name it in `build_definitions`."""
+"""Who is told of what needs a person. A notifier of your own needs one method; name it in `build_definitions`."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import requests
@@ -13,17 +14,27 @@ _TIMEOUT_SECONDS = 10
 
 @dataclass(frozen=True)
 class Alert:
-    """What is told; the error's text stays on the run's page."""
+    """What is told: one line for people, and the same in parts for programs. Neither carries an error's text."""
 
-    job: str
-    run_id: str
-    failed_steps: tuple[str, ...]
+    text: str
+    details: Mapping[str, str | list[str] | bool] = field(default_factory=dict)
 
-    @property
-    def text(self) -> str:
-        """One line for people."""
-        steps = ", ".join(self.failed_steps) or "no step (the run itself)"
-        return f"loginetl: job {self.job} failed at {steps}; run {self.run_id}"
+
+def run_failed(job: str, run_id: str, failed_steps: list[str]) -> Alert:
+    """A run failed; the error's text stays on the run's page."""
+    steps = ", ".join(failed_steps) or "no step (the run itself)"
+    return Alert(
+        f"loginetl: job {job} failed at {steps}; run {run_id}",
+        {"job": job, "run_id": run_id, "failed_steps": failed_steps},
+    )
+
+
+def condition_changed(condition: str, text: str, *, holds: bool) -> Alert:
+    """Something about the pipeline's health began or ceased to be wrong."""
+    return Alert(
+        f"loginetl: {condition}: {text}" if holds else f"loginetl: {condition} is over",
+        {"condition": condition, "holds": holds},
+    )
 
 
 class Notifier(Protocol):
@@ -43,7 +54,7 @@ class LogNotifier:
 
 
 class WebhookNotifier:
-    """Posts alerts as JSON: `text`, as chat tools want it, and the fields apart."""
+    """Posts alerts as JSON: `text`, as chat tools want it, and the details apart."""
 
     def __init__(self, url: str) -> None:
         """Takes the URL, which may itself be a secret and is never logged."""
@@ -53,14 +64,9 @@ class WebhookNotifier:
         """Posts once.
 
         Raises:
-            TransientError: not delivered; the tick fails and shows it.
+            TransientError: not delivered; the tick fails, shows it, and the alert is tried again.
         """
-        body = {
-            "text": alert.text,
-            "job": alert.job,
-            "run_id": alert.run_id,
-            "failed_steps": list(alert.failed_steps),
-        }
+        body = {"text": alert.text, **alert.details}
         try:
             requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
         except requests.RequestException as error:

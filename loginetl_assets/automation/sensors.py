@@ -1,16 +1,18 @@
-"""The sensors: one starts drains when the queue has a backlog, one tells somebody when a run fails."""
+"""The sensors: one starts drains when the queue has a backlog, two tell somebody when runs fail or health declines."""
 
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
-from loginetl_assets.automation.notifiers import Alert, Notifier
+from loginetl_assets.automation.jobs import LOGIN_ETL, REPLAY_REJECTED, RETENTION
+from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources import ledger
-from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource
+from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource, RulesResource
+from loginetl_assets.resources.health import look
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -20,10 +22,11 @@ IN_FLIGHT = [
     dg.DagsterRunStatus.CANCELING,
 ]
 
-# Batches left behind by a failed run are worth another, but not one every tick where the fault stays.
-RETRY_PENDING_AFTER = timedelta(minutes=10)
-
 TICK_SECONDS = 30
+HEALTH_SECONDS = 60
+
+# A fault that stays must not cost a run every tick: each counts as a receive in the queue's redrive policy.
+LONGEST_PAUSE = timedelta(minutes=10)
 
 
 def queue_depth_sensor(
@@ -64,11 +67,14 @@ def queue_depth_sensor(
         if waiting == 0:
             if pending == 0 or in_flight:
                 return dg.SkipReason(f"no message waits; {pending} batches are pending, {in_flight} drains in flight")
-            if _failed_lately(context.instance):
-                return dg.SkipReason(f"{pending} batches are pending, but the last run failed and waits for its turn")
             wanted = 1
         if wanted <= 0:
             return dg.SkipReason(f"{waiting} messages wait; the {in_flight} drains in flight suffice")
+        if pause := _back_off(context.instance):
+            return dg.SkipReason(
+                f"{waiting} messages wait and {pending} batches are pending, but the last runs failed: the next one in"
+                f" {math.ceil(pause.total_seconds())} s"
+            )
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
@@ -82,37 +88,98 @@ def queue_depth_sensor(
     return queue_depth
 
 
-def _failed_lately(instance: dg.DagsterInstance) -> bool:
-    records = _drains(instance.get_run_records(limit=20))
-    return any(
-        record.dagster_run.status is dg.DagsterRunStatus.FAILURE
-        and datetime.now(UTC) - record.update_timestamp < RETRY_PENDING_AFTER
-        for record in records[:1]
-    )
+def _back_off(instance: dg.DagsterInstance) -> timedelta:
+    """How long the next drain should still wait: longer with every failure in a row, not at all after one."""
+    in_a_row = 0
+    records = [one for one in _drains(instance.get_run_records(limit=50)) if one.dagster_run.is_finished]
+    for record in records:
+        if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+            break
+        in_a_row += 1
+    if not in_a_row:
+        return timedelta()
+    pause = min(timedelta(seconds=TICK_SECONDS) * (2 ** (in_a_row - 1) - 1), LONGEST_PAUSE)
+    passed: timedelta = datetime.now(UTC) - records[0].update_timestamp
+    return max(pause - passed, timedelta())
 
 
 def _drains(records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
     """Runs that may drain: this job's, and those that somebody started by materialising assets."""
-    return [record for record in records if record.dagster_run.job_name != RETENTION]
+    return [record for record in records if record.dagster_run.job_name not in {RETENTION, REPLAY_REJECTED}]
 
 
 def failed_run_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """Builds the sensor that hands every failed run of this code location to a notifier."""
+    """Builds the sensor that tells a notifier when a job of this code location begins to fail."""
 
     @dg.run_failure_sensor(
         name="failed_run",
         default_status=default_status,
-        description="Tells the notifier of every failed run: job, run id, failed steps; no values.",
+        description="Tells the notifier of a failed run: job, run id, failed steps; no values. Of failures in a row at"
+        " the same steps only the first.",
     )
-    def failed_run(context: dg.RunFailureSensorContext) -> None:
-        notifier.notify(
-            Alert(
-                job=context.dagster_run.job_name,
-                run_id=context.dagster_run.run_id,
-                failed_steps=tuple(
-                    event.step_key for event in context.get_step_failure_events() if event.step_key is not None
-                ),
-            )
-        )
+    def failed_run(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        run = context.dagster_run
+        failed_steps = _failed_steps(context.instance, run.run_id)
+        before = _finished_before(context.instance, run)
+        if (
+            before is not None
+            and before.status is dg.DagsterRunStatus.FAILURE
+            and _failed_steps(context.instance, before.run_id) == failed_steps
+        ):
+            return dg.SkipReason("told already: the run before it failed at the same steps")
+        notifier.notify(run_failed(run.job_name, run.run_id, failed_steps))
+        return None
 
     return failed_run
+
+
+def _failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return sorted({entry.step_key for entry in failures if entry.step_key is not None})
+
+
+def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
+    """The newest finished run of the same job that was made before this one."""
+    records = instance.get_run_records(dg.RunsFilter(job_name=run.job_name), limit=50)
+    made = next((one.create_timestamp for one in records if one.dagster_run.run_id == run.run_id), None)
+    earlier = [
+        one.dagster_run
+        for one in records
+        if made is not None and one.create_timestamp < made and one.dagster_run.is_finished
+    ]
+    return earlier[0] if earlier else None
+
+
+def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """Builds the sensor that tells a notifier when something about the pipeline's health begins and ceases to be wrong.
+
+    The conditions that hold are its cursor, so each is told once, however long it lasts and however many runs see it.
+    """
+
+    @dg.sensor(
+        name="health",
+        minimum_interval_seconds=HEALTH_SECONDS,
+        default_status=default_status,
+        description="Tells the notifier, once each, of batches set aside, messages that wait too long, a queue or a"
+        " database that cannot be reached, and too many rejections; and when that is over.",
+    )
+    def health(
+        context: dg.SensorEvaluationContext,
+        queue: LoginQueueResource,
+        database: LoginDatabaseResource,
+        rules: RulesResource,
+    ) -> dg.SkipReason:
+        told: dict[str, str] = dict.fromkeys(json.loads(context.cursor or "[]"), "")
+        try:
+            seen = look(database.open(), queue.open())
+            hold = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
+        except (OperatorError, TransientError) as error:
+            hold = {**told, "database_unreachable": str(error)}  # of the others nothing is known
+        for name in hold.keys() - told.keys():
+            notifier.notify(condition_changed(name, hold[name], holds=True))
+        for name in told.keys() - hold.keys():
+            notifier.notify(condition_changed(name, "", holds=False))
+        context.update_cursor(json.dumps(sorted(hold)))
+        return dg.SkipReason("; ".join(text or name for name, text in sorted(hold.items())) or "all is well")
+
+    return health

@@ -89,6 +89,7 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
     reject_unknown_fields: bool
     major_version_only: bool
     max_rejection_rate: float
+    freshness_hours: float
 
     @classmethod
     def of(cls, settings: Settings) -> "RulesResource":
@@ -98,4 +99,5 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
             reject_unknown_fields=settings.unknown_fields is UnknownFields.REJECT,
             major_version_only=settings.app_version is AppVersion.MAJOR,
             max_rejection_rate=settings.max_rejection_rate,
+            freshness_hours=settings.freshness_hours,
         )

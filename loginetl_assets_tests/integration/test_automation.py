@@ -15,7 +15,7 @@ import pytest
 from dagster import build_sensor_context
 
 from loginetl_assets.automation.jobs import LOGIN_ETL
-from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier
+from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
 from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
 from loginetl_assets.settings import Environment, KeysetRole, Settings
@@ -78,9 +78,20 @@ def test_runs_in_flight_count_against_the_backlog(small_runs: Pipeline) -> None:
     assert "as many as are allowed" in (answer.skip_message or "")
 
 
-def test_a_failed_run_does_not_keep_the_sensor_from_asking_again(small_runs: Pipeline) -> None:
+def test_the_sensor_asks_again_after_a_failed_run_and_pauses_after_several(small_runs: Pipeline) -> None:
     small_runs.send([login()])
     _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
+    assert _requests(small_runs) == 1
+    pauses = []
+    for _ in range(7):
+        _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
+        answer = _tick(small_runs)
+        assert isinstance(answer, dg.SkipReason)
+        pauses.append(int(str(answer.skip_message).rsplit(" ", 2)[1]))
+    # Less what has passed since the run ended.
+    expected = [30, 90, 210, 450, 600, 600, 600]
+    assert all(full - 15 < pause <= full for pause, full in zip(pauses, expected, strict=True)), pauses
+    _start_run(small_runs, dg.DagsterRunStatus.SUCCESS)
     assert _requests(small_runs) == 1
 
 
@@ -100,10 +111,11 @@ def test_batches_that_a_failed_run_left_behind_are_worth_a_run_but_not_one_a_tic
     small_runs.send([login()])
     small_runs.materialize("raw_login_messages")
     assert _requests(small_runs) == 1
-    _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
+    for _ in range(2):
+        _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
     answer = _tick(small_runs)
     assert isinstance(answer, dg.SkipReason)
-    assert "last run failed" in (answer.skip_message or "")
+    assert "last runs failed" in (answer.skip_message or "")
 
 
 @pytest.mark.parametrize("broken", ["queue", "database"])
@@ -122,7 +134,7 @@ def test_what_cannot_be_reached_is_a_skip_with_a_reason(pipeline: Pipeline, tmp_
 def test_sensors_and_schedule_are_on_in_local_and_off_elsewhere(settings: Settings) -> None:
     local = build_definitions(settings)
     staging = build_definitions(replace(settings, environment=Environment.STAGING))
-    for name in ("queue_depth", "failed_run"):
+    for name in ("queue_depth", "failed_run", "health"):
         assert local.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
         assert staging.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.STOPPED
     assert local.resolve_schedule_def("daily_retention").default_status is dg.DefaultScheduleStatus.RUNNING
@@ -142,17 +154,36 @@ def test_a_failed_run_is_told_to_the_notifier_without_values(pipeline: Pipeline,
     with Pipeline.on(pipeline.settings, tmp_path / "told", notifier=recorder) as told:
         told.send([login()])
         told.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_lands CHECK (messages < 0) NOT VALID")
-        result = told.run(expect_success=False)
-        failure = next(event for event in result.all_events if event.is_run_failure)
-        sensor = told.definitions.resolve_sensor_def("failed_run")
-        context = dg.build_run_status_sensor_context(
-            "failed_run", failure, told.instance, result.dagster_run
-        ).for_run_failure()
-        sensor(context)
-    (alert,) = recorder.alerts
-    assert alert.job == LOGIN_ETL
-    assert alert.failed_steps == ("raw_login_messages",)
-    assert "198.51.100.7" not in alert.text
+        _fail(told)
+        (alert,) = recorder.alerts
+        assert alert.details["job"] == LOGIN_ETL
+        assert alert.details["failed_steps"] == ["raw_login_messages"]
+        assert "198.51.100.7" not in alert.text
+        _fail(told)
+        assert len(recorder.alerts) == 1, "the same failure is told once"
+        told.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_lands")
+        told.materialize("raw_login_messages")
+        told.execute(
+            "ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_is_masked CHECK (state <> 'masked') NOT VALID"
+        )
+        _fail(told)
+        assert recorder.alerts[1].details["failed_steps"] == ["masked_logins"], "another failure is told"
+        told.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_masked")
+        told.run()
+        told.execute("UPDATE loginetl.keys SET key_id = 7 WHERE role = 'masking'")
+        _fail(told)
+        assert len(recorder.alerts) == 3, "after a success the same failure is a new one"
+
+
+def _fail(pipeline: Pipeline) -> None:
+    """Runs into a failure, and has the sensor see it."""
+    result = pipeline.run(expect_success=False)
+    failure = next(event for event in result.all_events if event.is_run_failure)
+    sensor = pipeline.definitions.resolve_sensor_def("failed_run")
+    context = dg.build_run_status_sensor_context(
+        "failed_run", failure, pipeline.instance, result.dagster_run
+    ).for_run_failure()
+    sensor(context)
 
 
 @contextmanager
@@ -181,7 +212,7 @@ def _webhook(status: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
 
 def test_the_webhook_gets_the_alert_as_json() -> None:
     with _webhook(200) as (url, got):
-        WebhookNotifier(url).notify(Alert("login_etl", "r-1", ("user_logins",)))
+        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", ["user_logins"]))
     assert got == [
         {
             "text": "loginetl: job login_etl failed at user_logins; run r-1",
@@ -194,12 +225,12 @@ def test_the_webhook_gets_the_alert_as_json() -> None:
 
 def test_a_webhook_that_refuses_is_an_error_that_keeps_the_url_to_itself() -> None:
     with _webhook(500) as (url, _), pytest.raises(TransientError, match="LOGINETL_ALERT_WEBHOOK_URL") as raised:
-        WebhookNotifier(url).notify(Alert("login_etl", "r-1", ()))
+        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
     assert "secret-path" not in str(raised.value)
 
 
 def test_the_default_notifier_logs(caplog: pytest.LogCaptureFixture) -> None:
-    LogNotifier().notify(Alert("login_etl", "r-1", ("user_logins",)))
+    LogNotifier().notify(run_failed("login_etl", "r-1", ["user_logins"]))
     assert "login_etl failed at user_logins" in caplog.text
 
 

@@ -1,0 +1,133 @@
+"""How the pipeline is doing: a few counts by index, and the conditions that somebody should be told of.
+
+SQS does not say how old its oldest message is (CloudWatch does: ApproximateAgeOfOldestMessage); the age here is that of
+the oldest message that has landed and is not settled.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+
+from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.ledger import SetAside, Totals
+from loginetl_assets.resources.queue import LoginQueue, QueueDepth
+
+REJECTION_WINDOW = timedelta(hours=24)
+
+# Estimates of the planner and sizes on disk: exact counts of these tables would cost what the tables hold.
+_TABLES = ("loginetl.pii_vault", "loginetl.processed_messages", "loginetl.rejected_logins")
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """A table with its indexes."""
+
+    rows: int  # the planner's estimate
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """What `loginetl status` and the `health` check show."""
+
+    depth: QueueDepth | None  # None: the queue cannot be asked, for this reason
+    queue_error: str | None
+    totals: Totals
+    oldest_pending_at: datetime | None  # when SQS took the oldest message that has landed and is not settled
+    set_aside: list[SetAside]
+    rejected_lately: int
+    masked_lately: int  # messages read within REJECTION_WINDOW
+    sizes: dict[str, TableSize]
+    seen_at: datetime
+
+    @property
+    def oldest_pending_seconds(self) -> float | None:
+        """The age of the oldest message that has landed and is not settled."""
+        return (self.seen_at - self.oldest_pending_at).total_seconds() if self.oldest_pending_at else None
+
+    @property
+    def rejection_rate(self) -> float:
+        """The share of messages read within REJECTION_WINDOW that were rejected."""
+        return self.rejected_lately / self.masked_lately if self.masked_lately else 0.0
+
+    def conditions(self, *, max_rejection_rate: float, freshness_hours: float) -> dict[str, str]:
+        """What is wrong, by name; each text says what mends it. Empty when all is well."""
+        found = {}
+        if self.queue_error:
+            found["queue_unreachable"] = self.queue_error
+        if self.set_aside:
+            found["batches_set_aside"] = (
+                f"{self.totals.set_aside_batches} batches cannot be read: `loginetl status` says why; once mended,"
+                " `loginetl reprocess` brings them in"
+            )
+        old = (self.oldest_pending_seconds or 0) > freshness_hours * 3600
+        if old:
+            found["messages_pending_too_long"] = (
+                f"messages wait in the landing for more than {freshness_hours:g} h: materialise masked_logins and"
+                " user_logins, and see why runs fail"
+            )
+        last = self.totals.last_loaded_at
+        waits = self.depth is not None and self.depth.waiting > 0
+        if waits and last is not None and self.seen_at - last > timedelta(hours=freshness_hours):
+            found["queue_not_drained"] = (
+                f"messages wait on the queue and nothing was loaded for more than {freshness_hours:g} h: is the"
+                " queue_depth sensor on, and the daemon up?"
+            )
+        if self.rejection_rate > max_rejection_rate:
+            found["too_many_rejected"] = (
+                f"{self.rejected_lately} of {self.masked_lately} messages were rejected within"
+                f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected list`"
+            )
+        totals = self.totals
+        if totals.messages != totals.loaded + totals.duplicates + totals.rejected + totals.erased + totals.pending:
+            found["counts_disagree"] = "what landed is not what was settled and is pending: this is a bug, report it"
+        return found
+
+
+def look(database: LoginDatabase, queue: LoginQueue) -> Health:
+    """Reads it all; a queue that cannot be asked is part of the answer.
+
+    Raises:
+        OperatorError, TransientError: the database cannot be asked.
+    """
+    depth = error = None
+    try:
+        depth = queue.depth()
+    except (OperatorError, TransientError) as reason:
+        error = str(reason)
+    with database.transaction() as connection:
+        totals = ledger.totals(connection)
+        oldest = connection.execute(
+            text("SELECT min(oldest_sent_at) FROM loginetl.batches WHERE state <> 'loaded'")
+        ).scalar()
+        lately = connection.execute(
+            text(
+                "SELECT coalesce(sum(messages), 0) AS messages, coalesce(sum(rejected), 0) AS rejected"
+                " FROM loginetl.batches WHERE masked_at > now() - CAST(:window AS interval)"
+            ),
+            {"window": REJECTION_WINDOW},
+        ).one()
+        sizes = {
+            row.name: TableSize(rows=row.rows, bytes=row.bytes)
+            for row in connection.execute(
+                text(
+                    "SELECT name, greatest(reltuples, 0)::bigint AS rows, pg_total_relation_size(oid) AS bytes"
+                    " FROM unnest(CAST(:tables AS text[])) name JOIN pg_class ON oid = to_regclass(name)"
+                ),
+                {"tables": list(_TABLES)},
+            )
+        }
+        return Health(
+            depth=depth,
+            queue_error=error,
+            totals=totals,
+            oldest_pending_at=oldest,
+            set_aside=ledger.batches_set_aside(connection),
+            rejected_lately=int(lately.rejected),
+            masked_lately=int(lately.messages),
+            sizes=sizes,
+            seen_at=datetime.now(UTC),
+        )

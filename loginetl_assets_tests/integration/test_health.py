@@ -1,0 +1,162 @@
+"""Health: what is wrong is seen by the check, by `status`'s own look, and told once by the sensor."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from loginetl_assets.automation.notifiers import Alert
+from loginetl_assets.errors import TransientError
+from loginetl_assets.resources.health import Health, look
+from loginetl_assets.settings import Settings
+from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login
+
+RULES = {"max_rejection_rate": 0.05, "freshness_hours": 24.0}
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+        self.broken = False
+
+    def notify(self, alert: Alert) -> None:
+        if self.broken:
+            raise TransientError("not delivered")
+        self.told.append((str(alert.details["condition"]), bool(alert.details["holds"])))
+
+
+class _Sensor:
+    """The health sensor, ticked by hand: its cursor lives from one tick to the next, as in the daemon."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.cursor: str | None = None
+
+    def tick(self) -> str:
+        resources = self.pipeline.definitions.resources or {}
+        with dg.build_sensor_context(
+            instance=self.pipeline.instance,
+            cursor=self.cursor,
+            resources={name: resources[name] for name in ("queue", "database", "rules")},
+        ) as context:
+            answer = self.pipeline.definitions.resolve_sensor_def("health")(context)
+            self.cursor = context.cursor
+        assert isinstance(answer, dg.SkipReason)
+        return str(answer.skip_message)
+
+
+@pytest.fixture
+def recorder() -> _Recorder:
+    return _Recorder()
+
+
+@pytest.fixture
+def watched(settings: Settings, tmp_path: Path, recorder: _Recorder) -> Iterator[Pipeline]:
+    with Pipeline.on(settings, tmp_path / "watched", notifier=recorder) as pipeline:
+        yield pipeline
+
+
+def _look(pipeline: Pipeline) -> Health:
+    return look(pipeline.services.database(), pipeline.services.queue())
+
+
+def _damage_a_batch(pipeline: Pipeline) -> Path:
+    pipeline.send([login()])
+    pipeline.materialize("raw_login_messages")
+    (key,) = pipeline.query("SELECT object_key FROM loginetl.batches WHERE state = 'landed'")[0]
+    path: Path = pipeline.settings.home / "landing" / key
+    path.rename(path.with_suffix(".kept"))
+    return path
+
+
+def test_a_pipeline_that_does_its_work_is_well(pipeline: Pipeline) -> None:
+    pipeline.send(SAMPLE)
+    result = pipeline.run()
+    assert checks(result)["health"]
+    seen = _look(pipeline)
+    assert seen.conditions(**RULES) == {}
+    assert (seen.oldest_pending_seconds, seen.rejection_rate, seen.set_aside) == (None, 0.01, [])
+    assert seen.depth is not None
+    assert seen.depth.waiting == 0
+    assert seen.sizes["loginetl.pii_vault"].bytes > 0
+    (evaluation,) = (one for one in result.get_asset_check_evaluations() if one.check_name == "health")
+    assert {name: value.value for name, value in evaluation.metadata.items()}["pending"] == 0
+
+
+def test_each_condition_is_named_with_what_mends_it(pipeline: Pipeline) -> None:
+    path = _damage_a_batch(pipeline)
+    result = pipeline.run()
+    assert not checks(result)["health"]
+    assert result.success, "a warning, not an error"
+    assert "loginetl reprocess" in _look(pipeline).conditions(**RULES)["batches_set_aside"]
+    assert "raw batch" in _look(pipeline).set_aside[0].reason
+    path.with_suffix(".kept").rename(path)
+    pipeline.run({"masked_logins": {"reprocess": True}})
+    assert _look(pipeline).conditions(**RULES) == {}
+
+    pipeline.send([login(user_id="late")])
+    pipeline.materialize("raw_login_messages")
+    pipeline.execute("UPDATE loginetl.batches SET oldest_sent_at = now() - interval '25 hours' WHERE state = 'landed'")
+    assert list(_look(pipeline).conditions(**RULES)) == ["messages_pending_too_long"]
+    assert 25 * 3600 <= (_look(pipeline).oldest_pending_seconds or 0) < 25 * 3600 + 60
+    pipeline.run()
+
+    pipeline.send(["{}"])
+    pipeline.execute("UPDATE loginetl.batches SET loaded_at = now() - interval '25 hours'")
+    assert list(_look(pipeline).conditions(**RULES)) == ["queue_not_drained"]
+    pipeline.run()
+    assert "loginetl rejected list" in _look(pipeline).conditions(**RULES)["too_many_rejected"]
+
+    pipeline.execute("UPDATE loginetl.batches SET masked_at = now() - interval '25 hours'")
+    assert _look(pipeline).conditions(**RULES) == {}
+    pipeline.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT counts_add_up")
+    pipeline.execute("UPDATE loginetl.batches SET loaded = loaded + 1 WHERE batch_id = 1")
+    assert list(_look(pipeline).conditions(**RULES)) == ["counts_disagree"]
+
+
+def test_a_condition_is_told_once_and_its_end_once(watched: Pipeline, recorder: _Recorder) -> None:
+    sensor = _Sensor(watched)
+    assert sensor.tick() == "all is well"
+    path = _damage_a_batch(watched)
+    watched.run()
+    for _ in range(3):
+        assert "loginetl reprocess" in sensor.tick()
+        watched.run()
+    assert recorder.told == [("batches_set_aside", True)]
+    path.with_suffix(".kept").rename(path)
+    watched.run({"masked_logins": {"reprocess": True}})
+    sensor.tick()
+    sensor.tick()
+    assert recorder.told == [("batches_set_aside", True), ("batches_set_aside", False)]
+
+
+def test_an_alert_that_was_not_delivered_is_tried_again(watched: Pipeline, recorder: _Recorder) -> None:
+    _damage_a_batch(watched)
+    watched.run()
+    sensor = _Sensor(watched)
+    recorder.broken = True
+    with pytest.raises(TransientError):
+        sensor.tick()
+    recorder.broken = False
+    sensor.tick()
+    assert recorder.told == [("batches_set_aside", True)]
+
+
+@pytest.mark.parametrize("broken", ["queue", "database"])
+def test_what_cannot_be_reached_is_a_condition_and_others_are_not_forgotten(
+    watched: Pipeline, recorder: _Recorder, tmp_path: Path, broken: str
+) -> None:
+    elsewhere: dict[str, Any] = (
+        {"queue_url": "http://127.0.0.1:9/000000000000/login-queue"}
+        if broken == "queue"
+        else {"database_url": "postgresql://nobody@127.0.0.1:9/none"}
+    )
+    with Pipeline.on(replace(watched.settings, **elsewhere), tmp_path / "broken", notifier=recorder) as unreachable:
+        sensor = _Sensor(unreachable)
+        sensor.cursor = json.dumps(["batches_set_aside"] if broken == "database" else [])
+        assert "cannot be reached" in sensor.tick()
+    assert recorder.told == [(f"{broken}_unreachable", True)]
