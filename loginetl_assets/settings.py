@@ -40,6 +40,13 @@ class UnknownFields(StrEnum):
     REJECT = "reject"
 
 
+class Identity(StrEnum):
+    """By what a login is known as the same one."""
+
+    MESSAGE_ID = "message_id"
+    EVENT_ID = "event_id"  # by the body's own `event_id` too, where it has one
+
+
 class AppVersion(StrEnum):
     """What the integer column `app_version` holds."""
 
@@ -61,6 +68,8 @@ class Settings:
     kms_key_uri: str | None = None
     unknown_fields: UnknownFields = UnknownFields.IGNORE
     app_version: AppVersion = AppVersion.PACKED
+    identity: Identity = Identity.MESSAGE_ID
+    payload_bucket: str | None = None
     visibility_seconds: int = 120
     max_rejection_rate: float = 0.05
     freshness_hours: float = 24.0
@@ -94,6 +103,8 @@ class Settings:
             kms_key_uri=read.text("LOGINETL_KMS_KEY_URI"),
             unknown_fields=read.choice("LOGINETL_UNKNOWN_FIELDS", UnknownFields, UnknownFields.IGNORE),
             app_version=read.choice("LOGINETL_APP_VERSION", AppVersion, AppVersion.PACKED),
+            identity=read.choice("LOGINETL_IDENTITY", Identity, Identity.MESSAGE_ID),
+            payload_bucket=read.text("LOGINETL_PAYLOAD_BUCKET"),
             # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
             visibility_seconds=read.integer("LOGINETL_VISIBILITY_SECONDS", cls.visibility_seconds, 30, 43_200),
             max_rejection_rate=read.number("LOGINETL_MAX_REJECTION_RATE", cls.max_rejection_rate, 0, 1),
@@ -119,6 +130,8 @@ class Settings:
             "LOGINETL_KMS_KEY_URI": self.kms_key_uri,
             "LOGINETL_UNKNOWN_FIELDS": self.unknown_fields,
             "LOGINETL_APP_VERSION": self.app_version,
+            "LOGINETL_IDENTITY": self.identity,
+            "LOGINETL_PAYLOAD_BUCKET": self.payload_bucket,
             "LOGINETL_VISIBILITY_SECONDS": self.visibility_seconds,
             "LOGINETL_MAX_REJECTION_RATE": self.max_rejection_rate,
             "LOGINETL_FRESHNESS_HOURS": self.freshness_hours,

@@ -30,6 +30,7 @@ from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.queue import MOST_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
@@ -118,6 +119,7 @@ class Drain:
         self,
         queue: LoginQueue,
         landing: Landing,
+        payloads: Payloads,
         database: LoginDatabase,
         keyring: Keyring,
         limits: DrainLimits,
@@ -127,6 +129,7 @@ class Drain:
         """Takes the open services, the bounds, and the Dagster run to name in the ledger."""
         self._queue = queue
         self._landing = landing
+        self._payloads = payloads
         self._database = database
         self._keyring = keyring
         self._limits = limits
@@ -227,7 +230,7 @@ class Drain:
             most=most, wait_seconds=wait_seconds, visibility_seconds=self._limits.visibility_seconds
         )
         self._held.update(one.receipt_handle for one in received)
-        return received
+        return [ReceivedMessage(self._payloads.resolve(one.message), one.receipt_handle) for one in received]
 
     def _land(self, batch: _OpenBatch) -> _Landed:
         """Seals, puts, registers: after this the messages may leave the queue."""
@@ -366,6 +369,7 @@ def _work() -> None:
             Drain(
                 services.queue(connections=order.limits.receivers + 2),
                 services.landing(),
+                services.payloads(),
                 services.database(application_name="loginetl drain"),
                 services.keyring,
                 order.limits,

@@ -7,6 +7,7 @@ is a new object, so what a dead run wrote of it is an orphan that nobody loads a
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 import dagster as dg
 from pydantic import Field
@@ -217,17 +218,23 @@ class _Masker:
             self.keys.tokenizer,
             reject_unknown_fields=self._rules.reject_unknown_fields,
             major_only=self._rules.major_version_only,
+            by_event_id=self._rules.by_event_id,
         )
+        masked, known_events = self._without_known_events(connection, masked)
         masked_key, size = write_masked(self._landing, masked.logins)
         # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
         new_tokens = self._fill_vault(connection, masked)
+        ledger.settle_duplicates(connection, batch, known_events)
         rejected = rejections.add(
             connection,
             batch,
             (sealed_rejection(self.keys.rejects, one.message, one.rejection) for one in masked.rejected),
         )
         duplicates = (
-            masked.repeated + (len(masked.rejected) - rejected) + (len(messages) - len(unsettled) - loaded_before)
+            masked.repeated
+            + len(known_events)
+            + (len(masked.rejected) - rejected)
+            + (len(messages) - len(unsettled) - loaded_before)
         )
         ledger.mark_masked(
             connection,
@@ -248,6 +255,14 @@ class _Masker:
         totals.unknown_fields += masked.unknown_fields
         totals.new_tokens += new_tokens
         totals.bytes += size
+
+    def _without_known_events(self, connection: Connection, masked: MaskedBatch) -> tuple[MaskedBatch, list[UUID]]:
+        """Leaves out logins whose event is loaded, by whatever message; and gives their messages."""
+        events = masked.logins["event_key"].drop_nulls()
+        if events.is_empty():
+            return masked, []
+        known = ledger.settled_events(connection, [UUID(event) for event in events])
+        return masked.without_events({str(event) for event in known})
 
     def _fill_vault(self, connection: Connection, masked: MaskedBatch) -> int:
         known = vault.known_tokens(connection, masked.vault["token"].to_list())

@@ -127,7 +127,15 @@ def raw_login_messages(
         if processes > 1:
             report = drain_in_processes(queue.as_environment(), limits, processes, run_id=context.run.run_id)
         else:
-            report = Drain(login_queue, open_landing, ledger_database, keys, limits, run_id=context.run.run_id).run()
+            report = Drain(
+                login_queue,
+                open_landing,
+                landing.open_payloads(),
+                ledger_database,
+                keys,
+                limits,
+                run_id=context.run.run_id,
+            ).run()
         after = login_queue.depth()
         yield dg.MaterializeResult(
             metadata={

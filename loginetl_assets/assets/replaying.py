@@ -19,6 +19,7 @@ from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.rejections import Selection
 from loginetl_assets.settings import KeysetRole
 
@@ -61,7 +62,13 @@ def _moment(text: str) -> datetime | None:
 
 
 def replay_rejected(
-    database: LoginDatabase, landing: Landing, keys: Keyring, which: Selection, *, run_id: str | None = None
+    database: LoginDatabase,
+    landing: Landing,
+    payloads: Payloads,
+    keys: Keyring,
+    which: Selection,
+    *,
+    run_id: str | None = None,
 ) -> ReplayCounts:
     """Lands the rejected messages that are meant; masking and loading them is a run's business, as with any batch."""
     counts = ReplayCounts()
@@ -82,7 +89,7 @@ def replay_rejected(
                 except NotOpened:
                     counts.unopened += 1
                     continue
-                messages.append(QueuedMessage(str(one.message_key), one.sent_at_ms, body))
+                messages.append(payloads.resolve(QueuedMessage(str(one.message_key), one.sent_at_ms, body)))
             if not messages:
                 continue
             object_key, size = write_messages(landing, keys, messages)

@@ -64,7 +64,14 @@ def replay(
     """Replays what is meant; every step can be repeated."""
     with failures_without_values():
         which = selection(config.message_ids, config.reason, config.since, config.until)
-        counts = replay_rejected(database.open(), landing.open(), keyring.open(), which, run_id=context.run.run_id)
+        counts = replay_rejected(
+            database.open(),
+            landing.open(),
+            landing.open_payloads(),
+            keyring.open(),
+            which,
+            run_id=context.run.run_id,
+        )
         context.add_output_metadata(vars(counts))
 
 

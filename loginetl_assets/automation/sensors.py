@@ -98,7 +98,7 @@ def _back_off(instance: dg.DagsterInstance) -> timedelta:
         in_a_row += 1
     if not in_a_row:
         return timedelta()
-    pause = min(timedelta(seconds=TICK_SECONDS) * (2 ** (in_a_row - 1) - 1), LONGEST_PAUSE)
+    pause: timedelta = min(timedelta(seconds=TICK_SECONDS) * (2 ** (in_a_row - 1) - 1), LONGEST_PAUSE)
     passed: timedelta = datetime.now(UTC) - records[0].update_timestamp
     return max(pause - passed, timedelta())
 

@@ -1,7 +1,7 @@
 """A batch of messages becomes masked logins, rejected logins and vault entries: rules over whole frames, no I/O."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from uuid import UUID
 
@@ -19,6 +19,7 @@ MAX_LENGTHS = {"user_id": 128, "device_type": 32, "locale": 32, "device_id": 256
 MASKED_SCHEMA = pl.Schema(
     {
         "message_key": pl.String,  # UUID
+        "event_key": pl.String,  # UUID; null where events are not known by an id of their own
         "user_id": pl.String,
         "device_type": pl.String,
         "masked_ip": pl.String,
@@ -28,9 +29,11 @@ MASKED_SCHEMA = pl.Schema(
         "create_date": pl.Date,  # UTC date of the message's SentTimestamp
     }
 )
-TABLE_COLUMNS = tuple(name for name in MASKED_SCHEMA if name != "message_key")
+TABLE_COLUMNS = tuple(name for name in MASKED_SCHEMA if name not in {"message_key", "event_key"})
 
-_READ_SCHEMA = pl.Schema({"position": pl.Int64, "sent_at_ms": pl.Int64, **{field: pl.String for field in FIELDS}})
+_READ_SCHEMA = pl.Schema(
+    {"position": pl.Int64, "sent_at_ms": pl.Int64, **{field: pl.String for field in FIELDS}, "event_key": pl.String}
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ class MaskedBatch:
     repeated: int  # messages whose id stood in the batch already
     unknown_fields: int  # fields beside the six that were ignored, over all messages
 
+    def without_events(self, event_keys: Collection[str]) -> tuple["MaskedBatch", list[UUID]]:
+        """The batch without the logins of some events, and without values that only those have; and their messages."""
+        known = pl.col("event_key").is_in(list(event_keys)).fill_null(False)
+        logins = self.logins.filter(~known)
+        kept = pl.concat([logins["masked_ip"], logins["masked_device_id"]]).unique()
+        vault = self.vault.filter(pl.col("token").is_in(kept.implode()))
+        dropped = [UUID(key) for key in self.logins.filter(known)["message_key"]]
+        return replace(self, logins=logins, vault=vault), dropped
+
 
 def mask_batch(
     messages: Sequence[QueuedMessage],
@@ -60,6 +72,7 @@ def mask_batch(
     *,
     reject_unknown_fields: bool = False,
     major_only: bool = False,
+    by_event_id: bool = False,
 ) -> MaskedBatch:
     """Reads, checks and masks a batch.
 
@@ -68,6 +81,7 @@ def mask_batch(
         tokenizer: makes the tokens.
         reject_unknown_fields: whether a field outside the six rejects its message.
         major_only: whether `app_version` holds the major version alone instead of the packed one.
+        by_event_id: whether the bodies' own `event_id` is read.
     """
     distinct: dict[UUID, QueuedMessage] = {}
     for message in messages:
@@ -78,10 +92,11 @@ def mask_batch(
     rejected: list[RejectedMessage] = []
     unknown_fields = 0
     for position, (_, message) in enumerate(kept):
-        reading = read_login(message.body, reject_unknown_fields=reject_unknown_fields)
+        reading = read_login(message.body, reject_unknown_fields=reject_unknown_fields, by_event_id=by_event_id)
         if isinstance(reading, Login):
             unknown_fields += reading.unknown_fields
-            rows.append((position, message.sent_at_ms, *reading[: len(FIELDS)]))
+            event = str(reading.event_key) if reading.event_id else None
+            rows.append((position, message.sent_at_ms, *reading[: len(FIELDS)], event))
         else:
             rejected.append(RejectedMessage(message, reading))
 

@@ -14,11 +14,21 @@ import msgspec
 from loginetl_assets.logins.rejection import Reason, Rejection
 
 FIELDS = ("user_id", "app_version", "device_type", "ip", "locale", "device_id")
-OPTIONAL_FIELDS = frozenset({"locale"})
-_KNOWN = frozenset(FIELDS)
+OPTIONAL_FIELDS = frozenset({"locale", "event_id"})
+EVENT_ID = "event_id"
+_FIELDS_AND_EVENT = (*FIELDS, EVENT_ID)
+_LOGIN = frozenset(FIELDS)
+_LOGIN_AND_EVENT = frozenset(_FIELDS_AND_EVENT)
 
 # Names for message ids that are no UUIDs (AWS's are; the API only promises a string of up to 100 characters).
 _MESSAGE_IDS = uuid5(NAMESPACE_URL, "sqs-message-id")
+_EVENT_IDS = uuid5(NAMESPACE_URL, "login-event-id")
+
+# How the body of a message begins whose payload the SQS extended client library put into S3.
+_POINTERS = (
+    "software.amazon.payloadoffloading.PayloadS3Pointer",
+    "com.amazon.sqs.javamessaging.MessageS3Pointer",  # until version 1 of that library
+)
 
 
 class QueuedMessage(msgspec.Struct, array_like=True, frozen=True):
@@ -51,6 +61,12 @@ class Login(NamedTuple):
     locale: str | None
     device_id: str
     unknown_fields: int
+    event_id: str | None = None  # the producer's own, where it is asked for and there
+
+    @property
+    def event_key(self) -> UUID | None:
+        """The identity of the event, whatever messages bring it."""
+        return uuid5(_EVENT_IDS, self.event_id) if self.event_id else None
 
     def __repr__(self) -> str:
         """Shows no field: all of them may be personal data."""
@@ -78,7 +94,32 @@ def decode_messages(packed: bytes) -> list[QueuedMessage]:
         raise ValueError("not a batch of messages") from None
 
 
-def read_login(body: bytes, *, reject_unknown_fields: bool = False) -> Login | Rejection:
+_LONGEST_POINTER = 16_384  # a key has 1 024 bytes at most, each escaped at worst, and SNS adds its envelope
+
+
+class PayloadPointer(NamedTuple):
+    """Where in S3 the extended client library put a message's payload."""
+
+    bucket: str
+    key: str
+
+
+def read_pointer(body: bytes) -> PayloadPointer | None:
+    """The pointer that a body consists of, in an SNS envelope or not, if it is one."""
+    if len(body) > _LONGEST_POINTER or b"S3Pointer" not in body:
+        return None
+    try:
+        match json.loads(body):
+            case [name, {"s3BucketName": str(bucket), "s3Key": str(key)}] if name in _POINTERS:
+                return PayloadPointer(bucket, key)
+            case {"Type": "Notification", "Message": str(inner)}:
+                return read_pointer(inner.encode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def read_login(body: bytes, *, reject_unknown_fields: bool = False, by_event_id: bool = False) -> Login | Rejection:
     """Reads one message body.
 
     Nested objects are flattened with `_`, one SNS envelope is unwrapped, `locale` may be null or missing. Time is
@@ -87,12 +128,13 @@ def read_login(body: bytes, *, reject_unknown_fields: bool = False) -> Login | R
     Args:
         body: the message's bytes, UTF-8.
         reject_unknown_fields: whether a field outside the six rejects the message instead of being counted.
+        by_event_id: whether a field `event_id` beside the six is read.
     """
     try:
         document = _decode(body)
         if document.get("Type") == "Notification" and isinstance(document.get("Message"), str):
             document = _decode(document["Message"].encode("utf-8", "surrogatepass"))
-        return _pick_fields(document, reject_unknown_fields)
+        return _pick_fields(document, _LOGIN_AND_EVENT if by_event_id else _LOGIN, reject_unknown_fields)
     except _Refused as refused:
         return refused.rejection
 
@@ -109,7 +151,7 @@ def _decode(body: bytes) -> dict[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _decode_exactly(body)
     if not isinstance(document, dict):
-        raise _Refused(Reason.NOT_AN_OBJECT)
+        raise _no_object(body)
     # msgspec keeps the last of two equal keys without a word. Every key and every string value brings at least two
     # quotes, so a text with no more of them than what was read accounts for hides none (50 ns against 3 µs).
     quotes = 0
@@ -118,6 +160,10 @@ def _decode(body: bytes) -> dict[str, Any]:
             return _decode_exactly(body)
         quotes += 4 if isinstance(value, str) else 2
     return document if body.count(b'"') == quotes else _decode_exactly(body)
+
+
+def _no_object(body: bytes) -> _Refused:
+    return _Refused(Reason.PAYLOAD_UNAVAILABLE if read_pointer(body) else Reason.NOT_AN_OBJECT)
 
 
 def _decode_exactly(body: bytes) -> dict[str, Any]:
@@ -139,7 +185,7 @@ def _decode_exactly(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _Refused(Reason.TOO_DEEP) from None
     if not isinstance(document, dict):
-        raise _Refused(Reason.NOT_AN_OBJECT)
+        raise _no_object(body)
     return document
 
 
@@ -158,16 +204,16 @@ def _refuse_constant(_literal: str) -> None:
     raise _Refused(Reason.NOT_JSON)  # NaN and Infinity are not JSON (RFC 8259, section 6)
 
 
-def _pick_fields(document: dict[str, Any], reject_unknown_fields: bool) -> Login | Rejection:
+def _pick_fields(document: dict[str, Any], known: frozenset[str], reject_unknown_fields: bool) -> Login | Rejection:
     if any(isinstance(value, dict) for value in document.values()):
-        document, unknown = _flatten(document)
+        document, unknown = _flatten(document, known)
     else:
-        unknown = sum(name not in _KNOWN for name in document)
+        unknown = sum(name not in known for name in document)
     values: list[Any] = []
-    for field in FIELDS:
+    for field in FIELDS if known is _LOGIN else _FIELDS_AND_EVENT:
         value = document.get(field)
         if value is None and field not in OPTIONAL_FIELDS:
-            if _KNOWN.isdisjoint(document):
+            if _LOGIN.isdisjoint(document):
                 return Rejection(Reason.NOT_A_LOGIN)
             return Rejection(Reason.MISSING_FIELD, field)
         if value is not None and not isinstance(value, str):
@@ -177,15 +223,16 @@ def _pick_fields(document: dict[str, Any], reject_unknown_fields: bool) -> Login
         values.append(value)
     if unknown and reject_unknown_fields:
         return Rejection(Reason.UNKNOWN_FIELD)  # the field's name is the sender's text and may be personal data
-    return Login._make([*values, unknown])
+    event_id = None if known is _LOGIN else values.pop()
+    return Login._make([*values, unknown, event_id])
 
 
-def _flatten(document: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _flatten(document: dict[str, Any], known: frozenset[str]) -> tuple[dict[str, Any], int]:
     """Joins the keys of nested objects with `_`; keeps the known names and counts the others."""
     flat: dict[str, Any] = {}
     unknown = 0
     for name, value in _leaves(document):
-        if name not in _KNOWN:
+        if name not in known:
             unknown += 1
         elif name in flat:
             raise _Refused(Reason.COLLIDING_KEYS, name)

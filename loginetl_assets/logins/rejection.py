@@ -9,6 +9,7 @@ class Reason(StrEnum):
 
     NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
+    PAYLOAD_UNAVAILABLE = "payload_unavailable"  # a pointer into S3 whose object cannot be had
     TOO_DEEP = "too_deep"
     DUPLICATE_KEY = "duplicate_key"
     COLLIDING_KEYS = "colliding_keys"  # two names that flatten to the same field
@@ -25,7 +26,7 @@ class Reason(StrEnum):
 
 
 class Rejection(NamedTuple):
-    """A reason and, where one field is to blame, its name (one of the six; never the sender's text)."""
+    """A reason and, where one field is to blame, its name (one of the six or event_id; never the sender's text)."""
 
     reason: Reason
     field: str | None = None

@@ -66,7 +66,9 @@ def read_masked(landing: Landing, batch: Batch) -> pl.DataFrame:
     if batch.masked_key is None:
         raise Unreadable("masked file: none is recorded")
     try:
-        return pl.read_parquet(io.BytesIO(landing.get(batch.masked_key))).match_to_schema(MASKED_SCHEMA)
+        file = pl.read_parquet(io.BytesIO(landing.get(batch.masked_key)))
+        # A file that an earlier version wrote has no such column.
+        return file.match_to_schema(MASKED_SCHEMA, missing_columns={"event_key": "insert"})
     except ObjectMissing as error:
         raise Unreadable(f"masked file: {error}") from None
     except PolarsError:  # its text quotes what it could not read

@@ -9,9 +9,10 @@ from dagster_aws.utils import ResourceWithBoto3Configuration
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.queue import LoginQueue, open_session
 from loginetl_assets.resources.services import Services
-from loginetl_assets.settings import AppVersion, Settings, UnknownFields
+from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
 
 
 class LoginQueueResource(ResourceWithBoto3Configuration):
@@ -71,6 +72,10 @@ class LandingResource(dg.ConfigurableResource[Landing]):
         """Opens the landing."""
         return self.services.landing()
 
+    def open_payloads(self) -> Payloads:
+        """Opens the bucket of payloads that messages point at, if one is named."""
+        return self.services.payloads()
+
 
 class KeyringResource(dg.ConfigurableResource[Keyring]):
     """The pipeline's keysets."""
@@ -88,6 +93,7 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
     visibility_seconds: int
     reject_unknown_fields: bool
     major_version_only: bool
+    by_event_id: bool
     max_rejection_rate: float
     freshness_hours: float
 
@@ -98,6 +104,7 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
             visibility_seconds=settings.visibility_seconds,
             reject_unknown_fields=settings.unknown_fields is UnknownFields.REJECT,
             major_version_only=settings.app_version is AppVersion.MAJOR,
+            by_event_id=settings.identity is Identity.EVENT_ID,
             max_rejection_rate=settings.max_rejection_rate,
             freshness_hours=settings.freshness_hours,
         )

@@ -36,23 +36,28 @@ class ObjectMissing(Exception):  # noqa: N818 - says what happened
 class Landing:
     """Objects by key."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, setting: str = "LOGINETL_LANDING_URL") -> None:
         """Opens a landing; a directory that is missing is made on the first put.
+
+        Args:
+            url: file:///… or s3://bucket/….
+            setting: the variable that errors name.
 
         Raises:
             OperatorError: the URL is neither file:///… nor s3://bucket/….
         """
         self.url = url
+        self._setting = setting
         parts = urlsplit(url)
         self._directory: Path | None = None
         if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
             self._directory = Path(unquote(parts.path))
         elif parts.scheme != "s3" or not parts.netloc:
-            raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
+            raise OperatorError(f"{setting} must be file:///absolute/path or s3://bucket/prefix")
         try:
             self._store = self._open(parts.netloc, parts.path.strip("/"))
         except (BaseError, OSError, ValueError):
-            raise OperatorError(f"the landing at {url} cannot be opened: check LOGINETL_LANDING_URL") from None
+            raise OperatorError(f"the landing at {url} cannot be opened: check {setting}") from None
 
     def _open(self, bucket: str, prefix: str) -> LocalStore | S3Store:
         if self._directory is not None:
@@ -88,9 +93,9 @@ class Landing:
             if self._directory is not None:
                 _sync(self._directory / key)  # obstore renames into place but does not sync
         except PermissionError:
-            raise OperatorError(f"the landing at {self.url} is not writable: check LOGINETL_LANDING_URL") from None
+            raise OperatorError(f"the landing at {self.url} is not writable: check {self._setting}") from None
         except (BaseError, OSError) as error:
-            raise _explained(error, self.url, "write to") from None
+            raise self._explained(error, "write to") from None
 
     def check_writable(self) -> None:
         """Writes an object and deletes it.
@@ -102,19 +107,22 @@ class Landing:
         self.put(key, b"probe")
         self.delete([key])
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most_bytes: int | None = None) -> bytes:
         """Reads an object whole.
 
         Raises:
-            ObjectMissing: there is none.
+            ObjectMissing: there is none, or it has more than `most_bytes`.
             OperatorError, TransientError: the store failed.
         """
         try:
-            return bytes(obstore.get(self._store, key).bytes())
+            found = obstore.get(self._store, key)
+            if most_bytes is not None and found.meta["size"] > most_bytes:
+                raise ObjectMissing(f"object {key} is larger than {most_bytes} bytes")
+            return bytes(found.bytes())
         except (FileNotFoundError, obstore.exceptions.NotFoundError):
             raise ObjectMissing(f"the landing has no object {key}") from None
         except (BaseError, OSError) as error:
-            raise _explained(error, self.url, "read from") from None
+            raise self._explained(error, "read from") from None
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects; one that is gone already is no error."""
@@ -124,7 +132,7 @@ class Landing:
             except (FileNotFoundError, obstore.exceptions.NotFoundError):
                 continue
             except (BaseError, OSError) as error:
-                raise _explained(error, self.url, "delete from") from None
+                raise self._explained(error, "delete from") from None
 
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """Gives the keys under a prefix, each with the moment it was written."""
@@ -133,7 +141,21 @@ class Landing:
                 for found in chunk:
                     yield found["path"], found["last_modified"]
         except (BaseError, OSError) as error:
-            raise _explained(error, self.url, "list") from None
+            raise self._explained(error, "list") from None
+
+    def _explained(self, error: Exception, action: str) -> Exception:
+        url, setting = self.url, self._setting
+        text = str(error)
+        if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
+            return OperatorError(f"the landing at {url} is full: make room or set {setting} elsewhere")
+        if isinstance(error, (PermissionError, obstore.exceptions.PermissionDeniedError,
+                              obstore.exceptions.UnauthenticatedError)) or "Permission denied" in text:  # fmt: skip
+            return OperatorError(f"not allowed to {action} the landing at {url}: check its rights and {setting}")
+        if "NoSuchBucket" in text:
+            return OperatorError(f"there is no bucket for the landing at {url}: make it or mend {setting}")
+        if url.startswith("file:"):
+            return OperatorError(f"cannot {action} the landing at {url}: check {setting}")
+        return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")
 
 
 def _sync(path: Path) -> None:
@@ -143,17 +165,3 @@ def _sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _explained(error: Exception, url: str, action: str) -> Exception:
-    text = str(error)
-    if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
-        return OperatorError(f"the landing at {url} is full: make room or set LOGINETL_LANDING_URL elsewhere")
-    if isinstance(error, (PermissionError, obstore.exceptions.PermissionDeniedError,
-                          obstore.exceptions.UnauthenticatedError)) or "Permission denied" in text:  # fmt: skip
-        return OperatorError(f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL")
-    if "NoSuchBucket" in text:
-        return OperatorError(f"there is no bucket for the landing at {url}: make it or mend LOGINETL_LANDING_URL")
-    if url.startswith("file:"):
-        return OperatorError(f"cannot {action} the landing at {url}: check LOGINETL_LANDING_URL")
-    return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
 
-REVISION = "0003"  # the migration this code is written for
+REVISION = "0004"  # the migration this code is written for
 
 
 class BatchState(StrEnum):
@@ -213,6 +213,26 @@ def batches_set_aside(connection: Connection, *, limit: int = 1_000) -> list[Set
     return [SetAside(**row._mapping) for row in rows]
 
 
+def settled_events(connection: Connection, keys: Sequence[UUID]) -> set[UUID]:
+    """Which of the events have been loaded."""
+    rows = connection.execute(
+        text("SELECT event_key FROM loginetl.processed_messages WHERE event_key = ANY(:keys)"), {"keys": list(keys)}
+    )
+    return set(rows.scalars())
+
+
+def settle_duplicates(connection: Connection, batch: Batch, keys: Sequence[UUID]) -> None:
+    """Settles messages that bring an event which another message has brought."""
+    connection.execute(
+        text(
+            "INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
+            " SELECT key, :batch_id, 'duplicate' FROM unnest(CAST(:keys AS uuid[])) key ORDER BY key"
+            " ON CONFLICT DO NOTHING"
+        ),
+        {"batch_id": batch.batch_id, "keys": list(keys)},
+    )
+
+
 def settled(connection: Connection, keys: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
     """Which of the messages have an outcome: the batch that gave it, and which."""
     rows = connection.execute(
@@ -359,7 +379,7 @@ def prune_messages(connection: Connection, before: datetime) -> int:
         text(
             "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
             " AND b.state = 'loaded' AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
-            " AND p.outcome = 'loaded'"
+            " AND p.outcome IN ('loaded', 'duplicate')"
         ),
         {"before": before},
     ).rowcount

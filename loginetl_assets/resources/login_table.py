@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
+from uuid import UUID
 
 import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS
+from loginetl_assets.resources import ledger
 from loginetl_assets.resources.database import RowsRefused, attempt, copy_rows
 from loginetl_assets.resources.ledger import Batch
 
@@ -79,7 +81,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
     """
     connection.execute(
         text(
-            f"CREATE TEMP TABLE new_logins (message_key uuid, {_DECLARED},"
+            f"CREATE TEMP TABLE new_logins (message_key uuid, event_key uuid, {_DECLARED},"
             " position integer GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP"
         )
     )
@@ -107,14 +109,17 @@ def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     inserted: int = connection.execute(
         text(
             "WITH fresh AS ("
-            "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
-            "  SELECT message_key, :batch_id, 'loaded' FROM new_logins ORDER BY message_key"
+            "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome, event_key)"
+            "  SELECT message_key, :batch_id, 'loaded', event_key FROM new_logins ORDER BY message_key"
             "  ON CONFLICT DO NOTHING RETURNING message_key)"
             f" INSERT INTO {TABLE} ({columns})"
             f" SELECT {columns} FROM new_logins JOIN fresh USING (message_key) ORDER BY position"
         ),
         {"batch_id": batch.batch_id},
     ).rowcount
+    if inserted < logins.height:  # by its event alone a message may be known, and still has to be settled itself
+        of_events = logins.filter(pl.col("event_key").is_not_null())["message_key"]
+        ledger.settle_duplicates(connection, batch, [UUID(key) for key in of_events])
     connection.execute(text("TRUNCATE new_logins"))
     return inserted
 

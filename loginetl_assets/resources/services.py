@@ -12,6 +12,7 @@ from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import REVISION
 from loginetl_assets.resources.login_table import check_table
+from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.queue import LoginQueue, open_queue
 from loginetl_assets.settings import Settings
 
@@ -88,6 +89,10 @@ class Services:
     def landing(self) -> Landing:
         """Opens the landing; in the local environment it is a directory of `LOGINETL_HOME` by default."""
         return Landing(self.settings.landing_url or (self.settings.home / "landing").as_uri())
+
+    def payloads(self) -> Payloads:
+        """Opens the bucket of payloads, if one is named."""
+        return Payloads(self.settings.payload_bucket)
 
     @cached_property
     def keyring(self) -> Keyring:

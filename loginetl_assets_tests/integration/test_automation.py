@@ -163,9 +163,7 @@ def test_a_failed_run_is_told_to_the_notifier_without_values(pipeline: Pipeline,
         assert len(recorder.alerts) == 1, "the same failure is told once"
         told.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_lands")
         told.materialize("raw_login_messages")
-        told.execute(
-            "ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_is_masked CHECK (state <> 'masked') NOT VALID"
-        )
+        told.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_masked CHECK (state <> 'masked') NOT VALID")
         _fail(told)
         assert recorder.alerts[1].details["failed_steps"] == ["masked_logins"], "another failure is told"
         told.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_masked")

@@ -88,7 +88,7 @@ def test_the_sample_gives_99_logins_and_one_rejected(masked_sample: MaskedBatch)
 
 def test_the_columns_are_those_of_the_schema(masked_sample: MaskedBatch) -> None:
     assert masked_sample.logins.schema == MASKED_SCHEMA
-    assert masked_sample.logins.columns == ["message_key", *TABLE_COLUMNS]
+    assert masked_sample.logins.columns == ["message_key", "event_key", *TABLE_COLUMNS]
     assert TABLE_COLUMNS == (
         "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
     )  # fmt: skip
@@ -124,6 +124,7 @@ def test_a_login_is_masked() -> None:
 
     assert only_row(masked(one)) == {
         "message_key": one.message_id,
+        "event_key": None,
         "user_id": LOGIN["user_id"],
         "device_type": "android",
         "masked_ip": TOKENIZER.token("ip", "199.172.111.135"),
@@ -377,7 +378,7 @@ def test_every_frame_of_any_mixture_is_sound(messages: list[QueuedMessage]) -> N
     batch = masked(*messages)
 
     assert batch.logins.schema == MASKED_SCHEMA
-    assert batch.logins.drop("locale").null_count().sum_horizontal().item() == 0
+    assert batch.logins.drop("locale", "event_key").null_count().sum_horizontal().item() == 0
     assert not any(violations(batch.logins).values())
     tokens = {token for field in MASKED_FIELDS for token in batch.logins[f"masked_{field}"]}
     assert sorted(batch.vault["token"]) == sorted(tokens)

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from loginetl_assets.errors import OperatorError, SettingsError
-from loginetl_assets.settings import AppVersion, Environment, KeysetRole, Settings, UnknownFields
+from loginetl_assets.settings import AppVersion, Environment, Identity, KeysetRole, Settings, UnknownFields
 
 REQUIRED = {
     "LOGINETL_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/login-queue",
@@ -26,6 +26,8 @@ OPTIONAL = {
     "LOGINETL_HOME": "/var/lib/loginetl",
     "LOGINETL_UNKNOWN_FIELDS": "reject",
     "LOGINETL_APP_VERSION": "major",
+    "LOGINETL_IDENTITY": "event_id",
+    "LOGINETL_PAYLOAD_BUCKET": "login-payloads",
     "LOGINETL_VISIBILITY_SECONDS": "300",
     "LOGINETL_MAX_REJECTION_RATE": "0.25",
     "LOGINETL_FRESHNESS_HOURS": "6.5",
@@ -69,6 +71,8 @@ def test_nothing_set_is_the_local_environment_with_its_defaults() -> None:
     assert settings.keysets == {}
     assert settings.unknown_fields is UnknownFields.IGNORE
     assert settings.app_version is AppVersion.PACKED
+    assert settings.identity is Identity.MESSAGE_ID
+    assert settings.payload_bucket is None
     assert settings.visibility_seconds == 120
     assert settings.max_rejection_rate == 0.05
     assert settings.freshness_hours == 24
@@ -90,6 +94,8 @@ def test_every_variable_is_read() -> None:
         keysets={role: REQUIRED[f"LOGINETL_KEYSET_{role.upper()}"] for role in KeysetRole},
         unknown_fields=UnknownFields.REJECT,
         app_version=AppVersion.MAJOR,
+        identity=Identity.EVENT_ID,
+        payload_bucket="login-payloads",
         visibility_seconds=300,
         max_rejection_rate=0.25,
         freshness_hours=6.5,

@@ -1,0 +1,87 @@
+"""Messages whose body the SQS extended client library put into S3."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from loginetl_assets.assets.replaying import replay_rejected
+from loginetl_assets.local.stack import Addresses
+from loginetl_assets.resources.payloads import MOST_BYTES
+from loginetl_assets.resources.rejections import Selection
+from loginetl_assets_tests.pipeline import Pipeline, login
+
+OLD_NAME = "com.amazon.sqs.javamessaging.MessageS3Pointer"
+NAME = "software.amazon.payloadoffloading.PayloadS3Pointer"
+
+
+def _pointer(bucket: str, key: str, name: str = NAME) -> str:
+    return json.dumps([name, {"s3BucketName": bucket, "s3Key": key}], separators=(",", ":"))
+
+
+def _enveloped(message: str) -> str:
+    return json.dumps({"Type": "Notification", "MessageId": "m", "TopicArn": "arn:aws:sns:…", "Message": message})
+
+
+@pytest.fixture
+def s3(addresses: Addresses, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", addresses.sqs_endpoint)
+    return boto3.client("s3", endpoint_url=addresses.sqs_endpoint, region_name="us-east-1")
+
+
+@pytest.fixture
+def bucket(s3: Any) -> str:
+    name = f"payloads-{uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def following(pipeline: Pipeline, bucket: str, tmp_path: Path) -> Iterator[Pipeline]:
+    with Pipeline.on(replace(pipeline.settings, payload_bucket=bucket), tmp_path / "following") as following:
+        yield following
+
+
+def _rejected(pipeline: Pipeline) -> list[str]:
+    return [row[0] for row in pipeline.query("SELECT reason FROM loginetl.rejected_logins")]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_payload_is_read_and_loaded(following: Pipeline, s3: Any, bucket: str, processes: int) -> None:
+    s3.put_object(Bucket=bucket, Key="a", Body=login(user_id="new").encode())
+    s3.put_object(Bucket=bucket, Key="b/c", Body=login(user_id="old").encode())
+    following.send([_pointer(bucket, "a"), _enveloped(_pointer(bucket, "b/c", OLD_NAME)), login(user_id="plain")])
+    following.run({"raw_login_messages": {"processes": processes}})
+    assert [row[0] for row in following.rows()] == ["new", "old", "plain"]
+    assert s3.get_object(Bucket=bucket, Key="a")["Body"].read(), "deleting it is the bucket's own rule"
+
+
+def test_a_payload_that_cannot_be_had_is_rejected_and_replayed_once_it_can(
+    following: Pipeline, s3: Any, bucket: str
+) -> None:
+    s3.put_object(Bucket=bucket, Key="large", Body=b" " * (MOST_BYTES + 1))
+    s3.create_bucket(Bucket=f"{bucket}-foreign")
+    s3.put_object(Bucket=f"{bucket}-foreign", Key="a", Body=login(user_id="foreign").encode())
+    following.send([_pointer(bucket, "gone"), _pointer(bucket, "large"), _pointer(f"{bucket}-foreign", "a")])
+    following.run()
+    assert following.rows() == []
+    assert _rejected(following) == ["payload_unavailable"] * 3
+
+    s3.put_object(Bucket=bucket, Key="gone", Body=login(user_id="came later").encode())
+    services = following.services
+    replay_rejected(services.database(), services.landing(), services.payloads(), services.keyring, Selection())
+    following.run()
+    assert [row[0] for row in following.rows()] == ["came later"]
+    assert _rejected(following) == ["payload_unavailable"] * 2
+
+
+def test_without_a_bucket_no_pointer_is_followed(pipeline: Pipeline, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="a", Body=login().encode())
+    pipeline.send([_pointer(bucket, "a"), json.dumps(["something", {"else": 1}])])
+    pipeline.run()
+    assert sorted(_rejected(pipeline)) == ["not_an_object", "payload_unavailable"]
