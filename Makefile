@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check bench lock clean
+.PHONY: help demo ui test check bench soak lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ bench: $(READY) ## Measure the pipeline beside bare loops and a row-by-row scrip
 	@command -v npm >/dev/null || { echo "npm is not installed: install Node.js 20.6 or newer with npm" >&2; exit 1; }
 	npm ci --prefix bench --no-fund --no-audit
 	$(BIN)/python -m bench
+
+soak: $(READY) ## Send messages for MINUTES (20) while 8 runs at a time are killed at random; report in bench/results/.
+	$(BIN)/python -m loginetl_assets_tests.faults.soak --minutes $(MINUTES) --report bench/results
+
+MINUTES ?= 20
 
 lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).
 	uv pip compile $(LOCK) --upgrade --extra local --group dev pyproject.toml -o requirements-dev.txt
