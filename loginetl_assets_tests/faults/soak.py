@@ -62,8 +62,7 @@ class Plan:
     kill_seconds: float = 5.0  # from one kill to the next
     seed: int = 1
     bad_share: float = 0.04
-    shared_share: float = 0.3  # of the values are shared
-    shared_values: int = 50
+    shared_share: float = 0.3  # of the values several messages have
     max_messages: int = 500
     batch_messages: int = 50
     visibility_seconds: int = 5
@@ -264,12 +263,7 @@ class Soak:
                 config=Config(retries={"total_max_attempts": 1, "mode": "standard"}),
             ),
             self._services.queue_url,
-            Traffic(
-                seed=plan.seed,
-                bad_share=plan.bad_share,
-                shared_share=plan.shared_share,
-                shared_values=plan.shared_values,
-            ),
+            Traffic(seed=plan.seed, bad_share=plan.bad_share, shared_share=plan.shared_share),
             rate=plan.rate,
             seconds=plan.seconds,
         )
@@ -467,7 +461,7 @@ def main() -> int:
     except SoakFailed as failure:
         console.print(f"error: {failure}", style="red", markup=False)
         return 1
-    console.print(soak_report.as_markdown(outcome), markup=False)
+    console.print(soak_report.as_markdown(outcome), markup=False, soft_wrap=True)
     if arguments.report:
         soak_report.write(outcome, arguments.report)
     return 1 if outcome.problems else 0

@@ -14,6 +14,8 @@ from loginetl_assets_tests.pipeline import login
 
 PER_CALL = 10  # as many as SQS takes at once
 
+_NEIGHBOURS, _SHARED_BY_NEIGHBOURS = 200, 20
+
 # Each with the reason the ledger must give for it.
 _BAD: tuple[tuple[str, dict[str, object] | str], ...] = (
     ("not_json", '{"user_id": "cut off'),
@@ -38,30 +40,36 @@ class Sent:
 class Traffic:
     """The messages by number, the same for the same seed."""
 
-    def __init__(self, *, seed: int, bad_share: float, shared_share: float, shared_values: int) -> None:
-        """Takes the shares of bad bodies and of values that many messages have, and how many such values there are."""
+    def __init__(self, *, seed: int, bad_share: float, shared_share: float) -> None:
+        """Takes the shares of bad bodies, and of values that several messages have."""
         self._random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
         self._bad_share = bad_share
         self._shared_share = shared_share
-        self._shared_values = shared_values
 
     def message(self, number: int) -> Sent:
         """The next message; numbers are to be asked for in order."""
         choose = self._random.random
         user_id = f"user-{number}"
-        # Shared values are what runs contend for: the same vault entries, inserted by several at once.
         ip = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         device_id = f"device-{number}"
         if choose() < self._shared_share:
-            ip = f"192.0.2.{self._random.randrange(self._shared_values)}"
+            shared = self._shared(number)
+            ip = f"198.{18 + (shared >> 16 & 1)}.{shared >> 8 & 255}.{shared & 255}"
         if choose() < self._shared_share:
-            device_id = f"shared-{self._random.randrange(self._shared_values)}"
+            device_id = f"shared-{self._shared(number)}"
         fields: dict[str, object] = {"user_id": user_id, "ip": ip, "device_id": device_id}
         if choose() >= self._bad_share:
             return Sent(login(**fields), user_id, ip, device_id, None)
         reason, change = self._random.choice(_BAD)
         body = change if isinstance(change, str) else login(**{**fields, **change})
         return Sent(body, user_id, ip, device_id, reason)
+
+    def _shared(self, number: int) -> int:
+        """A value of this message's neighbours: always a new one, so that several runs enter it in the vault at once.
+
+        What the vault has already, runs pass over and do not contend for.
+        """
+        return number // _NEIGHBOURS * _SHARED_BY_NEIGHBOURS + self._random.randrange(_SHARED_BY_NEIGHBOURS)
 
 
 class Producer(threading.Thread):
