@@ -1,10 +1,14 @@
 """`python -m loginetl_assets_tests.faults.soak`: runs in parallel over one queue, killed at random, under steady load.
 
-While messages arrive, several workers run the whole pipeline side by side and a killer ends one of them every few
-seconds (SIGKILL). Some runs read old batches again, and some drain with no visibility time-out, so that messages are
-delivered several times. When the last message was sent the queue must run dry, and everything is accounted for.
+While messages arrive, several workers run the whole pipeline side by side, and every few seconds one of them is struck:
+killed (SIGKILL), or frozen (SIGSTOP) until what it holds was delivered again, and then let go on. Some runs read old
+batches again, and some drain with no visibility time-out, so that messages are delivered several times. When the last
+message was sent the queue must run dry, and everything is accounted for.
 
-One worker is out of the killer's reach: by its memory it is seen whether a long life costs any.
+The moments that matter are short, between landing, registering and deleting for one. So a stroke is aimed: at a step,
+at a random moment of the time that this step took the last time.
+
+One worker is never struck: by its memory it is seen whether a long life costs any.
 """
 
 import argparse
@@ -17,9 +21,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, Queue
 from random import Random
 from statistics import linear_regression, median
 from types import FrameType
@@ -40,12 +45,14 @@ from loginetl_assets.settings import Environment, Settings
 from loginetl_assets_tests.faults import soak_report
 from loginetl_assets_tests.faults.traffic import Producer, Traffic
 from loginetl_assets_tests.faults.verify import Verdict, verify
-from loginetl_assets_tests.faults.worker import Order, RunReport
+from loginetl_assets_tests.faults.worker import Order, RunReport, StepStarted
 
 _ROOT = Path(__file__).parents[2]  # where `-m` finds the tests' package
 _READY_SECONDS = 120
 _STOP_SECONDS = 60
 _TICK_SECONDS = 0.1
+# Most go to the drain, the one step whose work is not a single transaction.
+_AIMS = {"raw_login_messages": 2, "masked_logins": 1, "user_logins": 1}
 
 
 class SoakFailed(Exception):
@@ -59,7 +66,8 @@ class Plan:
     seconds: float  # of arrival; start, draining and verification come on top
     rate: float  # messages a second
     workers: int = 8
-    kill_seconds: float = 5.0  # from one kill to the next
+    stroke_seconds: float = 5.0  # from one stroke to the next
+    freeze_share: float = 0.3  # of the strokes; the others kill
     seed: int = 1
     bad_share: float = 0.04
     shared_share: float = 0.3  # of the values several messages have
@@ -85,7 +93,7 @@ class Sample:
     pending_seconds: float  # age of the oldest pending message
     connections: int
     deadlocks: int
-    survivor_mb: float  # of the worker that is never killed
+    survivor_mb: float  # of the worker that is never struck
     largest_mb: float  # of any worker
     workers: int
 
@@ -102,10 +110,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Memory:
-    """What became of the memory of the worker that was never killed, its warm-up left out; in MB."""
+    """What became of the memory of the worker that was never struck, its warm-up left out; in MB."""
 
-    start: float  # median of the first fifth
-    end: float  # median of the last fifth
+    start: float  # median of the first fifth of what is left
+    end: float  # median of its last fifth
     largest: float
     slope_per_minute: float
 
@@ -116,9 +124,9 @@ class Memory:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> "Memory":
-        """Leaves out the first fifth as warm-up."""
+        """Leaves out the first two fifths as warm-up: libraries that the first runs load, and their caches."""
         readings = [(one.seconds / 60, one.survivor_mb) for one in samples if one.survivor_mb]
-        readings = readings[len(readings) // 5 :]
+        readings = readings[2 * len(readings) // 5 :]
         fifth = max(1, len(readings) // 5)
         sizes = [size for _, size in readings]
         return cls(
@@ -138,6 +146,7 @@ class Outcome:
     seconds: float  # of arrival, as it was
     drained_after: float | None  # seconds from the last message until nothing waited; None: it never came to that
     kills: int
+    freezes: int
     runs: list[RunReport]
     samples: list[Sample]
     verdict: Verdict
@@ -160,7 +169,7 @@ class Outcome:
 
     @property
     def memory(self) -> Memory:
-        """Of the worker that was never killed."""
+        """Of the worker that was never struck."""
         return Memory.of(self.samples)
 
     @property
@@ -178,8 +187,9 @@ class Outcome:
 class _Worker:
     """A worker's place: the process that holds it now, and all that was reported from it."""
 
-    def __init__(self, settings: Settings, order: Order) -> None:
+    def __init__(self, settings: Settings, order: Order, steps: "Queue[_Begun]") -> None:
         self.runs: list[RunReport] = []
+        self._steps = steps
         self._settings = settings
         self._order = order
         self.start()
@@ -210,6 +220,12 @@ class _Worker:
         except psutil.Error:
             return 0.0
 
+    def freeze(self) -> Callable[[], None]:
+        """Stops the process where it is; gives back what lets it go on, if it is still there then."""
+        process = self.process
+        process.send_signal(signal.SIGSTOP)
+        return lambda: process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """Ends the process as a crash does; what it had said by then counts."""
         self.process.kill()
@@ -231,13 +247,74 @@ class _Worker:
     def _read(self, process: "subprocess.Popen[bytes]", ready: threading.Event) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.strip():
-                try:
-                    self.runs.append(msgspec.json.decode(line, type=RunReport))
-                except msgspec.MsgspecError:
-                    continue  # it was killed while it wrote
+            try:
+                word = msgspec.json.decode(line, type=StepStarted | RunReport)
+            except msgspec.MsgspecError:
+                continue  # it was killed while it wrote
+            if isinstance(word, RunReport):
+                self.runs.append(word)
             else:
                 ready.set()
+                self._steps.put(_Begun(self, word.step, time.monotonic()))
+
+
+@dataclass(frozen=True)
+class _Begun:
+    worker: _Worker
+    step: str
+    at: float
+
+
+class _Striker:
+    """Strikes workers, each at a random moment of the step aimed at."""
+
+    def __init__(self, plan: Plan, able: Sequence[_Worker]) -> None:
+        self.kills = self.freezes = 0
+        self._plan = plan
+        self._able = able
+        self._random = Random(plan.seed)  # noqa: S311 - to be repeated, not to be secret
+        self._next = time.monotonic()
+        self._aim = self._choose()
+        self._frozen: dict[_Worker, tuple[float, Callable[[], None]]] = {}
+        self._under_way: dict[_Worker, tuple[str, float]] = {}
+        self._took: dict[str, float] = {}
+
+    def see(self, begun: _Begun) -> None:
+        """Takes note that a worker begins a step, and strikes it there if that is what is due."""
+        worker, step, at = begun.worker, begun.step, begun.at
+        if worker in self._under_way:
+            before, since = self._under_way[worker]
+            self._took[before] = at - since
+        self._under_way[worker] = step, at
+        moment = at + self._random.uniform(0, min(2.0, self._took.get(step, 0.5)))
+        able = worker in self._able and worker not in self._frozen and worker.ready.is_set()
+        if able and step == self._aim and at >= self._next and time.monotonic() <= moment:
+            time.sleep(max(0.0, moment - time.monotonic()))
+            self._strike(worker)
+            self._aim = self._choose()
+            self._next = moment + self._plan.stroke_seconds * self._random.uniform(0.5, 1.5)
+
+    def thaw(self, *, all_of_them: bool = False) -> None:
+        """Lets those go on whose time has come."""
+        for worker, (until, go_on) in list(self._frozen.items()):
+            if all_of_them or time.monotonic() >= until:
+                del self._frozen[worker]
+                go_on()
+
+    def _choose(self) -> str:
+        return self._random.choices(list(_AIMS), list(_AIMS.values()))[0]
+
+    def _strike(self, worker: _Worker) -> None:
+        del self._under_way[worker]
+        if self._random.random() < self._plan.freeze_share:
+            # Just long enough that what it holds is in two hands when it goes on.
+            until = time.monotonic() + self._plan.visibility_seconds + self._random.uniform(0, 2)
+            self._frozen[worker] = until, worker.freeze()
+            self.freezes += 1
+        else:
+            worker.kill()
+            worker.start()
+            self.kills += 1
 
 
 class Soak:
@@ -248,7 +325,6 @@ class Soak:
         self._settings = settings
         self._plan = plan
         self._say = say
-        self._random = Random(plan.seed)  # noqa: S311 - to be repeated, not to be secret
         self._services = Services(settings)
         self._queue = self._services.queue()
         self._database = LoginDatabase(self._services.database_url, application_name="soak")
@@ -270,7 +346,7 @@ class Soak:
         self._workers: list[_Worker] = []
         self._samples: list[Sample] = []
         self._crashes: list[int] = []
-        self._kills = 0
+        self._steps: Queue[_Begun] = Queue()
 
     def run(self) -> Outcome:
         """Sends, kills, samples, drains, verifies.
@@ -282,7 +358,7 @@ class Soak:
             self._start_workers()
             self._producer.start()
             self._started = time.monotonic()
-            self._let_arrive()
+            striker = self._let_arrive()
             arrival = time.monotonic() - self._started
             self._say(f"{len(self._producer.accepted):,} messages sent; draining what is left")
             drained_after = self._let_drain()
@@ -296,7 +372,8 @@ class Soak:
             kinds=self._producer.kinds(),
             seconds=arrival,
             drained_after=drained_after,
-            kills=self._kills,
+            kills=striker.kills,
+            freezes=striker.freezes,
             runs=[run for worker in self._workers for run in worker.runs],
             samples=self._samples,
             verdict=verify(self._settings, self._producer.accepted),
@@ -314,28 +391,32 @@ class Soak:
             hasty_share=plan.hasty_share,
         )
         for number in range(plan.workers):
-            self._workers.append(_Worker(self._settings, msgspec.structs.replace(order, seed=plan.seed + number)))
+            of_worker = msgspec.structs.replace(order, seed=plan.seed + number)
+            self._workers.append(_Worker(self._settings, of_worker, self._steps))
         deadline = time.monotonic() + _READY_SECONDS
         for worker in self._workers:
             if not worker.ready.wait(max(0.0, deadline - time.monotonic())):
                 raise SoakFailed("the workers did not get ready in time")
 
-    def _let_arrive(self) -> None:
-        next_kill = next_word = 0.0
+    def _let_arrive(self) -> _Striker:
+        striker = _Striker(self._plan, self._workers[1:])
+        next_word = 0.0
         while self._producer.is_alive():
-            time.sleep(_TICK_SECONDS)
+            with suppress(Empty):
+                striker.see(self._steps.get(timeout=_TICK_SECONDS))
+            striker.thaw()
             self._tick()
-            now = time.monotonic() - self._started
-            if now >= next_kill:
-                self._kill_one()
-                # Not in step with anything: a run's phases come round in their own time.
-                next_kill = now + self._plan.kill_seconds * self._random.uniform(0.5, 1.5)
-            if now >= next_word and self._samples:
-                last = self._samples[-1]
-                self._say(f"{now:5.0f} s: {last.sent:,} sent, lag {last.lag:,}, {self._kills} kills")
-                next_word = now + 30
+            last = self._samples[-1]
+            if last.seconds >= next_word:
+                self._say(
+                    f"{last.seconds:5.0f} s: {last.sent:,} sent, lag {last.lag:,},"
+                    f" {striker.kills} kills, {striker.freezes} freezes"
+                )
+                next_word += 30
+        striker.thaw(all_of_them=True)
         if self._producer.failure:
             raise SoakFailed(f"the producer failed: {self._producer.failure}")
+        return striker
 
     def _let_drain(self) -> float | None:
         started = time.monotonic()
@@ -354,14 +435,6 @@ class Soak:
                     self._crashes.append(code)
             except subprocess.TimeoutExpired:
                 raise SoakFailed("a worker did not end its run in time") from None
-
-    def _kill_one(self) -> None:
-        able = [worker for worker in self._workers[1:] if worker.ready.is_set() and worker.process.poll() is None]
-        if able:
-            victim = self._random.choice(able)
-            victim.kill()
-            victim.start()
-            self._kills += 1
 
     def _tick(self) -> bool:
         """Looks after the workers, and takes a sample where a second has passed; says whether it did."""
@@ -435,7 +508,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20, help="how long messages arrive (default 20)")
     parser.add_argument("--rate", type=float, default=100, help="messages a second (default 100)")
     parser.add_argument("--workers", type=int, default=8, help="runs side by side (default 8)")
-    parser.add_argument("--kill-seconds", type=float, default=5, help="from one kill to the next (default 5)")
+    parser.add_argument("--stroke-seconds", type=float, default=5, help="from one stroke to the next (default 5)")
     parser.add_argument("--seed", type=int, default=1, help="of everything chosen at random (default 1)")
     parser.add_argument("--report", type=Path, metavar="DIR", help="where soak.md and soak.json go")
     arguments = parser.parse_args()
@@ -449,7 +522,7 @@ def main() -> int:
         seconds=arguments.minutes * 60,
         rate=arguments.rate,
         workers=arguments.workers,
-        kill_seconds=arguments.kill_seconds,
+        stroke_seconds=arguments.stroke_seconds,
         seed=arguments.seed,
     )
     try:

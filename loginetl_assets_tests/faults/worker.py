@@ -1,8 +1,9 @@
 """One worker of the soak: runs the whole pipeline again and again, until it is told to stop or killed.
 
-It is told what to do by its only argument (an `Order`), and by the environment which services to open. It answers on
-its standard output: an empty line when it is ready, then a `RunReport` a line. `stop` on its standard input lets it
-end after the run under way; the input's end, which comes when its parent is gone, ends it at once.
+It is told what to do by its only argument (an `Order`), and by the environment which services to open. It says on its
+standard output, a line each, which step it starts (so that it can be struck there) and what became of each run. `stop`
+on its standard input lets it end after the run under way; the input's end, which comes when its parent is gone, ends it
+at once.
 """
 
 import os
@@ -14,6 +15,7 @@ import time
 from dataclasses import replace
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import msgspec
@@ -41,7 +43,13 @@ class Order(msgspec.Struct, frozen=True):
     hasty_share: float  # of the runs have no visibility time-out, so that others get the same messages
 
 
-class RunReport(msgspec.Struct):
+class StepStarted(msgspec.Struct, tag=True):
+    """A step of the run under way begins now."""
+
+    step: str
+
+
+class RunReport(msgspec.Struct, tag=True):
     """What became of one run."""
 
     seconds: float
@@ -75,7 +83,6 @@ def main() -> None:
         build_definitions(replace(settings, visibility_seconds=seconds)).resolve_job_def(LOGIN_ETL)
         for seconds in (order.visibility_seconds, 0)
     )
-    _say(b"")
     while not stopped.is_set():
         is_hasty = random.random() < order.hasty_share
         drained = {
@@ -86,7 +93,7 @@ def main() -> None:
         masked: dict[str, Any] = {}
         if random.random() < order.reprocess_share:
             masked = {"reprocess": True, "batch_ids": _some_batches(database)}
-        _say(msgspec.json.encode(_run(hasty if is_hasty else patient, drained, masked, is_hasty)))
+        _say(_run(hasty if is_hasty else patient, drained, masked, is_hasty))
         stopped.wait(_PAUSE_SECONDS)
 
 
@@ -94,8 +101,11 @@ def _run(job: dg.JobDefinition, drained: dict[str, Any], masked: dict[str, Any],
     started = time.monotonic()
     # An instance a run: an ephemeral one keeps its events in memory for as long as it lives.
     with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.ephemeral(tempdir=home) as instance:
+        run_id = str(uuid4())
+        instance.watch_event_logs(run_id, None, _say_step)
         result = job.execute_in_process(
             instance=instance,
+            run_id=run_id,
             run_config={
                 "ops": {"raw_login_messages": {"config": drained}, "masked_logins": {"config": masked}},
                 "loggers": {"console": {"config": {"log_level": "ERROR"}}},
@@ -142,8 +152,14 @@ def _obey(stopped: threading.Event) -> None:
     stopped.set()
 
 
-def _say(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
+def _say_step(entry: dg.EventLogEntry, _cursor: str) -> None:
+    event = entry.dagster_event
+    if event is not None and event.is_step_start and event.step_key:
+        _say(StepStarted(event.step_key))
+
+
+def _say(word: StepStarted | RunReport) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(word) + b"\n")
     sys.stdout.buffer.flush()
 
 
