@@ -36,7 +36,7 @@ PLAN = Plan(
 )
 
 RUNS = 4
-MESSAGES = 300
+MESSAGES = 2_000  # enough that an INSERT lasts while the others wake up
 
 
 @pytest.mark.timeout(240)
@@ -54,16 +54,16 @@ def test_parallel_runs_struck_at_random_lose_nothing_and_load_nothing_twice(sett
 
 
 def test_runs_that_enter_the_same_values_at_once_wait_and_never_in_a_circle(pipeline: Pipeline, tmp_path: Path) -> None:
-    users = [
-        QueuedMessage(str(uuid4()), 1_700_000_000_000, login(user_id=f"u-{number}", ip=f"198.51.100.{number}").encode())
-        for number in range(250)
+    logins = [
+        QueuedMessage(str(uuid4()), 1_700_000_000_000, login(device_id=f"d-{number}").encode())
+        for number in range(MESSAGES)
     ]
     for turn in range(RUNS):
-        again = [QueuedMessage(str(uuid4()), one.sent_at_ms, one.body) for one in users]
+        again = [QueuedMessage(str(uuid4()), one.sent_at_ms, one.body) for one in logins]
         _land(pipeline, again if turn % 2 else again[::-1])
     results = _all_at_once(pipeline, tmp_path, "masked_logins", before="loginetl.pii_vault")
     assert _retries(results) == 0
-    assert pipeline.query("SELECT count(*) FROM loginetl.pii_vault") == [(len(users) + 1,)]
+    assert pipeline.query("SELECT count(*) FROM loginetl.pii_vault") == [(MESSAGES + 1,)]
     assert pipeline.query("SELECT count(*) FROM loginetl.batches WHERE state = 'masked'") == [(RUNS,)]
 
 
