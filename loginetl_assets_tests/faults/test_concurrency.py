@@ -54,8 +54,9 @@ def test_parallel_runs_struck_at_random_lose_nothing_and_load_nothing_twice(sett
 
 
 def test_runs_that_enter_the_same_values_at_once_wait_and_never_in_a_circle(pipeline: Pipeline, tmp_path: Path) -> None:
+    # The value that all have comes last: before the others it would line the runs up.
     logins = [
-        QueuedMessage(str(uuid4()), 1_700_000_000_000, login(device_id=f"d-{number}").encode())
+        QueuedMessage(str(uuid4()), 1_700_000_000_000, login(ip=f"10.0.{number // 256}.{number % 256}").encode())
         for number in range(MESSAGES)
     ]
     for turn in range(RUNS):
