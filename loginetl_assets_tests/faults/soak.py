@@ -48,9 +48,10 @@ from loginetl_assets_tests.faults.verify import Verdict, verify
 from loginetl_assets_tests.faults.worker import Order, RunReport, StepStarted
 
 _ROOT = Path(__file__).parents[2]  # where `-m` finds the tests' package
-_READY_SECONDS = 120
+_READY_SECONDS = 120.0
 _STOP_SECONDS = 60
 _TICK_SECONDS = 0.1
+_MOST_GROWTH = 0.3  # of memory, after the warm-up: loose, since a short soak has few runs to judge by
 # Most go to the drain, the one step whose work is not a single transaction.
 _AIMS = {"raw_login_messages": 2, "masked_logins": 1, "user_logins": 1}
 
@@ -180,6 +181,7 @@ class Outcome:
             *self.verdict.problems,
             *(f"{count} runs failed for good: {kind}" for kind, count in self.failures.items()),
             *(f"check {name} failed in {count} runs" for name, count in self.failed_checks.items()),
+            *([f"memory grew by {self.memory.growth:.0%}"] if self.memory.growth > _MOST_GROWTH else []),
             *(f"a worker ended by itself (exit code {code})" for code in self.crashes),
         ]
 

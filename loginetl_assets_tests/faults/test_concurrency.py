@@ -50,7 +50,6 @@ def test_parallel_runs_struck_at_random_lose_nothing_and_load_nothing_twice(sett
     assert outcome.freezes >= 1
     assert outcome.verdict.totals["duplicates"] > 0
     assert any(run.reprocess for run in outcome.runs)
-    assert outcome.memory.growth < 0.3
 
 
 def test_runs_that_enter_the_same_values_at_once_wait_and_never_in_a_circle(pipeline: Pipeline, tmp_path: Path) -> None:
