@@ -64,6 +64,8 @@ class RunReport(msgspec.Struct, tag=True):
 
 def kind_of(error: SerializableErrorInfo | None) -> str:
     """Names a failure without its address, so that equal ones can be counted."""
+    while error is not None and error.cause is not None:
+        error = error.cause  # a retry's own error says only that a policy asked for it
     message = "unsaid" if error is None else error.message.strip()
     if found := re.search(r"SQLSTATE (\w{5})", message):
         return _NAMED.get(found[1], found[0])
