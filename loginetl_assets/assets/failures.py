@@ -1,4 +1,4 @@
-"""The boundary to Dagster: whatever leaves an asset is a `Failure` whose text carries no value."""
+"""The boundary to Dagster: whatever leaves an asset is a `Failure`, or asks for a retry, and its text has no value."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,16 +7,17 @@ import dagster as dg
 
 from loginetl_assets.errors import OperatorError, TransientError, withheld
 
-# Waits 5, 10, 20 s: long enough for a Postgres or a queue to come back from a restart.
-RETRY_TRANSIENT = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+# Waits 5, 10, 20 s: long enough for a Postgres or a queue to come back from a restart. Not given to the assets: where a
+# step has a policy, Dagster takes the interrupt of a cancelled run for one more failure to retry, and the run goes on.
+_RETRY_TRANSIENT = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
 @contextmanager
-def failures_without_values() -> Iterator[None]:
+def failures_without_values(retried: dg.AssetExecutionContext | None = None) -> Iterator[None]:
     """Turns every exception of the block into a `dagster.Failure` that names what happened and no value.
 
-    Retries: a `TransientError` leaves it to the asset's retry policy; what only a person can mend says
-    `allow_retries=False`, which the policy honours.
+    Args:
+        retried: the step's context, where a `TransientError` is worth another attempt of the step.
     """
     try:
         yield
@@ -25,6 +26,12 @@ def failures_without_values() -> Iterator[None]:
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     except TransientError as error:
-        raise dg.Failure(str(error)) from None
+        failure = dg.Failure(str(error))
+        if retried is None:
+            raise failure from None
+        raise dg.RetryRequested(
+            max_retries=_RETRY_TRANSIENT.max_retries,
+            seconds_to_wait=_RETRY_TRANSIENT.calculate_delay(retried.retry_number + 1),
+        ) from failure
     except Exception as error:  # noqa: BLE001 - a bug; see `withheld`
         raise dg.Failure(withheld(error), allow_retries=False) from None

@@ -13,7 +13,7 @@ import dagster as dg
 from pydantic import Field
 from sqlalchemy import Connection
 
-from loginetl_assets.assets.failures import RETRY_TRANSIENT, failures_without_values
+from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.assets.metadata import (
     LOGIN_COLUMNS,
     OWNERS,
@@ -72,7 +72,6 @@ class MaskingTotals:
 @dg.multi_asset(
     name="masked_logins",
     can_subset=True,  # any one of the three brings all that is pending
-    retry_policy=RETRY_TRANSIENT,
     specs=[
         dg.AssetSpec(
             "masked_logins",
@@ -138,7 +137,7 @@ def masked_logins(
     rules: RulesResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Masks what is pending, batch by batch, oldest first; runs in parallel pass over each other's batches."""
-    with failures_without_values():
+    with failures_without_values(retried=context):
         started = time.monotonic()
         totals = MaskingTotals()
         masker = _Masker(landing.open(), keyring.open(), rules, context.run.run_id)

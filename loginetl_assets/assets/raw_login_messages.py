@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from loginetl_assets.assets.draining import Drain, DrainLimits, drain_in_processes
-from loginetl_assets.assets.failures import RETRY_TRANSIENT, failures_without_values
+from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.configured import (
@@ -81,7 +81,6 @@ class DrainConfig(dg.Config):
     group_name="logins",
     kinds={"python", "sqs", "s3"},
     owners=OWNERS,
-    retry_policy=RETRY_TRANSIENT,
     description=(
         "Batches of raw messages, sealed (AES-256-GCM) in the landing and registered in `loginetl.batches`; a message"
         " leaves the queue only then. Every batch is a new object: nothing is overwritten, and a run that fails"
@@ -103,7 +102,7 @@ def raw_login_messages(
     rules: RulesResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Drains the queue, within the config's bounds."""
-    with failures_without_values():
+    with failures_without_values(retried=context):
         started = time.monotonic()
         keys, ledger_database = keyring.open(), database.open()
         login_queue = queue.open(connections=config.receivers + 2)

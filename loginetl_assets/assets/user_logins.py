@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 from sqlalchemy import Connection
 
-from loginetl_assets.assets.failures import RETRY_TRANSIENT, failures_without_values
+from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.assets.metadata import LOGIN_COLUMNS, OWNERS, column_schema, rate, table_lineage
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import violations
@@ -40,7 +40,6 @@ class LoadTotals:
     group_name="logins",
     kinds={"postgres"},
     owners=OWNERS,
-    retry_policy=RETRY_TRANSIENT,
     description=(
         "The table analysts read: one row per login, with `ip` and `device_id` as tokens. A redelivered message"
         " changes no row."
@@ -58,7 +57,7 @@ def user_logins(
     keyring: KeyringResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Loads what is masked and not loaded yet, batch by batch, oldest first."""
-    with failures_without_values():
+    with failures_without_values(retried=context):
         started = time.monotonic()
         totals = LoadTotals()
         loader = _Loader(landing.open(), keyring.open(), context.run.run_id)
