@@ -18,6 +18,7 @@ storage:
 run_monitoring:
   enabled: true
   start_timeout_seconds: 180
+  max_runtime_seconds: 14400 # nothing else ends a run that died with its code server, and it counts as in flight
   free_slots_after_run_end_seconds: 300
 run_coordinator:
   module: dagster.core.run_coordinator

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
+from loginetl_assets.local.dagster_home import prepare_dagster_home
 from loginetl_assets.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,6 +213,14 @@ def test_dagster_accepts_the_instance_file(name: str, monkeypatch: pytest.Monkey
     assert config["run_monitoring"]["free_slots_after_run_end_seconds"] > 0
     assert config["concurrency"]["runs"]["max_concurrent_runs"] > 0
     assert config["retention"]["sensor"]["purge_after_days"]["skipped"] > 0
+
+
+def test_every_long_lived_instance_ends_a_run_that_nobody_hears_of_any_more(tmp_path: Path) -> None:
+    home = prepare_dagster_home(tmp_path, "postgresql+psycopg2://nobody@localhost/none")  # never dialled
+    for directory in (home, ROOT, ROOT / "deploy"):
+        monitoring = yaml.safe_load((directory / "dagster.yaml").read_text(encoding="utf-8"))["run_monitoring"]
+        assert monitoring["enabled"] is True
+        assert monitoring["max_runtime_seconds"] > 0  # 0 is the default, and no end
 
 
 def test_the_root_instance_file_needs_no_variable_and_no_service() -> None:
