@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from shutil import rmtree
@@ -71,7 +71,7 @@ DRY_RUN = """mutation ($sensor: SensorSelector!) { sensorDryRun(selectorData: $s
 } }"""
 
 LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
-  locationOrLoadError { __typename ... on PythonError { message } }
+  locationOrLoadError { __typename ... on PythonError { errorChain { error { message } } } }
 } } } }"""
 
 SUCCESS, FAILURE, CANCELED = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED
@@ -178,11 +178,11 @@ class Deployment:
         eventually("the location is loaded", loaded, seconds=START_SECONDS)
 
     def location(self) -> str | None:
-        """How the web server sees the code location: loaded, its error's text, or None while it does not answer."""
+        """How the web server sees the code location: its type, or its errors' text; None while it does not answer."""
         with suppress(requests.ConnectionError):
             (entry,) = self.graphql(LOCATIONS)["workspaceOrError"]["locationEntries"]
             seen = entry["locationOrLoadError"]
-            return None if seen is None else str(seen.get("message", seen["__typename"]))
+            return seen and str(seen.get("errorChain", seen["__typename"]))
         return None
 
     def kill(self, name: str) -> None:
@@ -209,12 +209,11 @@ class Deployment:
         data: dict[str, Any] = answer["data"]
         return data
 
-    def launch(self, *, config: Mapping[str, object] | None = None, **tags: str) -> str:
+    def launch(self, config: Mapping[str, object] | None = None) -> str:
         """Launches the job as the page's button does; gives the run's id."""
         run = {
             "selector": {**self.repository(), "jobName": "login_etl"},
             "runConfigData": {"ops": {"raw_login_messages": {"config": config or {}}}},
-            "executionMetadata": {"tags": [{"key": f"dagster/{key}", "value": value} for key, value in tags.items()]},
         }
         answer = self.graphql(LAUNCH, run=run)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
@@ -322,9 +321,10 @@ class Deployment:
 
     def claims(self) -> int:
         """How many batches some run has claimed."""
-        free = "SELECT batch_id FROM loginetl.batches FOR UPDATE SKIP LOCKED"
-        counted = f"WITH free AS ({free}) SELECT (SELECT count(*) FROM loginetl.batches) - (SELECT count(*) FROM free)"
-        return int(self.pipeline.query(counted)[0][0])
+        every, free = (
+            self.pipeline.query(f"SELECT FROM loginetl.batches {claim}") for claim in ("", "FOR UPDATE SKIP LOCKED")
+        )
+        return len(every) - len(free)
 
     def assert_settled(self, users: Iterable[str]) -> None:
         """Every one of the messages is a row, once; nothing waits, nothing is pending, and the counts add up."""
@@ -505,7 +505,7 @@ def test_a_cancelled_run_gives_back_its_claims(deployment: Deployment) -> None:
         assert deployment.claims() == 1
         deployment.graphql(TERMINATE, run=run_id)
         assert deployment.ended(run_id) is CANCELED
-        print("WAITING after cancel", waiting(), deployment.claims())
+    # Postgres does not look after its client while it waits for a lock: the claim lasts until it has it, or 30 s.
     eventually("the claim is gone", lambda: not deployment.claims(), seconds=5)
     deployment.run_settles(users)
 
@@ -521,12 +521,14 @@ def test_two_ticks_at_once_start_more_runs_and_load_no_row_twice(deployment: Dep
         for request in tick["sensorDryRun"]["evaluationResult"]["runRequests"]
     ]
     assert len(configs) == 2, "each asks for the one run that is needed"
-    run_ids = [deployment.launch(config=config) for config in configs]
+    run_ids = [deployment.launch(config) for config in configs]
     assert [deployment.ended(run_id) for run_id in run_ids] == [SUCCESS] * 2
     deployment.assert_settled(users)
 
 
-def test_a_restart_of_postgres_under_daemon_and_run_heals_by_itself(deployment: Deployment, stack: EmbeddedStack) -> None:
+def test_a_restart_of_postgres_under_daemon_and_run_heals_by_itself(
+    deployment: Deployment, stack: EmbeddedStack
+) -> None:
     users = deployment.send("restart", 15)
     run_id = deployment.launch()
     with pytest.raises(TransientError), deployment.held("user_logins", "EXCLUSIVE") as waiting:
@@ -534,13 +536,20 @@ def test_a_restart_of_postgres_under_daemon_and_run_heals_by_itself(deployment: 
         postmaster = psutil.Process(json.loads((stack.home / "services.json").read_text())["postgres"]["pid"])
         postmaster.send_signal(signal.SIGQUIT)  # "immediate": every session is cut off, and the start recovers
         postmaster.wait(timeout=10)
-        time.sleep(3)
         assert stack.start() == deployment.addresses
-    t = time.time()
-    print("ended", deployment.ended(run_id), time.time() - t)
-    assert deployment.processes["daemon"].poll() is None
-    print(deployment.tick("queue_depth"))
-    deployment.run_settles(users)
+    # Dagster tries for some 6 s to reach its database: whether that was enough for the run is the machine's affair.
+    assert deployment.ended(run_id) in {SUCCESS, FAILURE}
+    users += deployment.send("after-restart", 1)
+
+    def launched() -> str | None:
+        with suppress(AssertionError):  # each connection that the web server keeps open costs one request an error
+            return deployment.launch()
+        return None
+
+    assert deployment.ended(eventually("the page recovers", launched, seconds=10)) is SUCCESS
+    deployment.assert_settled(users)
+    assert deployment.tick("queue_depth").status is TickStatus.SKIPPED
+    assert deployment.processes["daemon"].poll() is None, "the daemon is still the same"
 
 
 def test_a_location_that_cannot_be_loaded_comes_back_once_it_is_mended(deployment: Deployment) -> None:
@@ -564,7 +573,7 @@ def test_a_location_that_cannot_be_loaded_comes_back_once_it_is_mended(deploymen
 # The last assertion of the module, and of this test: what the queue hides would keep the others waiting.
 def test_what_a_cancelled_drain_had_received_is_visible_at_once(deployment: Deployment) -> None:
     users = deployment.send("hidden", 3 * MESSAGES_PER_RUN)
-    run_id = deployment.launch(config={"batch_messages": MESSAGES_PER_RUN})
+    run_id = deployment.launch({"batch_messages": MESSAGES_PER_RUN})
     queue = deployment.pipeline.services.queue()
     with deployment.held("loginetl.batches", "SHARE") as waiting:
         eventually("the drain is in the middle", waiting, seconds=RUN_SECONDS)
