@@ -7,7 +7,7 @@ import dagster as dg
 
 from loginetl_assets.errors import OperatorError, TransientError, withheld
 
-# Waits 5, 10, 20 s: long enough for a Postgres or a queue to come back from a restart. Not given to the assets: where a
+# Waits 5, 15, 35 s: long enough for a Postgres or a queue to come back from a restart. Not given to the assets: where a
 # step has a policy, Dagster takes the interrupt of a cancelled run for one more failure to retry, and the run goes on.
 _RETRY_TRANSIENT = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 

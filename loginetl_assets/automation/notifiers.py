@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from loginetl_assets.errors import TransientError
 
 _TIMEOUT_SECONDS = 10
+_RETRIED = (429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,18 @@ class WebhookNotifier:
         self._url = url
 
     def notify(self, alert: Alert) -> None:
-        """Posts once.
+        """Posts, again after 1, 2 and 4 s where that fails: Dagster moves on from a failed run though its tick failed.
 
         Raises:
-            TransientError: not delivered; the tick fails, shows it, and the alert is tried again.
+            TransientError: not delivered; the tick fails and shows it.
         """
         body = {"text": alert.text, **alert.details}
+        retry = Retry(total=3, backoff_factor=0.5, status_forcelist=_RETRIED, allowed_methods=None)
         try:
-            requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
+            with requests.Session() as session:
+                for scheme in ("http://", "https://"):
+                    session.mount(scheme, HTTPAdapter(max_retries=retry))
+                session.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
         except requests.RequestException as error:
             raise TransientError(
                 f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"

@@ -23,6 +23,10 @@ IN_FLIGHT = [
 ]
 
 TICK_SECONDS = 30
+
+# A run that died with the code server that launched it stays STARTED: nobody else knows its process. It counts as in
+# flight, so it must not hold up the drains for longer than this. A drain stops receiving after 10 minutes.
+MOST_RUN_SECONDS = 3_600
 HEALTH_SECONDS = 60
 
 # A fault that stays must not cost a run every tick: each counts as a receive in the queue's redrive policy.
@@ -79,7 +83,7 @@ def queue_depth_sensor(
             run_requests=[
                 dg.RunRequest(
                     run_config={"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}},
-                    tags={"loginetl/waiting_messages": str(waiting)},
+                    tags={"loginetl/waiting_messages": str(waiting), "dagster/max_runtime": str(MOST_RUN_SECONDS)},
                 )
                 for _ in range(wanted)
             ]
@@ -91,7 +95,8 @@ def queue_depth_sensor(
 def _back_off(instance: dg.DagsterInstance) -> timedelta:
     """How long the next drain should still wait: longer with every failure in a row, not at all after one."""
     in_a_row = 0
-    records = [one for one in _drains(instance.get_run_records(limit=50)) if one.dagster_run.is_finished]
+    ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    records = _drains(instance.get_run_records(dg.RunsFilter(statuses=ended), limit=50))
     for record in records:
         if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
             break

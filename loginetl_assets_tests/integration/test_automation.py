@@ -185,13 +185,14 @@ def _fail(pipeline: Pipeline) -> None:
 
 
 @contextmanager
-def _webhook(status: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
+def _webhook(*statuses: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
     got: list[dict[str, object]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(status)
+            self.send_response(statuses[min(len(got), len(statuses)) - 1])
+            self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -219,6 +220,12 @@ def test_the_webhook_gets_the_alert_as_json() -> None:
             "failed_steps": ["user_logins"],
         }
     ]
+
+
+def test_a_webhook_that_fails_in_passing_gets_the_alert_once_it_is_back() -> None:
+    with _webhook(503, 200) as (url, got):
+        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
+    assert len(got) == 2
 
 
 def test_a_webhook_that_refuses_is_an_error_that_keeps_the_url_to_itself() -> None:
