@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
 _UPSTREAM_SECONDS = 60  # above SQS's longest poll of 20 s
@@ -144,8 +144,12 @@ def delay(seconds: float) -> Action:
     return act
 
 
+_Request = TypeVar("_Request")
+_Action = TypeVar("_Action")
+
+
 @dataclass
-class Rule:
+class Rule(Generic[_Request, _Action]):
     """Acts on the `nth` request that matches and on those after it, `times` in all (None: for ever).
 
     Attributes:
@@ -157,14 +161,14 @@ class Rule:
         acted: how many of them it happened to.
     """
 
-    matches: Callable[[Request], bool]
-    action: Action
+    matches: Callable[[_Request], bool]
+    action: _Action
     nth: int = 1
     times: int | None = 1
     matched: int = 0
     acted: int = 0
 
-    def takes(self, request: Request) -> bool:
+    def takes(self, request: _Request) -> bool:
         """Whether this request is one to act on; counts it. The caller keeps other threads out."""
         if not self.matches(request):
             return False
@@ -183,7 +187,7 @@ class HttpProxy:
         forwarded: those of them that the server answered.
     """
 
-    def __init__(self, upstream_url: str, *rules: Rule) -> None:
+    def __init__(self, upstream_url: str, *rules: Rule[Request, Action]) -> None:
         """Takes the server's URL (host and port of it) and the rules to begin with."""
         parts = urlsplit(upstream_url)
         self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
@@ -213,7 +217,7 @@ class HttpProxy:
         """A URL of the server by way of this proxy: same path, other address."""
         return urlsplit(url)._replace(netloc=urlsplit(self.url).netloc).geturl()
 
-    def add(self, rule: Rule) -> Rule:
+    def add(self, rule: Rule[Request, Action]) -> Rule[Request, Action]:
         """Adds a rule behind those there are; gives it back, to be asked whether it acted."""
         with self._lock:
             self._rules.append(rule)
