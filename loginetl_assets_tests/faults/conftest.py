@@ -1,0 +1,37 @@
+"""Services behind proxies, for the tests of faults."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from loginetl_assets.local.stack import Addresses
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import Settings
+from loginetl_assets_tests.faults.http_proxy import HttpProxy
+from loginetl_assets_tests.faults.postgres_proxy import PostgresProxy
+from loginetl_assets_tests.faults.scene import Scene
+
+
+@pytest.fixture
+def scene(settings: Settings, addresses: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """Messages on a queue, and services behind proxies without a fault yet; the landing is a directory."""
+    assert settings.database_url is not None
+    Services(settings).keyring.make_missing()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", addresses.sqs_endpoint)
+    with HttpProxy(addresses.sqs_endpoint) as sqs, PostgresProxy(settings.database_url) as postgres:
+        scene = Scene(settings, sqs, postgres, tmp_path)
+        scene.send()
+        yield scene
+
+
+@pytest.fixture
+def scene_on_s3(scene: Scene, addresses: Addresses) -> Scene:
+    """The same with the landing on S3."""
+    bucket = f"landing-{uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=addresses.sqs_endpoint).create_bucket(Bucket=bucket)
+    scene.settings = replace(scene.settings, landing_url=f"s3://{bucket}/logins")
+    return scene
