@@ -234,7 +234,7 @@ def open_queue(
             region_name=region,
             endpoint_url=endpoint_url,
             config=Config(
-                retries={"max_attempts": max_attempts, "mode": "standard"},
+                retries={"total_max_attempts": max_attempts, "mode": "standard"},
                 max_pool_connections=connections,
                 connect_timeout=5,
                 read_timeout=30,  # above SQS's longest poll of 20 s
