@@ -136,6 +136,13 @@ class LoginDatabase:
             said = str(error)
             if "password authentication failed" in said or "no password supplied" in said:
                 return OperatorError(f"Postgres refuses the password at {where}: mend LOGINETL_DATABASE_URL")
+            if "pg_hba.conf" in said or "not permitted to log in" in said:
+                return OperatorError(f"Postgres refuses the login at {where}: mend its pg_hba.conf or the role")
+            if "too many c" in said or "remaining connection slots" in said:  # clients, or connections for a role
+                return TransientError(
+                    f"Postgres at {where} has no connection free: run less at once, or raise max_connections or the"
+                    " limit of the role or database"
+                )
             if "does not exist" in said:
                 return OperatorError(f"no such database or role at {where}: create it or mend LOGINETL_DATABASE_URL")
             if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
