@@ -49,9 +49,10 @@ class Statement:
 class Refused(Exception):  # noqa: N818 - says what happened
     """The client gets an error of this SQLSTATE for its statement."""
 
-    def __init__(self, sqlstate: str) -> None:
+    def __init__(self, sqlstate: str, message: str = "refused by the proxy") -> None:
         super().__init__(sqlstate)
         self.sqlstate = sqlstate
+        self.message = message
 
 
 Callback = Callable[[], object]
@@ -98,11 +99,14 @@ def nothing() -> None:
     """A callback that does nothing."""
 
 
-def refuse(sqlstate: str) -> Action:
-    """Answers with an error instead of forwarding; where the server would end the connection with it, so does this."""
+def refuse(sqlstate: str, message: str = "refused by the proxy") -> Action:
+    """Answers with an error instead of forwarding; where the server would end the connection with it, so does this.
+
+    The message matters where a client is not let in: libpq gives no SQLSTATE then.
+    """
 
     def act(exchange: Exchange) -> bytes:
-        raise Refused(sqlstate)
+        raise Refused(sqlstate, message)
 
     return act
 
@@ -322,7 +326,7 @@ class _Session(socketserver.BaseRequestHandler):
         try:
             answer = self.act(asked, lambda during_copy: self._forward(messages, during_copy, extended=extended))
         except Refused as refused:
-            answer = self._refusal(sql, refused.sqlstate)
+            answer = self._refusal(sql, refused)
         self.transaction = [] if self.status == b"I" else [*self.transaction, sql]
         self.request.sendall(answer)
 
@@ -380,10 +384,10 @@ class _Session(socketserver.BaseRequestHandler):
         if extended:
             _read(self.from_client)
 
-    def _refusal(self, sql: str, sqlstate: str) -> bytes:
-        fatal = sql == CONNECT or sqlstate in _ENDS_THE_CONNECTION
+    def _refusal(self, sql: str, refused: Refused) -> bytes:
+        fatal = sql == CONNECT or refused.sqlstate in _ENDS_THE_CONNECTION
         severity = b"FATAL" if fatal else b"ERROR"
-        fields = {b"S": severity, b"V": severity, b"C": sqlstate.encode(), b"M": b"refused by the proxy"}
+        fields = {b"S": severity, b"V": severity, b"C": refused.sqlstate.encode(), b"M": refused.message.encode()}
         error = _Message(b"E", b"".join(name + text + b"\0" for name, text in fields.items()) + b"\0").encode()
         if fatal:
             self.request.sendall(error)

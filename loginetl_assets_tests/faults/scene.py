@@ -228,11 +228,11 @@ def assert_no_value(said: str) -> None:
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:
-    """What the failed steps of a run say, retried attempts included."""
+    """All that Dagster has on record of each failed attempt of a run, traces and causes included."""
     said = []
     for event in result.all_events:
         if event.is_step_failure or event.is_step_up_for_retry:
-            data = event.event_specific_data
-            error = getattr(data, "error", None)
-            said.append(str(error.message if error else data))
+            error = getattr(event.event_specific_data, "error", None)
+            assert error is not None
+            said.append(str(error.to_string()))
     return said

@@ -4,19 +4,23 @@ The points are named along the way of the data. At each of them the process that
 them calls fail in the ways they can fail there. Then a run without faults follows, and every message is accounted for.
 """
 
+import json
 import re
 import signal
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any, Literal
 
+import dagster as dg
 import pytest
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
 from loginetl_assets_tests.faults import http_proxy, postgres_proxy
-from loginetl_assets_tests.faults.http_proxy import Rule
-from loginetl_assets_tests.faults.postgres_proxy import statement
-from loginetl_assets_tests.faults.scene import DRAIN, Scene
+from loginetl_assets_tests.faults.http_proxy import Response, Rule, alter, answer, sqs_error
+from loginetl_assets_tests.faults.postgres_proxy import CONNECT, refuse, statement
+from loginetl_assets_tests.faults.scene import DRAIN, Scene, assert_no_value, failures
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def named(table: Mapping[str, Any]) -> list[Any]:
     return [pytest.param(value, id=name.replace(" ", "-")) for name, value in table.items()]
 
 
-def the_scene(point: Point, request: pytest.FixtureRequest) -> Scene:
+def the_scene(point: "Point | Fault", request: pytest.FixtureRequest) -> Scene:
     scene: Scene = request.getfixturevalue("scene_on_s3" if point.on_s3 else "scene")
     point.stage.prepare(scene)
     return scene
@@ -158,3 +162,138 @@ def test_the_next_run_finishes_what_a_killed_one_began(point: Point, request: py
     assert fault.acted == 1
 
     assert_the_next_run_finishes(scene, point.stage)
+
+
+# The same way, with calls that fail
+
+
+class Outcome(Enum):
+    """What becomes of the run."""
+
+    UNNOTICED = "it succeeds at once: the call itself is tried again"
+    RETRIED = "it succeeds, by Dagster's retry of the step"
+    FAILED = "it fails, and is not tried again"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A call that fails in one way, what becomes of the run, and what it says of it."""
+
+    call: Call | Query
+    action: Any
+    outcome: Outcome
+    says: str = ""
+    stage: Stage = LOADING
+    on_s3: bool = False
+
+
+def failed_entries(response: Response) -> Response:
+    """What SQS answers to a batch of deletes of which it did none."""
+    ids = [one["Id"] for one in json.loads(response.body).get("Successful", [])]
+    failed = [{"Id": one, "SenderFault": False, "Code": "InternalError"} for one in ids]
+    return replace(response, body=json.dumps({"Failed": failed}).encode())
+
+
+RECEIVE, DELETE = Call("ReceiveMessage", nth=2), Call("DeleteMessageBatch", nth=2)
+S3_REFUSES = answer(403, b"<Error><Code>AccessDenied</Code><Message>injected</Message></Error>")
+UNREACHABLE, IN_PASSING = "cannot be reached", "failed in passing"
+
+
+def refuse_midway(sqlstate: str) -> postgres_proxy.Action:
+    def callback() -> None:
+        raise postgres_proxy.Refused(sqlstate)
+
+    return postgres_proxy.call_during_copy(callback)
+
+
+def drop_midway() -> postgres_proxy.Action:
+    def callback() -> None:
+        raise http_proxy.Dropped
+
+    return postgres_proxy.call_during_copy(callback)
+
+
+FAULTS = {
+    "receive answers 500": Fault(RECEIVE, sqs_error(500, "InternalFailure"), Outcome.RETRIED, "InternalFailure"),
+    "receive answers 503": Fault(RECEIVE, answer(503), Outcome.RETRIED, "503"),
+    "receive is throttled": Fault(RECEIVE, sqs_error(400, "ThrottlingException"), Outcome.RETRIED, "Throttling"),
+    "receive is reset": Fault(RECEIVE, http_proxy.drop(reset=True), Outcome.RETRIED, UNREACHABLE),
+    "receive is not heard of": Fault(RECEIVE, http_proxy.forward_then_drop(), Outcome.RETRIED, UNREACHABLE),
+    "receive is forbidden": Fault(RECEIVE, sqs_error(403, "AccessDenied"), Outcome.FAILED, "sqs:ReceiveMessage"),
+    "put answers 503": Fault(PUT_BATCH, answer(503), Outcome.UNNOTICED, on_s3=True),
+    "put is not heard of": Fault(PUT_BATCH, http_proxy.forward_then_drop(), Outcome.UNNOTICED, on_s3=True),
+    "put is forbidden": Fault(PUT_BATCH, S3_REFUSES, Outcome.FAILED, "LOGINETL_LANDING_URL", on_s3=True),
+    "connect is dropped": Fault(Query(CONNECT), postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
+    "connect finds no slot": Fault(
+        Query(CONNECT), refuse("53300", "sorry, too many clients already"), Outcome.RETRIED, "no connection free"
+    ),
+    "register is dropped": Fault(REGISTER, postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
+    "register meets a shutdown": Fault(REGISTER, refuse("57P01"), Outcome.RETRIED, IN_PASSING),
+    "register meets a full disk": Fault(REGISTER, refuse("53100"), Outcome.FAILED, "disk .* full"),
+    "register commits unheard": Fault(commit_of(REGISTER), postgres_proxy.forward_then_drop(), Outcome.RETRIED),
+    "delete answers 500": Fault(DELETE, sqs_error(500, "InternalFailure"), Outcome.RETRIED, "InternalFailure"),
+    "delete is not heard of": Fault(DELETE, http_proxy.forward_then_drop(), Outcome.RETRIED, UNREACHABLE),
+    "delete does nothing": Fault(DELETE, alter(failed_entries), Outcome.UNNOTICED),
+    "vault look-up deadlocks": Fault(LOOK_UP_VAULT, refuse("40P01"), Outcome.RETRIED, IN_PASSING),
+    "vault write finds a lock": Fault(WRITE_VAULT, refuse("55P03"), Outcome.RETRIED, IN_PASSING),
+    "mark masked is dropped": Fault(MARK_MASKED, postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
+    "masked commits unheard": Fault(commit_of(MARK_MASKED), postgres_proxy.forward_then_drop(), Outcome.RETRIED),
+    "copy is dropped midway": Fault(COPY_ROWS, drop_midway(), Outcome.RETRIED, UNREACHABLE),
+    "copy fills the disk midway": Fault(COPY_ROWS, refuse_midway("53100"), Outcome.FAILED, "disk .* full"),
+    "copy takes too long": Fault(COPY_ROWS, refuse_midway("57014"), Outcome.RETRIED, IN_PASSING),
+    "load is refused": Fault(LOAD, refuse("23514"), Outcome.FAILED, "SQLSTATE 23514"),
+    "load commit conflicts": Fault(commit_of(LOAD), refuse("40001"), Outcome.RETRIED, IN_PASSING),
+    "load commit is dropped": Fault(commit_of(LOAD), postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
+    "load commits unheard": Fault(commit_of(LOAD), postgres_proxy.forward_then_drop(), Outcome.RETRIED, UNREACHABLE),
+    "purge is dropped": Fault(MARK_PURGED, postgres_proxy.drop(), Outcome.FAILED, UNREACHABLE, RETAINING),
+}
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Dagster's waits between attempts cut short, which ones it asks for on a list; what it tries again is its own."""
+    attempts: list[int] = []
+
+    def short(policy: dg.RetryPolicy, attempt_num: int) -> float:
+        attempts.append(attempt_num)
+        return 0.05
+
+    monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", short)
+    return attempts
+
+
+@pytest.mark.parametrize("fault", named(FAULTS))
+def test_a_call_that_fails_loses_and_shows_nothing(
+    fault: Fault,
+    request: pytest.FixtureRequest,
+    short_waits: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    scene = the_scene(fault, request)
+    rule = fault.call.add_fault(scene, fault.action)
+    scene.deliver_one_twice()
+
+    with scene.pipeline() as pipeline, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", scene.sqs.url)
+        result = pipeline.run(fault.stage.config, fault.stage.job, expect_success=False)
+
+    assert rule.acted == 1
+    assert result.success is (fault.outcome is not Outcome.FAILED)
+    assert len(short_waits) == (fault.outcome is Outcome.RETRIED)
+    said = failures(result)
+    assert len(said) == (fault.outcome is not Outcome.UNNOTICED)
+    assert all(re.search(fault.says, one) for one in said), said
+    assert_no_value("".join([*said, *capfd.readouterr(), *map(str, result.all_events)]))
+
+    assert_the_next_run_finishes(scene, fault.stage)
+
+
+def test_a_failed_step_is_tried_again_when_its_service_had_time_to_come_back(scene: Scene) -> None:
+    scene.postgres.add(Rule(statement(COPY_ROWS.pattern), postgres_proxy.drop()))
+    started = time.monotonic()
+
+    assert scene.run_in_child(LOGIN_ETL, DRAIN) == 0
+
+    assert time.monotonic() - started >= 5
+    scene.assert_settled()
