@@ -45,11 +45,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What a client is told."""
+    """What a client is told.
+
+    Attributes:
+        status: HTTP's.
+        headers: all but those of the connection itself; the length is told of the body.
+        body: whole.
+        cut: how many bytes more the header promises than come before the connection ends.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    cut: int = 0
 
 
 class Dropped(Exception):  # noqa: N818 - says what happened
@@ -335,10 +343,12 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower() not in _HOP_BY_HOP and (name.lower() != "content-length" or self.command == "HEAD"):
                 self.send_header(name, value)
         if self.command != "HEAD" and response.status not in {204, 304}:
-            self.send_header("Content-Length", str(len(response.body)))
+            self.send_header("Content-Length", str(len(response.body) + response.cut))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(response.body)
+        if response.cut:
+            self._drop(reset=False)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _handle  # noqa: N815 - http.server's names
 

@@ -45,7 +45,7 @@ _PATIENCE_SECONDS = 60
 
 @dataclass
 class Scene:
-    """A queue with `GOOD` and `BAD` on it, each sent once and one delivered twice, and ways to run on it.
+    """A queue with `GOOD` and `BAD` on it, each sent once and one delivered again and again, and ways to run on it.
 
     Attributes:
         settings: of the services themselves.
@@ -77,16 +77,18 @@ class Scene:
             self.sent |= {UUID(one["MessageId"]): ten[int(one["Id"])][0] for one in answer["Successful"]}
         assert len(self.sent) == len(bodies)
 
-    def deliver_one_twice(self) -> None:
-        """Lets SQS hand out the first message once more with the next ones, as a standard queue may."""
+    def deliver_one_again(self) -> None:
+        """Lets SQS hand out the first message again with all that come later, as a standard queue may.
+
+        So it comes twice in one batch, and in another batch as well.
+        """
         first: list[Any] = []
 
         def once_more(response: Response) -> Response:
             answer = json.loads(response.body)
-            received = answer.get("Messages", [])
-            if received and len(first) < 2:
+            if received := answer.get("Messages", []):
                 answer["Messages"] = received + first
-                first.append(received[0])
+                first[:] = first or received[:1]
             return replace(response, body=json.dumps(answer).encode())
 
         self.sqs.add(Rule(operation("ReceiveMessage"), alter(once_more), times=None))
@@ -162,7 +164,7 @@ class Scene:
                 pipeline.run()
 
     def age(self, *, loaded_days_ago: int) -> None:
-        """Sets back the clock of what is there: objects are of orphan's age, loads `loaded_days_ago`."""
+        """Makes what is there old: objects old enough to be orphans, loads by that many days."""
         with Pipeline.on(self.settings, self.directory / "clock") as pipeline:
             pipeline.execute(
                 "UPDATE loginetl.batches SET loaded_at = loaded_at - CAST(:days AS integer) * interval '1 day'",
@@ -223,8 +225,8 @@ class Scene:
 
 
 def assert_no_value(said: str) -> None:
-    """Nothing of a message's content is in a text, in any spelling; which value it was is not shown either."""
-    assert len(holds(said.encode(), VALUES)) == 0
+    """Nothing of a message's content is in a text, in any spelling."""
+    assert holds(said.encode(), VALUES) == []
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:

@@ -156,7 +156,7 @@ def assert_the_next_run_finishes(scene: Scene, stage: Stage) -> None:
 def test_the_next_run_finishes_what_a_killed_one_began(point: Point, request: pytest.FixtureRequest) -> None:
     scene = the_scene(point, request)
     fault = point.kill(scene)
-    scene.deliver_one_twice()
+    scene.deliver_one_again()
 
     assert scene.run_in_child(point.stage.job, point.stage.config) == -signal.SIGKILL
     assert fault.acted == 1
@@ -272,7 +272,7 @@ def test_a_call_that_fails_loses_and_shows_nothing(
 ) -> None:
     scene = the_scene(fault, request)
     rule = fault.call.add_fault(scene, fault.action)
-    scene.deliver_one_twice()
+    scene.deliver_one_again()
 
     with scene.pipeline() as pipeline, monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", scene.sqs.url)
