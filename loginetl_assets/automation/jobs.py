@@ -117,7 +117,7 @@ def purge(
                 ledger.mark_purged(connection, [batch.batch_id for batch in expired])
                 objects += len(keys)
         objects += delete_doomed(open_database, files)
-        orphans = 0
+        orphans = files.delete_unfinished(now - ORPHAN_AGE)
         for prefix in (BATCHES, MASKED):
             old = [key for key, written_at in files.list(prefix) if written_at < now - ORPHAN_AGE]
             for start in range(0, len(old), 1_000):

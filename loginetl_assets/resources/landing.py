@@ -134,6 +134,22 @@ class Landing:
             except (BaseError, OSError) as error:
                 raise self._explained(error, "delete from") from None
 
+    def delete_unfinished(self, before: datetime) -> int:
+        """Deletes what writes left behind that were killed before that moment; gives back how many files.
+
+        On S3 this is a lifecycle rule's business (AbortIncompleteMultipartUpload): nothing of it is an object yet.
+        """
+        if self._directory is None:
+            return 0
+        left = [
+            path
+            for path in self._directory.rglob("*#*")  # as the library names a file until it renames it into place
+            if path.is_file() and path.stat().st_mtime < before.timestamp()
+        ]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """Gives the keys under a prefix, each with the moment it was written."""
         try:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import dagster as dg
 import pytest
 
-from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
+from loginetl_assets.automation.jobs import LOGIN_ETL, REPLAY_REJECTED, RETENTION
 from loginetl_assets_tests.faults import http_proxy, postgres_proxy
 from loginetl_assets_tests.faults.http_proxy import Response, Rule, alter, answer, sqs_error
 from loginetl_assets_tests.faults.postgres_proxy import CONNECT, refuse, statement
@@ -46,7 +46,7 @@ class Query:
         return scene.postgres.add(Rule(statement(self.pattern, after=self.after), action))
 
 
-PUT_BATCH = Call("PUT .*/batches/")
+PUT_BATCH = Call("PUT .*/batches/", nth=2)  # the first is the probe whether the landing can be written to
 PUT_MASKED = Call("PUT .*/masked/")
 REGISTER = Query("INSERT INTO loginetl.batches")
 LOOK_UP_VAULT = Query(r"SELECT token FROM loginetl\.pii_vault")
@@ -54,6 +54,7 @@ WRITE_VAULT = Query(r"INSERT INTO loginetl\.pii_vault")
 MARK_MASKED = Query(r"UPDATE loginetl\.batches SET state = 'masked'")
 COPY_ROWS = Query("COPY new_logins")
 LOAD = Query(r"UPDATE loginetl\.batches SET state = 'loaded'")
+HAND_OVER = Query(r"WITH gone AS \(DELETE FROM loginetl\.rejected_logins")
 MARK_PURGED = Query(r"UPDATE loginetl\.batches SET object_purged_at")
 
 
@@ -67,6 +68,11 @@ def commit_of(query: Query) -> Query:
 
 def nothing_yet(scene: Scene) -> None:
     """All messages are on the queue."""
+
+
+def all_is_loaded(scene: Scene) -> None:
+    """The work is done, and two messages are rejected."""
+    scene.settle()
 
 
 def all_is_loaded_and_old(scene: Scene) -> None:
@@ -87,6 +93,7 @@ class Stage:
 
 
 LOADING = Stage(LOGIN_ETL, DRAIN)
+REPLAYING = Stage(REPLAY_REJECTED, prepare=all_is_loaded)
 RETAINING = Stage(RETENTION, prepare=all_is_loaded_and_old, purges=True)
 
 
@@ -133,8 +140,12 @@ POINTS = {
     "after purge commits": Point("after", commit_of(MARK_PURGED), RETAINING),
 }
 
-# The points of a replay of rejected messages belong here, with a `Stage` of their own.
-REPLAY_POINTS: dict[str, Point] = {}
+REPLAY_POINTS = {
+    "replay: after put": Point("before", REGISTER, REPLAYING),
+    "replay: after register": Point("before", HAND_OVER, REPLAYING),
+    "replay: before it commits": Point("before", commit_of(HAND_OVER), REPLAYING),
+    "replay: after it commits": Point("after", commit_of(HAND_OVER), REPLAYING),
+}
 
 
 def named(table: Mapping[str, Any]) -> list[Any]:
@@ -245,6 +256,10 @@ FAULTS = {
     "load commit conflicts": Fault(commit_of(LOAD), refuse("40001"), Outcome.RETRIED, IN_PASSING),
     "load commit is dropped": Fault(commit_of(LOAD), postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
     "load commits unheard": Fault(commit_of(LOAD), postgres_proxy.forward_then_drop(), Outcome.RETRIED, UNREACHABLE),
+    "replay is dropped": Fault(HAND_OVER, postgres_proxy.drop(), Outcome.FAILED, UNREACHABLE, REPLAYING),
+    "replay commits unheard": Fault(
+        commit_of(HAND_OVER), postgres_proxy.forward_then_drop(), Outcome.FAILED, UNREACHABLE, REPLAYING
+    ),
     "purge is dropped": Fault(MARK_PURGED, postgres_proxy.drop(), Outcome.FAILED, UNREACHABLE, RETAINING),
 }
 

@@ -244,6 +244,8 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     pipeline.run()
     landing = pipeline.services.landing()
     landing.put("batches/orphan", b"left by a run that died")
+    unfinished = pipeline.settings.home / "landing" / "batches" / "killed-in-a-write#1"
+    unfinished.write_bytes(b"")
     old = datetime.now(UTC) - timedelta(days=40)
     pipeline.execute("UPDATE loginetl.batches SET loaded_at = :old, landed_at = :old", old=old)
     pipeline.send([login()])
@@ -251,11 +253,13 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     two_days_ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
     for key, _ in [*landing.list("batches"), *landing.list("masked")]:
         os.utime(pipeline.settings.home / "landing" / key, (two_days_ago, two_days_ago))
+    os.utime(unfinished, (two_days_ago, two_days_ago))
     rows = pipeline.rows()
     pipeline.run({"purge": {"days": 30}}, job="retention")
     pending = pipeline.query("SELECT object_key FROM loginetl.batches WHERE state = 'landed'")
     assert [key for key, _ in landing.list("batches")] == [pending[0][0]], "old and orphaned objects are gone"
     assert list(landing.list("masked")) == []
+    assert not unfinished.exists()
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages WHERE outcome = 'loaded'")[0][0] == 0
     assert pipeline.rows() == rows, "the table is not retention's business"
     assert pipeline.query("SELECT count(*) FROM loginetl.rejected_logins")[0][0] == 1
