@@ -5,6 +5,7 @@ Whether the *values* are good (an address, a version, a length) is decided for w
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -19,6 +20,12 @@ EVENT_ID = "event_id"
 _FIELDS_AND_EVENT = (*FIELDS, EVENT_ID)
 _LOGIN = frozenset(FIELDS)
 _LOGIN_AND_EVENT = frozenset(_FIELDS_AND_EVENT)
+
+# Objects and lists inside each other. Far below the interpreter's recursion limit (1 000 frames with the caller's own,
+# and counted otherwise from Python 3.12 on), so that a body has the same outcome wherever it is read.
+MAX_DEPTH = 512
+# Strings, in which brackets mean nothing, and brackets. Nothing is tried twice, so an open string costs no search.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 
 # Names for message ids that are no UUIDs (AWS's are; the API only promises a string of up to 100 characters).
 _MESSAGE_IDS = uuid5(NAMESPACE_URL, "sqs-message-id")
@@ -123,7 +130,7 @@ def read_login(body: bytes, *, reject_unknown_fields: bool = False, by_event_id:
     """Reads one message body.
 
     Nested objects are flattened with `_`, one SNS envelope is unwrapped, `locale` may be null or missing. Time is
-    linear in the length of the body, and nesting is bounded by the interpreter's recursion limit.
+    linear in the length of the body, and nesting is bounded by `MAX_DEPTH`.
 
     Args:
         body: the message's bytes, UTF-8.
@@ -151,7 +158,7 @@ def _decode(body: bytes) -> dict[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _decode_exactly(body)
     if not isinstance(document, dict):
-        raise _no_object(body)
+        return _decode_exactly(body)
     # msgspec keeps the last of two equal keys without a word. Every key and every string value brings at least two
     # quotes, so a text with no more of them than what was read accounts for hides none (50 ns against 3 µs).
     quotes = 0
@@ -162,16 +169,14 @@ def _decode(body: bytes) -> dict[str, Any]:
     return document if body.count(b'"') == quotes else _decode_exactly(body)
 
 
-def _no_object(body: bytes) -> _Refused:
-    return _Refused(Reason.PAYLOAD_UNAVAILABLE if read_pointer(body) else Reason.NOT_AN_OBJECT)
-
-
 def _decode_exactly(body: bytes) -> dict[str, Any]:
     """Decodes with the standard library, which sees every pair; numbers are read as 0, since none is ever used."""
     try:
         text = body.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         raise _Refused(Reason.NOT_JSON) from None
+    if _is_too_deep(text):
+        raise _Refused(Reason.TOO_DEEP)
     try:
         document = json.loads(
             text,
@@ -182,11 +187,25 @@ def _decode_exactly(body: bytes) -> dict[str, Any]:
         )
     except ValueError:
         raise _Refused(Reason.NOT_JSON) from None
-    except RecursionError:
+    except RecursionError:  # the caller's stack left less room than that
         raise _Refused(Reason.TOO_DEEP) from None
     if not isinstance(document, dict):
-        raise _no_object(body)
+        raise _Refused(Reason.PAYLOAD_UNAVAILABLE if read_pointer(body) else Reason.NOT_AN_OBJECT)
     return document
+
+
+def _is_too_deep(text: str) -> bool:
+    if text.count("{") + text.count("[") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        if found[0] in "{[":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif found[0] in "}]":
+            depth -= 1
+    return False
 
 
 def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

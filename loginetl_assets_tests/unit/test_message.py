@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loginetl_assets.logins.message import (
     FIELDS,
+    MAX_DEPTH,
     Login,
     QueuedMessage,
     decode_messages,
@@ -94,6 +95,8 @@ REJECTED: dict[str, tuple[bytes, Reason, str | None]] = {
     "an envelope around a pointer": (sns(json.dumps(POINTER)), Reason.PAYLOAD_UNAVAILABLE, None),
     "a pointer of another kind": (body_of(["x.S3Pointer", POINTER[1]]), Reason.NOT_AN_OBJECT, None),
     "a pointer without a key": (body_of([POINTER[0], {"s3BucketName": "b"}]), Reason.NOT_AN_OBJECT, None),
+    "objects a level too deep": (with_raw("x", nested(MAX_DEPTH)), Reason.TOO_DEEP, None),
+    "lists a level too deep": (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), Reason.TOO_DEEP, None),
     "objects 100 000 deep": (nested(100_000), Reason.TOO_DEEP, None),
     "lists 100 000 deep": (b"[" * 100_000 + b"]" * 100_000, Reason.TOO_DEEP, None),
     "an unknown field 100 000 deep": (with_raw("x", nested(100_000)), Reason.TOO_DEEP, None),
@@ -177,6 +180,9 @@ UNKNOWN: dict[str, tuple[bytes, int]] = {
     "a huge integer": (with_raw("x", b"9" * 5_000), 1),
     "a float out of range": (with_raw("x", b"1e999"), 1),
     "100 objects deep": (with_raw("x", nested(100)), 1),
+    "objects as deep as can be": (with_raw("x", nested(MAX_DEPTH - 1)), 1),
+    "brackets in a text": (with_raw("x", b'"' + rb"[{\"" * MAX_DEPTH + b'"'), 1),
+    "many lists side by side": (with_raw("x", b"[" + b"[[]]," * MAX_DEPTH + b"1]"), 1),
     "100 lists deep": (with_raw("x", b"[" * 100 + b"]" * 100), 1),
 }
 
@@ -368,6 +374,14 @@ def test_the_two_readings_agree_on_damaged_bodies(data: st.DataObject) -> None:
     )
 
     assert read_login(bytes(body)) == read_exactly(bytes(body), reject=False)
+
+
+@pytest.mark.parametrize(("body", "reason", "field"), REJECTED.values(), ids=REJECTED)
+def test_the_reason_is_the_same_at_the_end_of_a_long_stack(body: bytes, reason: Reason, field: str | None) -> None:
+    def called_by(callers: int) -> Login | Rejection:
+        return called_by(callers - 1) if callers else read_login(body)
+
+    assert called_by(300) == Rejection(reason, field)  # Dagster's own calls are some 150
 
 
 @pytest.mark.parametrize("body", [case[0] for case in REJECTED.values()] + [case[0] for case in UNKNOWN.values()])
