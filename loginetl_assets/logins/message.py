@@ -265,7 +265,7 @@ def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     stack: list[tuple[str, Any]] = list(document.items())
     while stack:
         name, value = stack.pop()
-        if isinstance(value, dict) and value and len(name) < longest:
+        if isinstance(value, dict) and value and len(name) <= longest:
             stack.extend((f"{name}_{key}", inner) for key, inner in value.items())
         else:
             # An object below a name that is already longer than any field's can hold none of the six: one unknown
