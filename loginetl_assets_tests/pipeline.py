@@ -1,7 +1,7 @@
 """What the tests of the whole pipeline share: send, run, look."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,9 +13,11 @@ import dagster as dg
 from sqlalchemy import text
 
 from loginetl_assets.definitions import build_definitions
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.services import Services
-from loginetl_assets.settings import Settings
+from loginetl_assets.settings import KeysetRole, Settings
 
 SAMPLE = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text().splitlines()
 
@@ -67,6 +69,22 @@ class Pipeline:
     def send(self, bodies: Iterable[str]) -> None:
         """Puts bodies on the queue."""
         self.services.queue().send(bodies)
+
+    def land(self, messages: Sequence[QueuedMessage]) -> str:
+        """Puts messages into the landing as a batch, past the queue; gives the object's key."""
+        keys = self.services.keyring
+        object_key, size = write_messages(self.services.landing(), keys, list(messages))
+        with self.services.database().transaction() as connection:
+            ledger.register_batch(
+                connection,
+                object_key=object_key,
+                landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
+                messages=len(messages),
+                size=size,
+                oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
+                run_id=None,
+            )
+        return object_key
 
     def run(
         self, config: Mapping[str, Any] | None = None, job: str = "login_etl", *, expect_success: bool = True
