@@ -1,4 +1,4 @@
-"""`python -m bench [PART]…`: measures drain, stages, overhead and privacy, checks what was done, keeps the figures.
+"""`python -m bench [PART]…`: measures each part, checks what was done, keeps the figures.
 
 What is measured, and what to make of it: docs/benchmarks.md.
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import database, drain, emulator, overhead, privacy, report, sqs, stages
+from bench import database, drain, emulator, hostile, overhead, privacy, report, sqs, stages
 from bench.failure import BenchmarkFailed
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import EmbeddedStack, EmbeddedStackError
 
-_PARTS = ("drain", "stages", "overhead", "privacy")
+_PARTS = ("drain", "stages", "overhead", "privacy", "hostile")
 
 
 def main() -> int:
@@ -84,6 +84,10 @@ def _measure(console: Console, arguments: argparse.Namespace, home: Path) -> dic
         if "privacy" in parts:
             results["privacy"] = privacy.measure(home / "privacy", server_url, say)
             privacy.show(console, results["privacy"])
+        if "hostile" in parts:
+            say("hostile bodies, in memory")
+            results["hostile"] = hostile.measure(home)
+            hostile.show(console, results["hostile"])
     finally:
         stack.stop()
     return results
