@@ -12,19 +12,18 @@ import pytest
 from sqlalchemy import text
 
 from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import read_masked
+from loginetl_assets.resources.batch_files import read_masked, write_masked
 from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login, metadata
 
 
 def _alter_masked_file(pipeline: Pipeline, column: str, value: object) -> None:
-    """Writes a value into every row of the pending masked file, as a broken masking step would have."""
+    """Puts a masked file in the pending one's place that has a value in every row, as a broken masking step would."""
     (key,) = pipeline.query("SELECT masked_key FROM loginetl.batches WHERE state = 'masked'")[0]
     landing = pipeline.services.landing()
     frame = pl.read_parquet(io.BytesIO(landing.get(key)))
-    altered = io.BytesIO()
-    frame.with_columns(pl.lit(value, dtype=frame.schema[column]).alias(column)).write_parquet(altered)
-    landing.put(key, altered.getvalue())
+    key, _ = write_masked(landing, frame.with_columns(pl.lit(value, dtype=frame.schema[column]).alias(column)))
+    pipeline.execute("UPDATE loginetl.batches SET masked_key = :key WHERE state = 'masked'", key=key)
 
 
 @pytest.mark.parametrize(
