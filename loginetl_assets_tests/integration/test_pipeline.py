@@ -8,7 +8,6 @@ from shutil import rmtree
 from typing import Any
 
 import dagster as dg
-import pytest
 
 from loginetl_assets.logins.message import encode_messages
 from loginetl_assets.logins.sealing import seal
@@ -229,30 +228,6 @@ def test_an_orphan_in_the_landing_is_never_loaded(pipeline: Pipeline) -> None:
     pipeline.services.landing().put("batches/orphan", seal(pipeline.services.keyring.landing, packed, "batches/orphan"))
     pipeline.run()
     assert pipeline.rows() == []
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_a_damaged_batch_is_set_aside_and_the_others_go_on(pipeline: Pipeline, damage: str) -> None:
-    pipeline.send([login(user_id="bad")])
-    pipeline.materialize("raw_login_messages")
-    pipeline.send([login(user_id="good")])
-    pipeline.materialize("raw_login_messages")
-    (key,) = pipeline.query("SELECT object_key FROM loginetl.batches ORDER BY batch_id LIMIT 1")[0]
-    path = pipeline.settings.home / "landing" / key
-    content = path.read_bytes()
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(content[:-3] if damage == "cut" else content[:40] + bytes([content[40] ^ 1]) + content[41:])
-    result = pipeline.run()
-    assert [row[0] for row in pipeline.rows()] == ["good"]
-    totals = pipeline.totals()
-    assert (totals.set_aside_batches, totals.pending, totals.loaded) == (1, 1, 1)
-    assert metadata(result, "masked_logins")["batches_set_aside"] == 1
-    if damage != "gone":
-        path.write_bytes(content)
-        pipeline.run({"masked_logins": {"reprocess": True}})
-        assert [row[0] for row in pipeline.rows()] == ["bad", "good"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

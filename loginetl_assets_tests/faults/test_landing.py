@@ -1,0 +1,353 @@
+"""What becomes of a landing's objects, which may be gone, cut, altered or exchanged, and what becomes of S3's answers.
+
+Nothing is ever loaded from a damaged object. Its batch is set aside with a reason, the others go on, and once the
+object is mended `masked_logins` with `reprocess` brings what was missing.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from loginetl_assets.assets.draining import Drain, DrainLimits, DrainReport
+from loginetl_assets.errors import TransientError
+from loginetl_assets.local.stack import Addresses
+from loginetl_assets.logins.message import QueuedMessage, encode_messages
+from loginetl_assets.logins.sealing import seal
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import Unreadable, read_masked, read_messages
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.ledger import BatchState
+from loginetl_assets_tests.faults.http_proxy import (
+    HttpProxy,
+    Request,
+    Response,
+    Rule,
+    alter,
+    answer,
+    delay,
+    forward_then_drop,
+    operation,
+)
+from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
+
+_CHANCE = Random(7)  # noqa: S311 - reproducible on purpose
+
+
+def matching(method: str, part: str) -> Callable[[Request], bool]:
+    """Matches requests by method and a part of the path."""
+    return lambda request: request.method == method and part in request.path
+
+
+def half(response: Response) -> Response:
+    """The first half of a body whose length was announced whole."""
+    middle = len(response.body) // 2
+    return replace(response, body=response.body[:middle], cut=len(response.body) - middle)
+
+
+Damage = Callable[[Path, Path], None]  # of the object at the first path; the second is another batch's
+
+
+def gone(path: Path, other: Path) -> None:
+    path.unlink()
+
+
+def emptied(path: Path, other: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[: _CHANCE.randrange(1, path.stat().st_size)])
+
+
+def lengthened(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def altered_by_a_bit(path: Path, other: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[_CHANCE.randrange(len(content))] ^= 1 << _CHANCE.randrange(8)
+    path.write_bytes(content)
+
+
+def exchanged(path: Path, other: Path) -> None:
+    path.write_bytes(other.read_bytes())
+
+
+def sealed_with_another_key(path: Path, other: Path) -> None:
+    key = f"batches/{path.name}"
+    stranger = Keyring({}, path.parents[2] / f"strange-keys-{uuid4()}")
+    path.write_bytes(seal(stranger.landing, encode_messages([]), key))
+
+
+def land_users(pipeline: Pipeline, *users: str) -> None:
+    """Lands a login of each user, each as a batch."""
+    for user in users:
+        pipeline.land([QueuedMessage(str(uuid4()), 1_750_939_200_000, login(user_id=user).encode())])
+
+
+def users_of(pipeline: Pipeline) -> list[str]:
+    return sorted(row.user_id for row in pipeline.query("SELECT user_id FROM user_logins"))
+
+
+def objects(pipeline: Pipeline, column: str) -> list[Path]:
+    """The files of all batches, oldest first."""
+    rows = pipeline.query(f"SELECT {column} AS key FROM loginetl.batches ORDER BY batch_id")  # noqa: S608
+    return [pipeline.settings.home / "landing" / row.key for row in rows]
+
+
+def reasons(pipeline: Pipeline) -> dict[int, str]:
+    rows = pipeline.query("SELECT batch_id, set_aside_reason FROM loginetl.batches WHERE state = 'set_aside'")
+    return {row.batch_id: row.set_aside_reason for row in rows}
+
+
+DAMAGES: list[Damage] = [
+    gone, emptied, cut, lengthened, exchanged, altered_by_a_bit, altered_by_a_bit, sealed_with_another_key,
+]  # fmt: skip
+
+
+def damage_all_but_every_second(paths: list[Path]) -> dict[Path, bytes]:
+    """Does each kind of damage to an object between two whole ones; gives what the damaged ones held."""
+    damaged = dict(zip(paths[1::2], DAMAGES, strict=True))
+    whole = {path: path.read_bytes() for path in damaged}
+    for (path, damage), other in zip(damaged.items(), paths[::2], strict=False):
+        damage(path, other)
+    return whole
+
+
+def assert_set_aside(pipeline: Pipeline, prefix: str, altered: str) -> None:
+    """Every second batch is set aside for its own reason, and the others are loaded."""
+    assert users_of(pipeline) == USERS[::2]
+    said = reasons(pipeline)
+    assert len(said) == len(DAMAGES)
+    missing, *others = [said[batch_id] for batch_id in sorted(said)]
+    assert missing.startswith(f"{prefix}: the landing has no object ")
+    assert others == [f"{prefix}: {altered}"] * len(others)
+    totals = pipeline.totals()
+    assert (totals.set_aside_batches, totals.pending, totals.loaded) == (len(DAMAGES), len(DAMAGES), len(USERS) // 2)
+
+
+def assert_all_loaded(pipeline: Pipeline) -> None:
+    assert users_of(pipeline) == USERS
+    assert reasons(pipeline) == {}
+    totals = pipeline.totals()
+    assert (totals.set_aside_batches, totals.pending, totals.loaded, totals.duplicates) == (0, 0, len(USERS), 0)
+
+
+USERS = [f"u-{number:02}" for number in range(2 * len(DAMAGES))]
+
+
+def test_damaged_batches_are_set_aside_and_come_once_they_are_mended(pipeline: Pipeline) -> None:
+    land_users(pipeline, *USERS)
+    whole = damage_all_but_every_second(objects(pipeline, "object_key"))
+
+    result = pipeline.run()
+
+    assert metadata(result, "masked_logins")["batches_set_aside"] == len(DAMAGES)
+    assert checks(result)["counts_reconcile"]
+    assert_set_aside(pipeline, "raw batch", "it was altered, or sealed with another key")
+    for path, content in whole.items():
+        path.write_bytes(content)
+    pipeline.run({"masked_logins": {"reprocess": True, "batch_ids": list(reasons(pipeline))}})
+    assert_all_loaded(pipeline)
+
+
+def test_damaged_masked_files_are_set_aside_by_the_load_and_made_anew(pipeline: Pipeline) -> None:
+    land_users(pipeline, *USERS)
+    pipeline.materialize("masked_logins")
+    damage_all_but_every_second(objects(pipeline, "masked_key"))
+
+    result = pipeline.run()
+
+    assert metadata(result, "user_logins")["batches_set_aside"] == len(DAMAGES)
+    assert checks(result)["counts_reconcile"]
+    assert_set_aside(pipeline, "masked file", "it was altered")
+    pipeline.run({"masked_logins": {"reprocess": True}})
+    assert_all_loaded(pipeline)
+
+
+@contextmanager
+def bit_altered(path: Path, position: int) -> Iterator[None]:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+    yield
+    path.write_bytes(whole)
+
+
+def test_a_bit_altered_anywhere_in_either_object_is_noticed(pipeline: Pipeline) -> None:
+    land_users(pipeline, "damaged")
+    pipeline.materialize("masked_logins")
+    landing, keys = pipeline.services.landing(), pipeline.services.keyring
+    with pipeline.services.database().transaction() as connection:
+        batch = ledger.claim_batch(connection, [BatchState.MASKED])
+    assert batch is not None
+    raw, masked = objects(pipeline, "object_key")[0], objects(pipeline, "masked_key")[0]
+
+    for position in range(0, raw.stat().st_size, 3):
+        with bit_altered(raw, position), pytest.raises(Unreadable, match="^raw batch: it was altered"):
+            read_messages(landing, keys, batch)
+    for position in range(0, masked.stat().st_size, 9):
+        with bit_altered(masked, position), pytest.raises(Unreadable, match="^masked file: it was altered"):
+            read_masked(landing, batch)
+
+    assert len(read_messages(landing, keys, batch)) == read_masked(landing, batch).height == 1
+
+
+# On S3
+
+
+@pytest.fixture
+def proxy(addresses: Addresses) -> Iterator[HttpProxy]:
+    with HttpProxy(addresses.sqs_endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def on_s3(
+    pipeline: Pipeline, addresses: Addresses, proxy: HttpProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Pipeline]:
+    """The pipeline with its landing on the emulator's S3, behind the proxy; its queue is reached without."""
+    name = f"landing-{uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=addresses.sqs_endpoint, region_name="us-east-1").create_bucket(Bucket=name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    settings = replace(pipeline.settings, landing_url=f"s3://{name}/login", visibility_seconds=2)
+    with Pipeline.on(settings, tmp_path / "on-s3") as on_s3:
+        yield on_s3
+
+
+def drained_once(pipeline: Pipeline) -> DrainReport:
+    """One drain without Dagster's retries, which wait half a minute."""
+    services = pipeline.services
+    limits = DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2)
+    return Drain(services.queue(), services.landing(), services.database(), services.keyring, limits).run()
+
+
+def run_until_empty(pipeline: Pipeline) -> None:
+    queue, deadline = pipeline.services.queue(), time.monotonic() + 20
+    while (depth := queue.depth()).waiting + depth.in_flight:
+        assert time.monotonic() < deadline, "the queue is not drained"
+        drained_once(pipeline)
+    pipeline.run()
+
+
+WRITES = operation("PUT /")
+BATCH_READS = matching("GET", "/login/batches/")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_failure_of_s3_that_passes_is_no_failure_of_the_run(on_s3: Pipeline, proxy: HttpProxy, status: int) -> None:
+    on_s3.send([login(user_id="one")])
+    faults = [proxy.add(Rule(matches, answer(status), times=2)) for matches in (WRITES, BATCH_READS)]
+
+    on_s3.run()
+
+    assert [fault.acted for fault in faults] == [2, 2]
+    assert users_of(on_s3) == ["one"]
+    assert on_s3.totals().duplicates == 0
+
+
+def test_a_slow_s3_is_waited_for(on_s3: Pipeline, proxy: HttpProxy) -> None:
+    on_s3.send([login(user_id="one")])
+    fault = proxy.add(Rule(lambda request: True, delay(1.0), times=4))
+
+    on_s3.run()
+
+    assert fault.acted >= 2
+    assert users_of(on_s3) == ["one"]
+
+
+def test_a_failure_of_s3_that_stays_is_said_and_leaves_the_messages_on_the_queue(
+    on_s3: Pipeline, proxy: HttpProxy
+) -> None:
+    on_s3.send([login(user_id="one")])
+    proxy.add(Rule(WRITES, answer(503), times=None))
+
+    with pytest.raises(TransientError, match="cannot write to the landing at s3://"):
+        drained_once(on_s3)
+
+    assert on_s3.totals().batches == 0
+    proxy.clear()
+    run_until_empty(on_s3)
+    assert users_of(on_s3) == ["one"]
+    assert on_s3.totals().messages == 1
+
+
+def test_a_write_whose_answer_was_lost_is_made_again_and_counted_once(on_s3: Pipeline, proxy: HttpProxy) -> None:
+    on_s3.send([login(user_id="one")])
+    fault = proxy.add(Rule(WRITES, forward_then_drop(), times=2))
+
+    on_s3.run()
+
+    assert fault.acted == 2
+    assert users_of(on_s3) == ["one"]
+    assert on_s3.totals().messages == 1
+
+
+def test_a_write_that_is_never_answered_leaves_an_orphan_that_is_not_loaded(on_s3: Pipeline, proxy: HttpProxy) -> None:
+    on_s3.send([login(user_id="one")])
+    proxy.add(Rule(WRITES, forward_then_drop(), times=None))
+
+    with pytest.raises(TransientError, match="cannot write to the landing at s3://"):
+        drained_once(on_s3)
+
+    proxy.clear()
+    orphans = {key for key, _ in on_s3.services.landing().list("batches")}
+    assert len(orphans) == 1
+    run_until_empty(on_s3)
+    assert users_of(on_s3) == ["one"]
+    totals = on_s3.totals()
+    assert (totals.messages, totals.loaded, totals.duplicates) == (1, 1, 0)
+    assert orphans.isdisjoint(row.object_key for row in on_s3.query("SELECT object_key FROM loginetl.batches"))
+
+
+@pytest.mark.parametrize("matches", [WRITES, BATCH_READS])
+def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_sets_nothing_aside(
+    on_s3: Pipeline, proxy: HttpProxy, matches: Callable[[Request], bool]
+) -> None:
+    on_s3.send([login(user_id="one")])
+    denied = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+    fault = proxy.add(Rule(matches, answer(403, denied), times=None))
+
+    result = on_s3.run(expect_success=False)
+
+    assert fault.acted == 1, "not tried again"
+    assert not result.success
+    said = str([event.step_failure_data for event in result.get_step_failure_events()])
+    assert "LOGINETL_LANDING_URL" in said
+    assert "not allowed" in said
+    assert on_s3.totals().set_aside_batches == 0
+    proxy.clear()
+    run_until_empty(on_s3)
+    assert users_of(on_s3) == ["one"]
+
+
+def test_a_batch_that_s3_has_lost_is_set_aside_and_comes_once_it_is_back(on_s3: Pipeline) -> None:
+    land_users(on_s3, "lost", "kept")
+    landing = on_s3.services.landing()
+    (key,) = on_s3.query("SELECT object_key FROM loginetl.batches ORDER BY batch_id LIMIT 1")[0]
+    content = landing.get(key)
+    landing.delete([key])
+
+    on_s3.run()
+
+    assert users_of(on_s3) == ["kept"]
+    assert list(reasons(on_s3).values()) == [f"raw batch: the landing has no object {key}"]
+    landing.put(key, content)
+    on_s3.run({"masked_logins": {"reprocess": True}})
+    assert users_of(on_s3) == ["kept", "lost"]
+
+
+def test_an_answer_of_s3_that_was_cut_off_is_asked_for_again(on_s3: Pipeline, proxy: HttpProxy) -> None:
+    on_s3.send([login(user_id="one")])
+    fault = proxy.add(Rule(BATCH_READS, alter(half)))
+
+    on_s3.run()
+
+    assert fault.acted == 1
+    assert users_of(on_s3) == ["one"]
