@@ -223,9 +223,8 @@ def on_s3(
 
 def drained_once(pipeline: Pipeline) -> DrainReport:
     """One drain without Dagster's retries, which wait half a minute."""
-    services = pipeline.services
-    limits = DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2)
-    return Drain(services.queue(), services.landing(), services.database(), services.keyring, limits).run()
+    one, limits = pipeline.services, DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2)
+    return Drain(one.queue(), one.landing(), one.payloads(), one.database(), one.keyring, limits).run()
 
 
 def run_until_empty(pipeline: Pipeline) -> None:

@@ -79,6 +79,7 @@ def drained_once(pipeline: Pipeline) -> DrainReport:
     return Drain(
         pipeline.services.queue(max_attempts=2),
         pipeline.services.landing(),
+        pipeline.services.payloads(),
         pipeline.services.database(),
         pipeline.services.keyring,
         DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2),

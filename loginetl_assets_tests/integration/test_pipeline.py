@@ -8,6 +8,7 @@ from shutil import rmtree
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from loginetl_assets.logins.message import encode_messages
 from loginetl_assets.logins.sealing import seal
