@@ -112,6 +112,13 @@ SHAPES = {
     "an empty string": Hostile(b'""', NOT_AN_OBJECT),
     "null": Hostile(b"null", NOT_AN_OBJECT),
     "an empty list": Hostile(b"[]", NOT_AN_OBJECT),
+    "a pointer to nowhere": Hostile(
+        b'["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"b","s3Key":"k"}]',
+        no(Reason.PAYLOAD_UNAVAILABLE),
+    ),
+    "half a pointer": Hostile(
+        b'["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":7}]', NOT_AN_OBJECT
+    ),
     "an empty object": Hostile(b"{}", NOT_A_LOGIN),
     "zero": Hostile(b"0", NOT_AN_OBJECT),
     "a login in a list": Hostile(b"[" + good() + b"]", NOT_AN_OBJECT),
