@@ -200,6 +200,9 @@ class Drain:
                             report.messages += len(received)
                             empty_in_a_row = 0 if received else empty_in_a_row + 1
                             batch.add(received)
+                            if batch.is_due(limits):
+                                landings.add(pool.submit(self._land, batch))
+                                batch = _OpenBatch()
                         elif future in landings:
                             landings.remove(future)
                             landed = future.result()

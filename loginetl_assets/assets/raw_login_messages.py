@@ -67,7 +67,7 @@ class DrainConfig(dg.Config):
         description="Processes that drain side by side; 0 takes one for a short queue and one per core, at most"
         f" {MOST_PROCESSES}, from {MESSAGES_WORTH_PROCESSES} waiting messages.",
     )
-    batch_messages: int = Field(default=5_000, gt=0, le=100_000, description="Messages per batch, at most.")
+    batch_messages: int = Field(default=5_000, gt=0, le=100_000, description="A batch is landed once it has so many.")
     batch_seconds: float = Field(
         default=10.0,
         gt=0,

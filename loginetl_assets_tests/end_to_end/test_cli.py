@@ -28,6 +28,8 @@ from loginetl_assets.cli import app
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
 from loginetl_assets_tests.pipeline import COLUMNS, SAMPLE, login, sqs_client
 
+pytestmark = pytest.mark.xdist_group("cli")  # one worker runs them all: they share a stack
+
 LOGINETL = Path(sys.executable).parent / "loginetl"
 
 # What programs may rely on, in this order; more may stand between.

@@ -22,6 +22,8 @@ from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets_tests.leaks import find_leaks, holds, spellings
 from loginetl_assets_tests.pipeline import login
 
+pytestmark = pytest.mark.xdist_group("leaks")  # one worker runs them all: they search what one installation wrote
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -113,10 +115,14 @@ def test_no_canary_is_left_anywhere_but_on_the_queue(site: Site) -> None:
     site.run(*MATERIALIZE)
     site.run("loginetl", "run")
 
-    # The database refuses rows, and says why with the row's values in its DETAIL.
+    # The database refuses rows, and says why with the row's values in its DETAIL: one that can be rejected, and one that
+    # is rejected and refused as such.
     site.execute("ALTER TABLE user_logins ADD CONSTRAINT refuses CHECK (user_id <> 'u-6')")
+    site.execute("ALTER TABLE loginetl.rejected_logins ADD CONSTRAINT refuses CHECK (reason <> 'refused_by_table')")
     site.send(login(user_id="u-6", ip=IPS[3], device_id=DEVICES[3]))
     site.run(*MATERIALIZE, succeeds=False)
+    site.execute("ALTER TABLE loginetl.rejected_logins DROP CONSTRAINT refuses")
+    site.run(*MATERIALIZE)
     site.run("loginetl", "run", succeeds=False)
     site.execute("ALTER TABLE user_logins DROP CONSTRAINT refuses")
     site.run("loginetl", "run")
@@ -147,6 +153,11 @@ def test_no_canary_is_left_anywhere_but_on_the_queue(site: Site) -> None:
     site.run("loginetl", "keys", "rewrap", "--reason", "leak test")
     site.run("loginetl", "erase", "--user-id", "u-1", "--reason", "leak test", "--yes")
     site.run("loginetl", "rejected", "list")
+    site.run("loginetl", "rejected", "show")
+    site.run("loginetl", "rejected", "show", "--json")
+    site.run("loginetl", "rejected", "replay", "--all")
+    site.run("loginetl", "rejected", "drop", "--reason", "not_json", "--yes")
+    site.run("loginetl", "reprocess")
     site.run("loginetl", "export", str(site.home / "export.csv"))
     site.run("loginetl", "status")
     site.run("loginetl", "run")

@@ -47,7 +47,8 @@ from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.pipeline import Pipeline, login
 
-pytestmark = pytest.mark.timeout(180)
+# One worker runs them all: they share an instance.
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("dagster")]
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
