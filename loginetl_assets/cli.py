@@ -78,7 +78,7 @@ def up() -> None:
         raise SettingsError("`loginetl up` is for LOGINETL_ENV=local; elsewhere the services are yours")
     services.keyring.make_missing()
     services.database()
-    _print_status(services)
+    _print_status(_status(services))
 
 
 @app.command()
@@ -103,10 +103,13 @@ def status(
 ) -> None:
     """Show addresses and counts; starts nothing."""
     services = configured_services()
+    report = _status(services)
     if as_json:
-        print(json.dumps(_status(services), default=str, indent=2))  # noqa: T201 - for programs, not for people
+        print(json.dumps(report, default=str, indent=2))  # noqa: T201 - for programs, not for people
     else:
-        _print_status(services)
+        _print_status(report)
+    if reason := (report["conditions"] or {}).get("queue_unreachable"):
+        raise OperatorError(reason)
 
 
 @app.command()
@@ -221,7 +224,7 @@ def ui(
     os.execve(sys.executable, [sys.executable, *arguments], environment)  # noqa: S606 - our own interpreter
 
 
-def _status(services: "Services") -> dict[str, object]:
+def _status(services: "Services") -> dict[str, Any]:
     from loginetl_assets.resources.health import look
 
     settings = services.settings
@@ -246,13 +249,11 @@ def _status(services: "Services") -> dict[str, object]:
         return report
     database = services.database()
     seen = look(database, services.queue())
-    if seen.depth is None:
-        raise OperatorError(str(seen.queue_error))
     totals = seen.totals
     return report | {
         "database_url": database.address,
-        "queued": seen.depth.waiting,
-        "in_flight": seen.depth.in_flight,
+        "queued": seen.depth and seen.depth.waiting,
+        "in_flight": seen.depth and seen.depth.in_flight,
         "landed": totals.messages,
         "pending_batches": totals.pending_batches,
         "pending": totals.pending,
@@ -272,8 +273,7 @@ def _status(services: "Services") -> dict[str, object]:
     }
 
 
-def _print_status(services: "Services") -> None:
-    report = _status(services)
+def _print_status(report: dict[str, Any]) -> None:
     if not report["running"]:
         err.print(
             f"the embedded services of {escape(str(report['home']))} are down: `loginetl up` starts them",

@@ -120,7 +120,10 @@ def drop(
     every: All = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete rejected bodies for good; their ids stay, so that a redelivery is not loaded, and count as erased."""
+    """Delete rejected bodies; their ids stay, so that a redelivery is not loaded, and count as erased.
+
+    The batch that they came with stays in the landing until retention.
+    """
     from loginetl_assets.assets.replaying import selection
     from loginetl_assets.resources import rejections
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.errors import OperatorError, TransientError, withheld
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.database import LoginDatabase
@@ -383,6 +383,8 @@ def _work() -> None:
         answer = _Answer(operator_error=str(error))
     except TransientError as error:
         answer = _Answer(transient_error=str(error))
+    except Exception as error:  # noqa: BLE001 - a bug; its text would end in the log
+        answer = _Answer(operator_error=withheld(error))
     sys.stdout.buffer.write(msgspec.json.encode(answer))
 
 

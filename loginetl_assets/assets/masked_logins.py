@@ -55,7 +55,7 @@ class MaskingConfig(dg.Config):
 
 @dataclass
 class MaskingTotals:
-    """What a run masked; landed = masked + rejected + duplicates + loaded before."""
+    """What a run masked; landed = masked + rejected + duplicates + loaded before (and what was erased since)."""
 
     batches: int = 0
     set_aside: int = 0
@@ -210,6 +210,7 @@ class _Masker:
         rejections.forget_batch(connection, batch)
         settled = ledger.settled(connection, [message.key for message in messages])
         loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
+        erased_before = sum(end == (batch.batch_id, "erased") for end in settled.values())  # on the batch's own count
         # What is settled is not masked again: a redelivered message of somebody erased must not fill the vault.
         unsettled = [message for message in messages if message.key not in settled]
         masked = mask_batch(
@@ -233,7 +234,7 @@ class _Masker:
             masked.repeated
             + len(known_events)
             + (len(masked.rejected) - rejected)
-            + (len(messages) - len(unsettled) - loaded_before)
+            + (len(messages) - len(unsettled) - loaded_before - erased_before)
         )
         ledger.mark_masked(
             connection,

@@ -106,12 +106,13 @@ def raw_login_messages(
         started = time.monotonic()
         keys, ledger_database = keyring.open(), database.open()
         login_queue = queue.open(connections=config.receivers + 2)
-        open_landing = landing.open()
+        open_landing, payloads = landing.open(), landing.open_payloads()
         # Before anything is received: a redrive policy counts receives, and would take messages away for our fault.
         with ledger_database.transaction() as connection:
             ledger.check_keys(connection, KeysetRole.LANDING, keys.key_ids(KeysetRole.LANDING))
             ledger.check_writable(connection)
         open_landing.check_writable()
+        payloads.check_reachable()
         before = login_queue.depth()
         limits = DrainLimits(
             max_messages=config.max_messages,
@@ -129,7 +130,7 @@ def raw_login_messages(
             report = Drain(
                 login_queue,
                 open_landing,
-                landing.open_payloads(),
+                payloads,
                 ledger_database,
                 keys,
                 limits,

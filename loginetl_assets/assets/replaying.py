@@ -23,7 +23,7 @@ from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.rejections import Selection
 from loginetl_assets.settings import KeysetRole
 
-_BATCH_MESSAGES = 5_000
+_BATCH_MESSAGES = 500  # payloads are read one by one while the transaction waits: 500 at 60 ms are half a minute
 _BATCH_BYTES = 16 * 1024 * 1024
 
 
@@ -81,15 +81,19 @@ def replay_rejected(
             claimed = rejections.claim(connection, which, after=after, messages=_BATCH_MESSAGES, size=_BATCH_BYTES)
             if not claimed:
                 return counts
-            after = claimed[-1].message_key
-            messages = []
+            messages, gathered = [], 0
             for one in claimed:
+                if gathered >= _BATCH_BYTES:  # payloads are larger than the pointers that were claimed
+                    break
+                after = one.message_key
                 try:
                     body = open_sealed(keys.rejects, one.sealed_body, str(one.message_key))
                 except NotOpened:
                     counts.unopened += 1
                     continue
-                messages.append(payloads.resolve(QueuedMessage(str(one.message_key), one.sent_at_ms, body)))
+                message = payloads.resolve(QueuedMessage(str(one.message_key), one.sent_at_ms, body))
+                messages.append(message)
+                gathered += len(message.body)
             if not messages:
                 continue
             object_key, size = write_messages(landing, keys, messages)

@@ -17,7 +17,7 @@ _RETRIED = (429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Alert:
-    """What is told: one line for people, and the same in parts for programs. Neither carries an error's text."""
+    """What is told: one line for people, and the same in parts for programs. Neither carries a value of a message."""
 
     text: str
     details: Mapping[str, str | list[str] | bool] = field(default_factory=dict)

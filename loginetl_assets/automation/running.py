@@ -1,5 +1,6 @@
 """Running the pipeline from the command line: until the queue is empty, or once over what has landed."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from loginetl_assets.automation.jobs import LOGIN_ETL, PROCESS_LANDED
+from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.resources import rejections
 from loginetl_assets.resources.services import Services
@@ -51,7 +52,7 @@ def run_until_empty(
         while True:
             left = messages_per_run if max_messages is None else max_messages - summary.messages
             _run(summary, job, instance, {"raw_login_messages": {"max_messages": min(left, messages_per_run)}})
-            if summary.stopped_reason == "queue_empty" or summary.messages == max_messages:
+            if summary.stopped_reason == "queue_empty" or summary.messages >= (max_messages or math.inf):
                 return summary
 
 
@@ -87,6 +88,7 @@ def _run(
 ) -> None:
     result = job.execute_in_process(
         instance=instance,
+        tags=BOUNDED,
         run_config={
             "ops": {name: {"config": dict(values)} for name, values in config.items()},
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},

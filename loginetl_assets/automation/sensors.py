@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from loginetl_assets.automation.jobs import LOGIN_ETL, REPLAY_REJECTED, RETENTION
+from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource, RulesResource
-from loginetl_assets.resources.health import look
+from loginetl_assets.resources.health import QUEUE_NOT_DRAINED, look
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -23,10 +23,6 @@ IN_FLIGHT = [
 ]
 
 TICK_SECONDS = 30
-
-# A run that died with the code server that launched it stays STARTED: nobody else knows its process. It counts as in
-# flight, so it must not hold up the drains for longer than this. A drain stops receiving after 10 minutes.
-MOST_RUN_SECONDS = 3_600
 HEALTH_SECONDS = 60
 
 # A fault that stays must not cost a run every tick: each counts as a receive in the queue's redrive policy.
@@ -57,7 +53,8 @@ def queue_depth_sensor(
     def queue_depth(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        in_flight = len(_drains(context.instance.get_run_records(dg.RunsFilter(statuses=IN_FLIGHT))))
+        at_work = context.instance.get_run_records(dg.RunsFilter(statuses=IN_FLIGHT))
+        in_flight = len(_drains(at_work))
         if in_flight >= max_runs_in_flight:
             return dg.SkipReason(f"{in_flight} drains are in flight, as many as are allowed")
         try:
@@ -69,8 +66,8 @@ def queue_depth_sensor(
             return dg.SkipReason(str(error))
         wanted = min(math.ceil(waiting / messages_per_run), max_runs_in_flight) - in_flight
         if waiting == 0:
-            if pending == 0 or in_flight:
-                return dg.SkipReason(f"no message waits; {pending} batches are pending, {in_flight} drains in flight")
+            if pending == 0 or at_work:
+                return dg.SkipReason(f"no message waits; {pending} batches are pending, {len(at_work)} runs in flight")
             wanted = 1
         if wanted <= 0:
             return dg.SkipReason(f"{waiting} messages wait; the {in_flight} drains in flight suffice")
@@ -83,7 +80,7 @@ def queue_depth_sensor(
             run_requests=[
                 dg.RunRequest(
                     run_config={"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}},
-                    tags={"loginetl/waiting_messages": str(waiting), "dagster/max_runtime": str(MOST_RUN_SECONDS)},
+                    tags={"loginetl/waiting_messages": str(waiting), **BOUNDED},
                 )
                 for _ in range(wanted)
             ]
@@ -110,7 +107,8 @@ def _back_off(instance: dg.DagsterInstance) -> timedelta:
 
 def _drains(records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
     """Runs that may drain: this job's, and those that somebody started by materialising assets."""
-    return [record for record in records if record.dagster_run.job_name not in {RETENTION, REPLAY_REJECTED}]
+    others = {RETENTION, REPLAY_REJECTED, PROCESS_LANDED}
+    return [record for record in records if record.dagster_run.job_name not in others]
 
 
 def failed_run_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
@@ -178,6 +176,8 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         try:
             seen = look(database.open(), queue.open())
             hold = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
+            if seen.depth is None and QUEUE_NOT_DRAINED in told:
+                hold[QUEUE_NOT_DRAINED] = ""  # of this nothing is known
         except (OperatorError, TransientError) as error:
             hold = {**told, "database_unreachable": str(error)}  # of the others nothing is known
         for name in hold.keys() - told.keys():

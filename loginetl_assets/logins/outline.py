@@ -6,6 +6,7 @@ The names of the six fields, their parts, and JSON's own words stay as they are 
 
 import re
 import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 
 from loginetl_assets.logins.message import FIELDS
 
@@ -16,10 +17,11 @@ _KEPT = re.compile(rf'"(?:{"|".join(_NAMES)})"(?=\s*:)|(?<=[:,\[\s])(?:null|true
 
 
 def outline(body: bytes) -> str:
-    """The outline of a body's first characters; bytes that are no UTF-8 show as hexadecimal escapes."""
-    text = body.decode("utf-8", "surrogateescape")
+    """The outline of a body's first characters; bytes that are no UTF-8 are counted, a mark of UTF-16 is shown."""
+    mark = body[:2] if body[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else b""
+    text = body[len(mark) :].decode("utf-8", "surrogateescape")
     cut = text[:MOST_CHARACTERS]
-    parts, end = [], 0
+    parts, end = ["".join(f"\\x{byte:02x}" for byte in mark)], 0
     for kept in _KEPT.finditer(cut):
         parts += [*map(_masked, cut[end : kept.start()]), kept[0]]
         end = kept.end()
@@ -37,6 +39,6 @@ def _masked(character: str) -> str:
     if kind[0] == "N":
         return "9"
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that did not decode
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\u{code:04x}" if kind[0] in "CZ" else "·"
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that did not decode: in another encoding it is a letter
+        return "\\x··"
+    return f"\\u{code:04x}" if kind in {"Cc", "Cf", "Zs", "Zl", "Zp"} and code < 0x10000 else "·"

@@ -22,14 +22,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 
 _LOCK = {"lock": 0x6C6F67696E65746C}  # "loginetl": the advisory lock that migrations take
 
-_TRANSIENT_CLASSES = (
-    "08",
-    "40",
-    "53",
-    "55",
-    "57",
-    "58",
-)  # connection, conflict, resources, lock, intervention, system
+# Connection, conflict, resources, lock, intervention, system; and our own time-outs of an idle transaction.
+_TRANSIENT = ("08", "40", "53", "55", "57", "58", "25P03", "25P04")
 _REFUSED_CLASSES = ("22", "23", "P0")  # data, constraint, RAISE in a trigger
 
 
@@ -155,12 +149,15 @@ class LoginDatabase:
         if code in {"42P01", "42703", "3F000"}:
             return OperatorError(f"a table or column is missing at {where}: run `loginetl migrate`")
         if code == "42501":
-            return OperatorError(f"the role at {where} lacks a right it needs: run `loginetl migrate` as the owner")
+            return OperatorError(
+                f"the role at {where} lacks a right it needs: run `loginetl migrate`, and"
+                " `loginetl roles` where you grant these, as the owner"
+            )
         if code == "25006":
             return OperatorError(f"{where} is read-only: point LOGINETL_DATABASE_URL at the primary")
         if code == "53100":
             return OperatorError(f"the disk of Postgres is full at {where}: make room and run again")
-        if code[:2] in _TRANSIENT_CLASSES:
+        if code.startswith(_TRANSIENT):
             return TransientError(f"Postgres failed in passing at {where} (SQLSTATE {code})")
         return OperatorError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
 

@@ -143,7 +143,8 @@ class Landing:
             return 0
         left = [
             path
-            for path in self._directory.rglob("*#*")  # as the library names a file until it renames it into place
+            for prefix in (BATCHES, MASKED)
+            for path in (self._directory / prefix).glob("*#*")  # the library's name for it until it is renamed
             if path.is_file() and path.stat().st_mtime < before.timestamp()
         ]
         for path in left:

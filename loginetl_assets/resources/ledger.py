@@ -2,7 +2,8 @@
 
 Every function works in the caller's transaction. A batch is claimed by its row lock, so a claim ends with its
 transaction, however that ends. Rows that two runs may both insert are inserted in key order, vault before messages,
-so that the runs wait for each other and never in a circle.
+so that the runs wait for each other and never in a circle. (A refused batch that is halved leaves that order; should it
+meet its like, Postgres ends one of them and the step is tried again.)
 """
 
 from collections.abc import Sequence
@@ -201,7 +202,7 @@ class SetAside:
     since: datetime
 
 
-def batches_set_aside(connection: Connection, *, limit: int = 1_000) -> list[SetAside]:
+def batches_set_aside(connection: Connection, *, limit: int | None = None) -> list[SetAside]:
     """Batches that are set aside, oldest first."""
     rows = connection.execute(
         text(
@@ -373,13 +374,16 @@ def unknown_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
 def prune_messages(connection: Connection, before: datetime) -> int:
     """Forgets the message ids of batches that landed before a moment, are loaded, and whose objects are gone.
 
-    While its object is there a batch can be read again, and its ids are what keeps it from loading twice.
+    While its object is there a batch can be read again, and its ids are what keeps it from loading twice. While another
+    as old is not settled yet nothing is forgotten: it may hold the same messages.
     """
     return connection.execute(
         text(
             "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
             " AND b.state = 'loaded' AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
             " AND p.outcome IN ('loaded', 'duplicate')"
+            " AND NOT EXISTS (SELECT FROM loginetl.batches o WHERE o.object_purged_at IS NULL AND o.state <> 'loaded'"
+            "   AND o.landed_at < :before)"
         ),
         {"before": before},
     ).rowcount

@@ -71,8 +71,8 @@ class Loaded:
 def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> Loaded:
     """Loads a batch's masked rows whose message id was not settled before.
 
-    A row that the table refuses does not sink the others: what holds it is halved until it stands alone, at the cost of
-    two attempts a halving.
+    A row that the table refuses, or that a trigger of its own passes over, does not sink the others: what holds it is
+    halved until it stands alone, at the cost of two attempts a halving.
 
     Args:
         connection: in the transaction that holds the batch.
@@ -106,17 +106,22 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
 def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     copy_rows(connection, "new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
     columns = ", ".join(TABLE_COLUMNS)
-    inserted: int = connection.execute(
+    counts = connection.execute(
         text(
             "WITH fresh AS ("
             "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome, event_key)"
-            "  SELECT message_key, :batch_id, 'loaded', event_key FROM new_logins ORDER BY message_key"
-            "  ON CONFLICT DO NOTHING RETURNING message_key)"
-            f" INSERT INTO {TABLE} ({columns})"
-            f" SELECT {columns} FROM new_logins JOIN fresh USING (message_key) ORDER BY position"
+            "  SELECT message_key, :batch_id, 'loaded', event_key FROM new_logins"
+            "  ORDER BY event_key NULLS LAST, message_key"
+            "  ON CONFLICT DO NOTHING RETURNING message_key),"
+            f" written AS (INSERT INTO {TABLE} ({columns})"
+            f"  SELECT {columns} FROM new_logins JOIN fresh USING (message_key) ORDER BY position RETURNING 1)"
+            " SELECT (SELECT count(*) FROM fresh) AS fresh, (SELECT count(*) FROM written) AS written"
         ),
         {"batch_id": batch.batch_id},
-    ).rowcount
+    ).one()
+    fresh, inserted = int(counts.fresh), int(counts.written)
+    if inserted < fresh:
+        raise RowsRefused  # a trigger passed rows over without a word
     if inserted < logins.height:  # by its event alone a message may be known, and still has to be settled itself
         of_events = logins.filter(pl.col("event_key").is_not_null())["message_key"]
         ledger.settle_duplicates(connection, batch, [UUID(key) for key in of_events])

@@ -5,6 +5,8 @@ stays where it is: deleting it is the bucket's own rule. A pointer that leads no
 with its reason and replayed once the object can be had.
 """
 
+from contextlib import suppress
+
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.message import QueuedMessage, read_pointer
 from loginetl_assets.resources.landing import Landing, ObjectMissing
@@ -19,6 +21,16 @@ class Payloads:
         """Takes the bucket's name; without one every pointer stays a pointer."""
         self._bucket = bucket
         self._objects = Landing(f"s3://{bucket}", setting="LOGINETL_PAYLOAD_BUCKET") if bucket else None
+
+    def check_reachable(self) -> None:
+        """Asks for an object that need not be there.
+
+        Raises:
+            TransientError: S3 does not answer.
+        """
+        if self._objects:
+            with suppress(ObjectMissing, OperatorError):
+                self._objects.get("is-it-there")
 
     def resolve(self, message: QueuedMessage) -> QueuedMessage:
         """The message with its payload for a body, or as it is where that cannot be had.

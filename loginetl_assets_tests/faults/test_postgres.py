@@ -68,6 +68,7 @@ SORTED: dict[str, tuple[str, type[Exception], str]] = {
     "too-many-connections": (raised("53300"), TransientError, "53300"),
     "i/o-error": (raised("58030"), TransientError, "58030"),
     "connection-failure": (raised("08006"), TransientError, "08006"),
+    "idle-in-transaction": (raised("25P03"), TransientError, "25P03"),
     "disk-full": (raised("53100"), OperatorError, "disk of Postgres is full"),
     "read-only": ("SET TRANSACTION READ ONLY; DELETE FROM user_logins", OperatorError, "read-only"),
     "no-table": ("SELECT * FROM loginetl.absent", OperatorError, "loginetl migrate"),

@@ -95,6 +95,20 @@ def test_the_sensor_asks_again_after_a_failed_run_and_pauses_after_several(small
     assert _requests(small_runs) == 1
 
 
+def test_runs_that_leave_the_queue_alone_are_no_drains(small_runs: Pipeline) -> None:
+    small_runs.send([login()] * 30)
+    for name in ("process_landed", "replay_rejected", "retention"):
+        job = small_runs.definitions.resolve_job_def(name)
+        small_runs.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert _requests(small_runs) == 3
+    for _ in range(2):
+        _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
+    small_runs.instance.create_run_for_job(
+        small_runs.definitions.resolve_job_def("process_landed"), status=dg.DagsterRunStatus.SUCCESS
+    )
+    assert isinstance(_tick(small_runs), dg.SkipReason), "it says nothing of the drains that failed"
+
+
 def test_its_requests_can_be_run(small_runs: Pipeline) -> None:
     small_runs.send([login()] * 15)
     answer = _tick(small_runs)
@@ -267,6 +281,24 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     assert (totals.messages, totals.loaded, totals.pending) == (101, 99, 1)
     pipeline.run()
     assert len(pipeline.rows()) == 100
+
+
+def test_retention_forgets_no_id_while_an_old_batch_is_not_settled(pipeline: Pipeline) -> None:
+    pipeline.send([login()])
+    (received,) = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=0)
+    pipeline.materialize("raw_login_messages")
+    pipeline.land([received.message])  # again, as when the delete was lost
+    (first, _) = (row[0] for row in pipeline.query("SELECT object_key FROM loginetl.batches ORDER BY batch_id"))
+    path = pipeline.settings.home / "landing" / first
+    path.rename(path.with_suffix(".away"))
+    pipeline.run()
+    assert (pipeline.totals().loaded, pipeline.totals().set_aside_batches) == (1, 1)
+    pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - interval '90 days', loaded_at = CASE WHEN"
+                     " loaded_at IS NOT NULL THEN now() - interval '90 days' END")  # fmt: skip
+    pipeline.run({"purge": {"days": 30}}, job="retention")
+    path.with_suffix(".away").rename(path)
+    pipeline.run({"masked_logins": {"reprocess": True}})
+    assert len(pipeline.rows()) == 1, "the id was forgotten, and the message loaded again"
 
 
 def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:

@@ -11,6 +11,7 @@ import boto3
 import pytest
 
 from loginetl_assets.assets.replaying import replay_rejected
+from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.resources.payloads import MOST_BYTES
 from loginetl_assets.resources.rejections import Selection
@@ -78,6 +79,28 @@ def test_a_payload_that_cannot_be_had_is_rejected_and_replayed_once_it_can(
     following.run()
     assert [row[0] for row in following.rows()] == ["came later"]
     assert _rejected(following) == ["payload_unavailable"] * 2
+
+
+def test_large_payloads_are_replayed_in_batches_that_fit_into_memory(following: Pipeline, s3: Any, bucket: str) -> None:
+    following.send(_pointer(bucket, f"late-{number}") for number in range(5))
+    following.run()
+    for number in range(5):
+        large = login(user_id=f"u-{number}", filling="x" * (7 * 1024 * 1024))
+        s3.put_object(Bucket=bucket, Key=f"late-{number}", Body=large.encode())
+    one = following.services
+    counts = replay_rejected(one.database(), one.landing(), one.payloads(), one.keyring, Selection())
+    assert (counts.messages, counts.batches) == (5, 2), "three of 7 MiB are more than 16"
+    following.run()
+    assert len(following.rows()) == 5
+
+
+def test_a_bucket_that_does_not_answer_stops_the_run_before_it_receives(
+    following: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following.services.database()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(TransientError, match="read from"):
+        following.services.payloads().check_reachable()
 
 
 def test_without_a_bucket_no_pointer_is_followed(pipeline: Pipeline, s3: Any, bucket: str) -> None:

@@ -28,6 +28,14 @@ def trigger(pipeline: Pipeline) -> None:
     )
 
 
+def trigger_that_passes_rows_over(pipeline: Pipeline) -> None:
+    pipeline.execute(
+        "CREATE FUNCTION pass_over() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.user_id LIKE 'refused-%' THEN RETURN NULL; END IF; RETURN NEW; END $$"
+    )
+    pipeline.execute("CREATE TRIGGER pass_over BEFORE INSERT ON user_logins FOR EACH ROW EXECUTE FUNCTION pass_over()")
+
+
 def foreign_key_checked_at_commit(pipeline: Pipeline) -> None:
     pipeline.execute("CREATE TABLE known_users (user_id varchar(128) PRIMARY KEY)")
     pipeline.execute("INSERT INTO known_users SELECT 'u-' || generate_series(0, 39)")
@@ -35,7 +43,10 @@ def foreign_key_checked_at_commit(pipeline: Pipeline) -> None:
                      " DEFERRABLE INITIALLY DEFERRED")  # fmt: skip
 
 
-@pytest.mark.parametrize("refuse", [narrower_column, check_constraint, trigger, foreign_key_checked_at_commit])
+@pytest.mark.parametrize(
+    "refuse",
+    [narrower_column, check_constraint, trigger, trigger_that_passes_rows_over, foreign_key_checked_at_commit],
+)
 def test_a_row_that_the_table_refuses_does_not_sink_its_batch(pipeline: Pipeline, refuse: object) -> None:
     assert callable(refuse)
     refuse(pipeline)

@@ -9,6 +9,8 @@ import pytest
 
 from loginetl_assets.assets.replaying import ReplayCounts, replay_rejected, selection
 from loginetl_assets.errors import SettingsError
+from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.resources import rejections
 from loginetl_assets.resources.rejections import Selection
 from loginetl_assets.settings import UnknownFields
 from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
@@ -118,3 +120,45 @@ def test_the_replay_job_lands_what_its_config_means(strict: Pipeline) -> None:
     assert metadata(loaded, "user_logins")["loaded"] == 3
     failed = strict.run({"replay": {"reason": "no such reason"}}, job="replay_rejected", expect_success=False)
     assert "the reasons are" in str([event.step_failure_data for event in failed.get_step_failure_events()])
+
+
+def test_a_batch_is_read_again_after_its_rejections_were_dropped(strict: Pipeline) -> None:
+    _drop(strict)
+    strict.run({"masked_logins": {"reprocess": True}})
+    strict.send([login(user_id="later")])
+    strict.run()
+    assert [row[0] for row in strict.rows()] == ["later", "plain"]
+    totals = strict.totals()
+    assert (totals.messages, totals.loaded, totals.erased, totals.duplicates, totals.pending) == (6, 2, 4, 0, 0)
+
+
+def test_a_batch_that_is_only_masked_stands_a_drop_and_somebody_else_s_erasure(pipeline: Pipeline) -> None:
+    pipeline.send([login(user_id="stays"), login(user_id="goes", ip="203.0.113.5", device_id="theirs"), "{}"])
+    pipeline.materialize("raw_login_messages")
+    pipeline.materialize("masked_logins")
+    _drop(pipeline)
+    one = pipeline.services
+    Erasure(one.database(), one.landing(), one.keyring, subject_of("goes", [], one.keyring)).run("asked for")
+    pipeline.run()
+    assert [row[0] for row in pipeline.rows()] == ["stays"]
+    totals = pipeline.totals()
+    assert (totals.messages, totals.loaded, totals.erased, totals.pending) == (3, 1, 2, 0)
+
+
+def test_a_rejection_erased_while_its_batch_was_unreadable_stays_erased_once_that_is_mended(pipeline: Pipeline) -> None:
+    pipeline.send([login(user_id="stays"), login(user_id="goes", app_version="x")])
+    pipeline.run()
+    (path,) = (pipeline.settings.home / "landing" / "batches").iterdir()
+    path.rename(path.with_suffix(".away"))
+    one = pipeline.services
+    Erasure(one.database(), one.landing(), one.keyring, subject_of("goes", [], one.keyring)).run("asked for")
+    path.with_suffix(".away").rename(path)
+    pipeline.run({"masked_logins": {"reprocess": True}})
+    assert [row[0] for row in pipeline.rows()] == ["stays"]
+    totals = pipeline.totals()
+    assert (totals.messages, totals.loaded, totals.erased, totals.duplicates, totals.pending) == (2, 1, 1, 0, 0)
+
+
+def _drop(pipeline: Pipeline) -> None:
+    with pipeline.services.database().transaction() as connection:
+        rejections.erase(connection, rejections.meant(connection, Selection()))
