@@ -68,6 +68,7 @@ def test_a_payload_that_cannot_be_had_is_rejected_and_replayed_once_it_can(
     s3.put_object(Bucket=bucket, Key="large", Body=b" " * (MOST_BYTES + 1))
     s3.create_bucket(Bucket=f"{bucket}-foreign")
     s3.put_object(Bucket=f"{bucket}-foreign", Key="a", Body=login(user_id="foreign").encode())
+    s3.put_object(Bucket=bucket, Key="a", Body=login(user_id="of the same name").encode())
     following.send([_pointer(bucket, "gone"), _pointer(bucket, "large"), _pointer(f"{bucket}-foreign", "a")])
     following.run()
     assert following.rows() == []

@@ -107,6 +107,7 @@ def test_an_erasure_reaches_the_vault_by_a_refused_row_alone(pipeline: Pipeline)
     erasure = Erasure(
         services.database(), services.landing(), services.keyring, subject_of("refused-1", [], services.keyring)
     )
+    assert erasure.dry_run().vault_entries == 2
     counts = erasure.run("asked for")
     assert (counts.rejected_bodies, counts.vault_entries) == (1, 2)
     assert pipeline.query("SELECT token FROM loginetl.pii_vault") == []
