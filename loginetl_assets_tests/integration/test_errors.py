@@ -491,10 +491,10 @@ def test_a_queue_that_cannot_be_reached_is_named(scene: Scene) -> None:
     done = scene.call("loginetl", "status", fault=fault)
 
     assert "queue_unreachable" in done.stdout, "the rest is shown all the same"
-    assert_one_clean_line(replace_stdout(done), fault)
+    assert_one_clean_line(without_stdout(done), fault)
 
 
-def replace_stdout(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+def without_stdout(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     """The same without what a command is meant to print besides its error."""
     return subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr)
 
