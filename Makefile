@@ -23,7 +23,7 @@ ui: $(READY) ## Open Dagster's web page with its daemon on http://127.0.0.1:3000
 	$(BIN)/loginetl ui
 
 test: check $(VENV)/.browser ## Run every check and every test.
-	$(BIN)/pytest --numprocesses 4 --dist loadgroup
+	$(BIN)/pytest --numprocesses 3 --dist loadgroup
 
 check: $(READY) ## Lint, types, and the rule which way imports run.
 	$(BIN)/ruff check
