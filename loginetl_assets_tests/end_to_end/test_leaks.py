@@ -22,7 +22,8 @@ from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets_tests.leaks import find_leaks, holds, spellings
 from loginetl_assets_tests.pipeline import login
 
-pytestmark = pytest.mark.xdist_group("leaks")  # one worker runs them all: they search what one installation wrote
+# Some thirty commands one after the other, three of them with retries that wait.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("leaks")]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
