@@ -258,21 +258,26 @@ class Deployment:
                 " start_time = start_time - 86400, end_time = end_time - 86400"
             )
 
-    # Sensors, whose clock the tests turn: none ticks unless it is told to, and then it does not wait its 30 s
+    # Sensors, whose clock the tests turn: none ticks unless it is told to, and then it does not wait its 30 s. It is
+    # turned only while no tick is under way: the daemon, too, writes it at a tick's begin and end.
 
-    def _sensor(self, name: str) -> InstigatorState | None:
+    def _sensor(self, name: str) -> tuple[InstigatorState, SensorInstigatorData] | None:
         states = self.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-        return next((state for state in states if state.name == name), None)
+        state = next((state for state in states if state.name == name), None)
+        return (
+            (state, state.instigator_data)
+            if state and isinstance(state.instigator_data, SensorInstigatorData)
+            else None
+        )
 
     def _turn_clock(self, sensor: str, last_tick_start: float | None) -> None:
-        state = self._sensor(sensor)
-        assert state and isinstance(state.instigator_data, SensorInstigatorData)
-        turned = state.instigator_data._replace(last_tick_timestamp=None, last_tick_start_timestamp=last_tick_start)
+        state, data = self._sensor(sensor) or pytest.fail(f"{sensor} never ticked")
+        turned = data._replace(last_tick_timestamp=None, last_tick_start_timestamp=last_tick_start)
         self.instance.update_instigator_state(state.with_data(turned))
 
     def _last_tick(self, sensor: str) -> InstigatorTick | None:
-        state = self._sensor(sensor)
-        ticks = state and self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        found = self._sensor(sensor)
+        ticks = found and self.instance.get_ticks(found[0].instigator_origin_id, found[0].selector_id, limit=1)
         return ticks[0] if ticks else None
 
     def start_tick(self, sensor: str) -> InstigatorTick:
@@ -285,19 +290,20 @@ class Deployment:
 
         if before:
             self._turn_clock(sensor, None)
-        tick = eventually(f"{sensor} ticks", look, seconds=TICK_SECONDS)
-        self._turn_clock(sensor, time.time() + 86_400)
-        return tick
+        return eventually(f"{sensor} ticks", look, seconds=TICK_SECONDS)
 
     def tick(self, sensor: str) -> InstigatorTick:
-        """The sensor's next tick, at its end."""
-        tick_id = self.start_tick(sensor).tick_id
+        """The sensor's next tick, at its end; the clock stands then."""
+        begun = self.start_tick(sensor)
 
         def look() -> InstigatorTick | None:
-            tick = self._last_tick(sensor)
-            return tick if tick and tick.tick_id == tick_id and tick.status is not TickStatus.STARTED else None
+            tick, found = self._last_tick(sensor), self._sensor(sensor)
+            written = found and found[1].last_tick_timestamp == begun.timestamp  # the last that the daemon does
+            return tick if tick and tick.tick_id == begun.tick_id and written else None
 
-        return eventually(f"the tick of {sensor} ends", look, seconds=TICK_SECONDS)
+        ended = eventually(f"the tick of {sensor} ends", look, seconds=TICK_SECONDS)
+        self._turn_clock(sensor, time.time() + 86_400)
+        return ended
 
     # What the runs are about
 
@@ -394,7 +400,7 @@ def deployed(stack: EmbeddedStack) -> Iterator[Deployment]:
         try:
             deployment.start_all()
             for sensor in ("queue_depth", "failed_run"):
-                deployment.start_tick(sensor)
+                deployment.tick(sensor)
             yield deployment
         finally:
             for name in deployment.processes:
