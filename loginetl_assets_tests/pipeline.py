@@ -1,6 +1,7 @@
 """What the tests of the whole pipeline share: send, run, look."""
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ import boto3
 import dagster as dg
 from sqlalchemy import text
 
+from loginetl_assets.assets.draining import Drain, DrainLimits, DrainReport
 from loginetl_assets.definitions import build_definitions
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import write_messages
+from loginetl_assets.resources.batch_files import register_messages, write_messages
 from loginetl_assets.resources.services import Services
-from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.settings import Settings
 
 SAMPLE = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text().splitlines()
 
@@ -73,18 +75,24 @@ class Pipeline:
     def land(self, messages: Sequence[QueuedMessage]) -> str:
         """Puts messages into the landing as a batch, past the queue; gives the object's key."""
         keys = self.services.keyring
-        object_key, size = write_messages(self.services.landing(), keys, list(messages))
+        written = write_messages(self.services.landing(), keys, list(messages))
         with self.services.database().transaction() as connection:
-            ledger.register_batch(
-                connection,
-                object_key=object_key,
-                landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
-                messages=len(messages),
-                size=size,
-                oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
-                run_id=None,
-            )
-        return object_key
+            register_messages(connection, keys, list(messages), written)
+        return written[0]
+
+    def drain(self) -> DrainReport:
+        """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""
+        one, limits = self.services, DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2)
+        queue = one.queue(max_attempts=2)
+        return Drain(queue, one.landing(), one.payloads(), one.database(), one.keyring, limits).run()
+
+    def run_until_empty(self, *, seconds: float = 20) -> None:
+        """Drains again and again until the queue holds nothing, in flight or not, and loads."""
+        queue, deadline = self.services.queue(), time.monotonic() + seconds
+        while (depth := queue.depth()).waiting + depth.in_flight:
+            assert time.monotonic() < deadline, "the queue is not drained"
+            self.drain()
+        self.run()
 
     def run(
         self, config: Mapping[str, Any] | None = None, job: str = "login_etl", *, expect_success: bool = True

@@ -25,15 +25,14 @@ from typing import Any
 import msgspec
 
 from loginetl_assets.errors import OperatorError, TransientError, withheld
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import write_messages
+from loginetl_assets.resources.batch_files import register_messages, write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.queue import MOST_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.resources.services import Services
-from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.settings import Settings
 
 _DELETES_PER_TASK = 10 * MOST_PER_CALL
 _SECONDS_TO_END = 20.0
@@ -238,20 +237,12 @@ class Drain:
     def _land(self, batch: _OpenBatch) -> _Landed:
         """Seals, puts, registers: after this the messages may leave the queue."""
         messages = [one.message for one in batch.received]
-        object_key, size = write_messages(self._landing, self._keyring, messages)
+        written = write_messages(self._landing, self._keyring, messages)
         with self._database.transaction() as connection:
-            ledger.register_batch(
-                connection,
-                object_key=object_key,
-                landing_key_id=self._keyring.key_ids(KeysetRole.LANDING)[0],
-                messages=len(messages),
-                size=size,
-                oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
-                run_id=self._run_id,
-            )
+            register_messages(connection, self._keyring, messages, written, self._run_id)
         handles = [one.receipt_handle for one in batch.received]
         self._held.difference_update(handles)
-        return _Landed(size, handles)
+        return _Landed(written[1], handles)
 
     def _give_back(self) -> None:
         """Shows the queue's other receivers what a failed or cancelled drain held, instead of after the time-out."""

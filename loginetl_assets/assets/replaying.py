@@ -15,7 +15,7 @@ from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
 from loginetl_assets.resources import ledger, rejections
-from loginetl_assets.resources.batch_files import write_messages
+from loginetl_assets.resources.batch_files import register_messages, write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
@@ -96,16 +96,7 @@ def replay_rejected(
                 gathered += len(message.body)
             if not messages:
                 continue
-            object_key, size = write_messages(landing, keys, messages)
-            ledger.register_batch(
-                connection,
-                object_key=object_key,
-                landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
-                messages=len(messages),
-                size=size,
-                oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
-                run_id=run_id,
-            )
+            register_messages(connection, keys, messages, write_messages(landing, keys, messages), run_id)
             rejections.hand_over(connection, [message.key for message in messages])
             counts.messages += len(messages)
             counts.batches += 1

@@ -15,8 +15,8 @@ import msgspec
 from loginetl_assets.logins.rejection import Reason, Rejection
 
 FIELDS = ("user_id", "app_version", "device_type", "ip", "locale", "device_id")
-OPTIONAL_FIELDS = frozenset({"locale", "event_id"})
 EVENT_ID = "event_id"
+OPTIONAL_FIELDS = frozenset({"locale", EVENT_ID})
 _FIELDS_AND_EVENT = (*FIELDS, EVENT_ID)
 _LOGIN = frozenset(FIELDS)
 _LOGIN_AND_EVENT = frozenset(_FIELDS_AND_EVENT)

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import polars as pl
 from polars.exceptions import PolarsError
+from sqlalchemy import Connection
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import MASKED_SCHEMA
@@ -29,6 +30,26 @@ def write_messages(landing: Landing, keys: Keyring, messages: list[QueuedMessage
     sealed = seal(keys.landing, encode_messages(messages), key)
     landing.put(key, sealed)
     return key, len(sealed)
+
+
+def register_messages(
+    connection: Connection,
+    keys: Keyring,
+    messages: list[QueuedMessage],
+    written: tuple[str, int],
+    run_id: str | None = None,
+) -> None:
+    """Registers in the ledger what `write_messages` gave for these messages; from then on they are pending."""
+    object_key, size = written
+    ledger.register_batch(
+        connection,
+        object_key=object_key,
+        landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
+        messages=len(messages),
+        size=size,
+        oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
+        run_id=run_id,
+    )
 
 
 def read_messages(landing: Landing, keys: Keyring, batch: Batch) -> list[QueuedMessage]:

@@ -12,16 +12,16 @@ An action is a function from an `Exchange` to the response that the client gets;
 
 import socket
 import struct
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
+
+from loginetl_assets_tests.faults.proxy import Dropped, Proxy, Rule, shut
 
 _UPSTREAM_SECONDS = 60  # above SQS's longest poll of 20 s
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect"}
@@ -58,14 +58,6 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut: int = 0
-
-
-class Dropped(Exception):  # noqa: N818 - says what happened
-    """The client's connection ends here, without an answer."""
-
-    def __init__(self, *, reset: bool = False) -> None:
-        super().__init__()
-        self.reset = reset
 
 
 @dataclass(frozen=True)
@@ -152,42 +144,7 @@ def delay(seconds: float) -> Action:
     return act
 
 
-_Request = TypeVar("_Request")
-_Action = TypeVar("_Action")
-
-
-@dataclass
-class Rule(Generic[_Request, _Action]):
-    """Acts on the `nth` request that matches and on those after it, `times` in all (None: for ever).
-
-    Attributes:
-        matches: which requests.
-        action: what happens to them.
-        nth: the first that it happens to, counted from one.
-        times: how many it happens to.
-        matched: how many requests matched so far.
-        acted: how many of them it happened to.
-    """
-
-    matches: Callable[[_Request], bool]
-    action: _Action
-    nth: int = 1
-    times: int | None = 1
-    matched: int = 0
-    acted: int = 0
-
-    def takes(self, request: _Request) -> bool:
-        """Whether this request is one to act on; counts it. The caller keeps other threads out."""
-        if not self.matches(request):
-            return False
-        self.matched += 1
-        if self.matched < self.nth or (self.times is not None and self.acted >= self.times):
-            return False
-        self.acted += 1
-        return True
-
-
-class HttpProxy:
+class HttpProxy(Proxy[Request, Action]):
     """Listens on loopback and forwards to one server, except where a rule says otherwise. The first rule to match wins.
 
     Attributes:
@@ -199,11 +156,7 @@ class HttpProxy:
         """Takes the server's URL (host and port of it) and the rules to begin with."""
         parts = urlsplit(upstream_url)
         self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._rules = list(rules)
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._sockets: set[socket.socket] = set()
-        self._failures: list[BaseException] = []
+        super().__init__(*rules)
         self.seen: Counter[str] = Counter()
         self.forwarded: Counter[str] = Counter()
         proxy = self
@@ -214,7 +167,6 @@ class HttpProxy:
 
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.opened, self._server.failed = self._opened, self._failures.append
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="http-proxy")
 
     @property
     def url(self) -> str:
@@ -224,39 +176,6 @@ class HttpProxy:
     def through(self, url: str) -> str:
         """A URL of the server by way of this proxy: same path, other address."""
         return urlsplit(url)._replace(netloc=urlsplit(self.url).netloc).geturl()
-
-    def add(self, rule: Rule[Request, Action]) -> Rule[Request, Action]:
-        """Adds a rule behind those there are; gives it back, to be asked whether it acted."""
-        with self._lock:
-            self._rules.append(rule)
-        return rule
-
-    def clear(self) -> None:
-        """Takes all rules away."""
-        with self._lock:
-            self._rules.clear()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Ends every connection.
-
-        Raises:
-            BaseException: what a rule raised, such as a failed assertion of a callback, if nothing else is under way.
-        """
-        self._closing.set()
-        self._server.shutdown()
-        with self._lock:
-            for connection in self._sockets:
-                _shut(connection)
-        self._server.server_close()  # waits for the threads of the connections
-        self._thread.join()
-        if self._failures and error is None:
-            raise self._failures[0]
 
     def _answer(self, request: Request) -> Response:
         with self._lock:
@@ -286,17 +205,6 @@ class HttpProxy:
         with self._lock:
             self.forwarded[request.operation] += 1
         return response
-
-    @contextmanager
-    def _opened(self, connection: socket.socket) -> Iterator[None]:
-        """Keeps a socket, while it is open, among those that end with the proxy."""
-        with self._lock:
-            self._sockets.add(connection)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._sockets.discard(connection)
 
 
 class _Server(ThreadingHTTPServer):
@@ -368,14 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         if reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
-            _shut(self.connection)
+            shut(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the signature of http.server
         """Says nothing."""
-
-
-def _shut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # the other side was first

@@ -14,16 +14,14 @@ import re
 import socket
 import socketserver
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple
 
 from sqlalchemy import make_url
 
-from loginetl_assets_tests.faults.http_proxy import Dropped, Rule
+from loginetl_assets_tests.faults.proxy import Dropped, Proxy, Rule
 
 CONNECT = "<connect>"  # stands for the statement of a client that asks to be let in
 
@@ -156,7 +154,7 @@ def call_during_copy(callback: Callback) -> Action:
     return lambda exchange: exchange.forward(callback)
 
 
-class PostgresProxy:
+class PostgresProxy(Proxy[Statement, Action]):
     """Listens on loopback and forwards to one server, except where a rule says otherwise. The first rule to match wins.
 
     Attributes:
@@ -168,10 +166,7 @@ class PostgresProxy:
         url = make_url(upstream_url)
         host, port = str(url.query.get("host") or url.host), int(str(url.query.get("port") or url.port or 5432))
         self._upstream: str | tuple[str, int] = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
-        self._rules = list(rules)
-        self._lock = threading.Lock()
-        self._sockets: set[socket.socket] = set()
-        self._failures: list[BaseException] = []
+        super().__init__(*rules)
         self.statements: list[Statement] = []
         proxy = self
 
@@ -180,7 +175,6 @@ class PostgresProxy:
             failed = proxy._failures.append
 
         self._server = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="postgres-proxy")
 
     def through(self, url: str) -> str:
         """A URL of the server by way of this proxy: same user and database, other address."""
@@ -188,33 +182,6 @@ class PostgresProxy:
         host, port = self._server.server_address[:2]
         there = make_url(url).set(host=str(host), port=port, query=query)
         return there.render_as_string(hide_password=False)
-
-    def add(self, rule: Rule[Statement, Action]) -> Rule[Statement, Action]:
-        """Adds a rule behind those there are; gives it back, to be asked whether it acted."""
-        with self._lock:
-            self._rules.append(rule)
-        return rule
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Ends every connection.
-
-        Raises:
-            BaseException: what a rule raised, such as a failed assertion of a callback, if nothing else is under way.
-        """
-        self._server.shutdown()
-        with self._lock:
-            for connection in self._sockets:
-                _shut(connection)
-        self._server.server_close()  # waits for the threads of the connections
-        self._thread.join()
-        if self._failures and error is None:
-            raise self._failures[0]
 
     def _connect(self) -> socket.socket:
         if isinstance(self._upstream, tuple):
@@ -228,17 +195,6 @@ class PostgresProxy:
             self.statements.append(statement)
             action = next((rule.action for rule in self._rules if rule.takes(statement)), None)
         return action(Exchange(statement, forward)) if action else forward(nothing)
-
-    @contextmanager
-    def _opened(self, connection: socket.socket) -> Iterator[None]:
-        """Keeps a socket, while it is open, among those that end with the proxy."""
-        with self._lock:
-            self._sockets.add(connection)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._sockets.discard(connection)
 
 
 class _Message(NamedTuple):
@@ -427,10 +383,3 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
 def _number(content: bytes, at: int) -> int:
     number: int = struct.unpack_from("!i", content, at)[0]
     return number
-
-
-def _shut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # the other side was first

@@ -21,8 +21,9 @@ from loginetl_assets.automation.jobs import LOGIN_ETL, ORPHAN_AGE, RETENTION
 from loginetl_assets.resources.configured import LoginQueueResource
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.http_proxy import Dropped, HttpProxy, Response, Rule, alter, operation
+from loginetl_assets_tests.faults.http_proxy import HttpProxy, Response, alter, operation
 from loginetl_assets_tests.faults.postgres_proxy import PostgresProxy
+from loginetl_assets_tests.faults.proxy import Dropped, Rule
 from loginetl_assets_tests.leaks import holds
 from loginetl_assets_tests.pipeline import Pipeline, login, sqs_client
 

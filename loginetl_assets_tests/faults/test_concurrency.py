@@ -14,9 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import write_messages
-from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.settings import Settings
 from loginetl_assets_tests.faults.soak import Plan, Soak
 from loginetl_assets_tests.pipeline import Pipeline, login
 
@@ -60,7 +58,7 @@ def test_runs_that_enter_the_same_values_at_once_wait_and_never_in_a_circle(pipe
     ]
     for turn in range(RUNS):
         again = [QueuedMessage(str(uuid4()), one.sent_at_ms, one.body) for one in logins]
-        _land(pipeline, again if turn % 2 else again[::-1])
+        pipeline.land(again if turn % 2 else again[::-1])
     results = _all_at_once(pipeline, tmp_path, "masked_logins", before="loginetl.pii_vault")
     assert _retries(results) == 0
     assert pipeline.query("SELECT count(*) FROM loginetl.pii_vault") == [(MESSAGES + 1,)]
@@ -92,22 +90,7 @@ def _land_in_every_batch(pipeline: Pipeline, bodies: list[str]) -> None:
     """Lands the same messages once for every run, as redelivery may, in one order and its reverse by turns."""
     messages = [QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in bodies]
     for turn in range(RUNS):
-        _land(pipeline, messages if turn % 2 else messages[::-1])
-
-
-def _land(pipeline: Pipeline, messages: list[QueuedMessage]) -> None:
-    keys = pipeline.services.keyring
-    object_key, size = write_messages(pipeline.services.landing(), keys, messages)
-    with pipeline.services.database().transaction() as connection:
-        ledger.register_batch(
-            connection,
-            object_key=object_key,
-            landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
-            messages=len(messages),
-            size=size,
-            oldest_sent_at_ms=messages[0].sent_at_ms,
-            run_id=None,
-        )
+        pipeline.land(messages if turn % 2 else messages[::-1])
 
 
 def _all_at_once(pipeline: Pipeline, tmp_path: Path, asset: str, *, before: str) -> list[dg.ExecuteInProcessResult]:

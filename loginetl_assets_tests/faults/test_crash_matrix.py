@@ -18,8 +18,9 @@ import pytest
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, REPLAY_REJECTED, RETENTION
 from loginetl_assets_tests.faults import http_proxy, postgres_proxy
-from loginetl_assets_tests.faults.http_proxy import Response, Rule, alter, answer, sqs_error
+from loginetl_assets_tests.faults.http_proxy import Response, alter, answer, sqs_error
 from loginetl_assets_tests.faults.postgres_proxy import CONNECT, refuse, statement
+from loginetl_assets_tests.faults.proxy import Dropped, Rule
 from loginetl_assets_tests.faults.scene import DRAIN, Scene, assert_no_value, failures
 
 
@@ -219,7 +220,7 @@ def refuse_midway(sqlstate: str) -> postgres_proxy.Action:
 
 def drop_midway() -> postgres_proxy.Action:
     def callback() -> None:
-        raise http_proxy.Dropped
+        raise Dropped
 
     return postgres_proxy.call_during_copy(callback)
 

@@ -18,7 +18,6 @@ from loginetl_assets_tests.faults.http_proxy import (
     Exchange,
     HttpProxy,
     Response,
-    Rule,
     alter,
     answer,
     call_after,
@@ -28,6 +27,7 @@ from loginetl_assets_tests.faults.http_proxy import (
     operation,
     sqs_error,
 )
+from loginetl_assets_tests.faults.proxy import Rule
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Nothing is ever loaded from a damaged object. Its batch is set aside with a reas
 object is mended `masked_logins` with `reprocess` brings what was missing.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,6 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from loginetl_assets.assets.draining import Drain, DrainLimits, DrainReport
 from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
@@ -28,13 +26,13 @@ from loginetl_assets_tests.faults.http_proxy import (
     HttpProxy,
     Request,
     Response,
-    Rule,
     alter,
     answer,
     delay,
     forward_then_drop,
     operation,
 )
+from loginetl_assets_tests.faults.proxy import Rule
 from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
 
 _CHANCE = Random(7)  # noqa: S311 - reproducible on purpose
@@ -221,20 +219,6 @@ def on_s3(
         yield on_s3
 
 
-def drained_once(pipeline: Pipeline) -> DrainReport:
-    """One drain without Dagster's retries, which wait half a minute."""
-    one, limits = pipeline.services, DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2)
-    return Drain(one.queue(), one.landing(), one.payloads(), one.database(), one.keyring, limits).run()
-
-
-def run_until_empty(pipeline: Pipeline) -> None:
-    queue, deadline = pipeline.services.queue(), time.monotonic() + 20
-    while (depth := queue.depth()).waiting + depth.in_flight:
-        assert time.monotonic() < deadline, "the queue is not drained"
-        drained_once(pipeline)
-    pipeline.run()
-
-
 WRITES = operation("PUT /")
 BATCH_READS = matching("GET", "/login/batches/")
 
@@ -269,11 +253,11 @@ def test_a_failure_of_s3_that_stays_is_said_and_leaves_the_messages_on_the_queue
     proxy.add(Rule(WRITES, answer(503), times=None))
 
     with pytest.raises(TransientError, match="cannot write to the landing at s3://"):
-        drained_once(on_s3)
+        on_s3.drain()
 
     assert on_s3.totals().batches == 0
     proxy.clear()
-    run_until_empty(on_s3)
+    on_s3.run_until_empty()
     assert users_of(on_s3) == ["one"]
     assert on_s3.totals().messages == 1
 
@@ -294,12 +278,12 @@ def test_a_write_that_is_never_answered_leaves_an_orphan_that_is_not_loaded(on_s
     proxy.add(Rule(WRITES, forward_then_drop(), times=None))
 
     with pytest.raises(TransientError, match="cannot write to the landing at s3://"):
-        drained_once(on_s3)
+        on_s3.drain()
 
     proxy.clear()
     orphans = {key for key, _ in on_s3.services.landing().list("batches")}
     assert len(orphans) == 1
-    run_until_empty(on_s3)
+    on_s3.run_until_empty()
     assert users_of(on_s3) == ["one"]
     totals = on_s3.totals()
     assert (totals.messages, totals.loaded, totals.duplicates) == (1, 1, 0)
@@ -323,7 +307,7 @@ def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_sets_nothing_
     assert "not allowed" in said
     assert on_s3.totals().set_aside_batches == 0
     proxy.clear()
-    run_until_empty(on_s3)
+    on_s3.run_until_empty()
     assert users_of(on_s3) == ["one"]
 
 

@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import pytest
 
-from loginetl_assets.assets.draining import Drain, DrainLimits, DrainReport
 from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
@@ -25,13 +24,13 @@ from loginetl_assets_tests.faults.http_proxy import (
     Exchange,
     HttpProxy,
     Response,
-    Rule,
     alter,
     call_before,
     drop,
     operation,
     sqs_error,
 )
+from loginetl_assets_tests.faults.proxy import Rule
 from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata, sqs_client
 
 NOON = 1_750_939_200_000
@@ -62,28 +61,6 @@ def send_users(pipeline: Pipeline, count: int) -> None:
 
 def loaded_users(pipeline: Pipeline) -> list[str]:
     return sorted(row.user_id for row in pipeline.query("SELECT user_id FROM user_logins"))
-
-
-def run_until_empty(pipeline: Pipeline, *, seconds: float = 30) -> None:
-    """Drains again and again until the queue holds nothing, in flight or not, and loads."""
-    deadline = time.monotonic() + seconds
-    queue = pipeline.services.queue()
-    while (depth := queue.depth()).waiting + depth.in_flight:
-        assert time.monotonic() < deadline, "the queue is not drained"
-        drained_once(pipeline)
-    pipeline.run()
-
-
-def drained_once(pipeline: Pipeline) -> DrainReport:
-    """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""
-    return Drain(
-        pipeline.services.queue(max_attempts=2),
-        pipeline.services.landing(),
-        pipeline.services.payloads(),
-        pipeline.services.database(),
-        pipeline.services.keyring,
-        DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2),
-    ).run()
 
 
 # Messages that come again
@@ -170,7 +147,7 @@ def test_messages_that_sqs_does_not_delete_are_told_and_come_again_as_duplicates
     assert fault.acted >= 3 * 3
     assert loaded_users(faulty) == users(25)
     proxy.clear()
-    run_until_empty(faulty)
+    faulty.run_until_empty(seconds=30)
     totals = faulty.totals()
     assert loaded_users(faulty) == users(25)
     assert (totals.loaded, totals.duplicates, totals.pending) == (25, totals.messages - 25, 0)
@@ -199,7 +176,7 @@ def test_receipts_that_have_expired_are_no_error_of_the_run(
 
     assert fault.acted == 1
     assert drained["undeleted"] == 8
-    run_until_empty(faulty)
+    faulty.run_until_empty(seconds=30)
     totals = faulty.totals()
     assert loaded_users(faulty) == users(8)
     assert (totals.loaded, totals.duplicates) == (8, totals.messages - 8)
@@ -237,10 +214,10 @@ def test_throttling_that_stays_is_said_and_loses_nothing(
     proxy.add(Rule(operation(call), sqs_error(status, code), times=None))
 
     with pytest.raises(TransientError, match=rf"SQS at 127\.0\.0\.1:\d+ answered {code} after every retry"):
-        drained_once(faulty)
+        faulty.drain()
 
     proxy.clear()
-    run_until_empty(faulty)
+    faulty.run_until_empty(seconds=30)
     assert loaded_users(faulty) == users(12)
     totals = faulty.totals()
     assert (totals.loaded, totals.pending) == (12, 0)
@@ -263,7 +240,7 @@ def test_messages_whose_answer_was_cut_off_come_again(faulty: Pipeline, proxy: H
     faulty.run()
 
     assert fault.acted == 1
-    run_until_empty(faulty)
+    faulty.run_until_empty(seconds=30)
     assert loaded_users(faulty) == users(10)
     assert faulty.totals().duplicates == 0
 
@@ -274,7 +251,7 @@ def test_an_outage_of_several_runs_is_made_up_for(faulty: Pipeline, proxy: HttpP
     proxy.add(Rule(lambda request: True, drop(reset=True), times=None))
     for _ in range(3):
         with pytest.raises(TransientError, match=r"the queue at 127\.0\.0\.1:\d+ cannot be reached"):
-            drained_once(faulty)
+            faulty.drain()
     assert outage.acted == 4
 
     proxy.clear()
@@ -373,7 +350,7 @@ def test_each_group_of_a_fifo_queue_is_landed_and_loaded_in_its_order_past_what_
     bodies.insert(9, ("c", login(ip="no address")))
     with fifo(pipeline, addresses.sqs_endpoint, tmp_path / "fifo") as ordered:
         send_in_groups(ordered, addresses.sqs_endpoint, bodies)
-        run_until_empty(ordered)
+        ordered.run_until_empty(seconds=30)
 
         wanted = {group: [f"{group}-{number:03}" for number in range(each)] for group in groups}
         landed = in_order_of_landing(ordered)

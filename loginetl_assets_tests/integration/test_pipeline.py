@@ -10,11 +10,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from loginetl_assets.logins.message import encode_messages
+from loginetl_assets.logins.message import QueuedMessage, encode_messages
 from loginetl_assets.logins.sealing import seal
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.queue import ReceivedMessage
-from loginetl_assets.settings import KeysetRole, UnknownFields
+from loginetl_assets.settings import UnknownFields
 from loginetl_assets_tests.pipeline import COLUMNS, SAMPLE, Pipeline, checks, login, metadata, sqs_client
 
 
@@ -61,31 +59,13 @@ def test_the_same_bodies_sent_again_are_new_messages(pipeline: Pipeline) -> None
     assert (totals.messages, totals.loaded, totals.rejected, totals.duplicates) == (200, 198, 2, 0)
 
 
-def _received_again(pipeline: Pipeline, messages: list[ReceivedMessage]) -> None:
-    """Lands messages once more, as a redelivery does: same ids, another batch."""
-    keys = pipeline.services.keyring
-    object_key = f"batches/again-{len(pipeline.query('SELECT FROM loginetl.batches'))}"
-    packed = encode_messages([one.message for one in messages])
-    pipeline.services.landing().put(object_key, seal(keys.landing, packed, object_key))
-    with pipeline.services.database().transaction() as connection:
-        ledger.register_batch(
-            connection,
-            object_key=object_key,
-            landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
-            messages=len(messages),
-            size=len(packed),
-            oldest_sent_at_ms=messages[0].message.sent_at_ms,
-            run_id=None,
-        )
-
-
 def test_redelivered_messages_add_no_row_in_any_batch(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id=f"u-{number}") for number in range(8)] + ["{}", "[]"])
     received = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=0)
     pipeline.run()  # the queue shows the same messages again at once: their first receipt is not deleted
     rows = pipeline.rows()
-    _received_again(pipeline, received)
-    _received_again(pipeline, received[:5])
+    pipeline.land([one.message for one in received])
+    pipeline.land([one.message for one in received[:5]])
     result = pipeline.run()
     assert pipeline.rows() == rows
     totals = pipeline.totals()
@@ -97,7 +77,7 @@ def test_redelivered_messages_add_no_row_in_any_batch(pipeline: Pipeline) -> Non
 def test_a_message_twice_in_one_batch_is_one_row(pipeline: Pipeline) -> None:
     pipeline.send([login(), "{}"])
     received = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=600)
-    _received_again(pipeline, [*received, *received, *received])
+    pipeline.land([one.message for one in received] * 3)
     pipeline.materialize("masked_logins")
     pipeline.materialize("user_logins")
     totals = pipeline.totals()
@@ -133,10 +113,8 @@ def test_equal_values_have_equal_tokens_over_runs_and_fields_are_unrelated(pipel
 def test_the_create_date_is_the_day_sqs_took_the_message(pipeline: Pipeline) -> None:
     pipeline.send([login()])
     (received,) = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=600)
-    midnight = ReceivedMessage(
-        type(received.message)(received.message.message_id, 1_700_006_399_999, received.message.body), ""
-    )
-    _received_again(pipeline, [midnight])
+    midnight = QueuedMessage(received.message.message_id, 1_700_006_399_999, received.message.body)
+    pipeline.land([midnight])
     pipeline.materialize("masked_logins")
     pipeline.materialize("user_logins")
     assert str(pipeline.query("SELECT create_date FROM user_logins")[0][0]) == "2023-11-14"
