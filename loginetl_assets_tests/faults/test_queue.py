@@ -13,12 +13,13 @@ from uuid import uuid4
 
 import pytest
 
-from loginetl_assets.errors import TransientError
+from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import read_messages
 from loginetl_assets.resources.ledger import BatchState
+from loginetl_assets.resources.queue import MOST_BYTES_PER_CALL
 from loginetl_assets_tests.faults.http_proxy import (
     Action,
     Exchange,
@@ -223,6 +224,26 @@ def test_throttling_that_stays_is_said_and_loses_nothing(
     assert (totals.loaded, totals.pending) == (12, 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (400, "QueueDoesNotExist", "there is no queue .* check LOGINETL_QUEUE_URL"),
+        (403, "AccessDenied", "they need sqs:ReceiveMessage"),
+        (403, "InvalidClientTokenId", "check AWS_PROFILE"),
+        (400, "InvalidParameterValue", "answered InvalidParameterValue"),
+    ],
+)
+def test_what_a_person_must_mend_is_not_tried_again(
+    faulty: Pipeline, proxy: HttpProxy, status: int, code: str, says: str
+) -> None:
+    refused = proxy.add(Rule(operation("ReceiveMessage"), sqs_error(status, code), times=None))
+
+    with pytest.raises(OperatorError, match=says):
+        faulty.services.queue().receive(wait_seconds=0, visibility_seconds=0)
+
+    assert refused.acted == 1
+
+
 def half(response: Response) -> Response:
     middle = len(response.body) // 2
     return replace(response, body=response.body[:middle], cut=len(response.body) - middle)
@@ -283,8 +304,7 @@ def test_a_queue_made_anew_under_its_name_is_drained_like_the_one_before(
 
 def test_bodies_of_1_mib_and_notifications_of_sns_are_drained_together(pipeline: Pipeline) -> None:
     empty = len(login(user_id="u-000", x=""))
-    for user in users(12):  # one by one: a call takes 1 MiB as well
-        pipeline.send([login(user_id=user, x="x" * (1024 * 1024 - empty))])
+    pipeline.send(login(user_id=user, x="x" * (MOST_BYTES_PER_CALL - empty)) for user in users(12))
     pipeline.send(
         json.dumps({"Type": "Notification", "Message": login(user_id=f"sns-{number}")}) for number in range(10)
     )
@@ -292,6 +312,17 @@ def test_bodies_of_1_mib_and_notifications_of_sns_are_drained_together(pipeline:
     pipeline.run()
 
     assert loaded_users(pipeline) == sorted([*users(12), *(f"sns-{number}" for number in range(10))])
+
+
+def test_a_call_carries_no_more_bodies_than_sqs_takes_in_one(faulty: Pipeline, proxy: HttpProxy) -> None:
+    empty = len(login(x=""))
+    third, whole = MOST_BYTES_PER_CALL // 3, MOST_BYTES_PER_CALL
+    sizes = [whole, third, third, third + 1, 2 * third + 1, third + 1, *[empty] * 11]
+
+    faulty.send(login(x="x" * (size - empty)) for size in sizes)
+
+    # One; three that fit to the byte; one, as the next is a byte too many; that one and nine small ones; the last two.
+    assert proxy.seen["SendMessageBatch"] == 5
 
 
 # Queues that keep an order
