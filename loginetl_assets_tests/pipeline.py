@@ -80,9 +80,10 @@ class Pipeline:
             register_messages(connection, keys, list(messages), written)
         return written[0]
 
-    def drain(self) -> DrainReport:
+    def drain(self, *, visibility_seconds: int = 2) -> DrainReport:
         """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""
-        one, limits = self.services, DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=2)
+        one = self.services
+        limits = DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=visibility_seconds)
         queue = one.queue(max_attempts=2)
         return Drain(queue, one.landing(), one.payloads(), one.database(), one.keyring, limits).run()
 
@@ -91,7 +92,7 @@ class Pipeline:
         queue, deadline = self.services.queue(), time.monotonic() + seconds
         while (depth := queue.depth()).waiting + depth.in_flight:
             assert time.monotonic() < deadline, "the queue is not drained"
-            self.drain()
+            self.drain(visibility_seconds=30)  # nothing fails here, so nothing need come again
         self.run()
 
     def run(

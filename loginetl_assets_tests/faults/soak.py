@@ -69,6 +69,7 @@ class Plan:
     workers: int = 8
     stroke_seconds: float = 5.0  # from one stroke to the next
     freeze_share: float = 0.3  # of the strokes; the others kill
+    least_strokes: int = 0  # a slow machine goes on being struck after the last message until it had as many
     seed: int = 1
     bad_share: float = 0.04
     shared_share: float = 0.3  # of the values several messages have
@@ -308,7 +309,8 @@ class _Striker:
 
     def _strike(self, worker: _Worker) -> None:
         del self._under_way[worker]
-        if self._random.random() < self._plan.freeze_share:
+        # By turns and not by chance: few strokes, too, hold both kinds.
+        if self.freezes < self._plan.freeze_share * (self.kills + self.freezes + 1):
             # Just long enough that what it holds is in two hands when it goes on.
             until = time.monotonic() + self._plan.visibility_seconds + self._random.uniform(0, 2)
             self._frozen[worker] = until, worker.freeze()
@@ -403,7 +405,10 @@ class Soak:
     def _let_arrive(self) -> _Striker:
         striker = _Striker(self._plan, self._workers[1:])
         next_word = 0.0
-        while self._producer.is_alive():
+        latest = self._started + self._plan.seconds + self._plan.drain_seconds
+        while self._producer.is_alive() or (
+            striker.kills + striker.freezes < self._plan.least_strokes and time.monotonic() < latest
+        ):
             with suppress(Empty):
                 striker.see(self._steps.get(timeout=_TICK_SECONDS))
             striker.thaw()

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from random import SystemRandom
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any, TypeVar
@@ -109,10 +110,12 @@ class Alerts(HTTPServer):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port below those that the system gives away: it must stay free until its server starts, and starts again."""
+    while True:
+        port = SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

@@ -523,7 +523,7 @@ def test_a_database_not_migrated_is_named_in_production(scene: Scene) -> None:
 def test_a_port_that_is_taken_is_named(taken_port: int, scene: Scene) -> None:
     fault = Fault([str(taken_port), "--port"])
 
-    assert_one_clean_line(scene.call("loginetl", "ui", "--port", str(taken_port), fault=fault, seconds=20), fault)
+    assert_one_clean_line(scene.call("loginetl", "ui", "--port", str(taken_port), fault=fault), fault)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's own")

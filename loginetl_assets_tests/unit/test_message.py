@@ -266,7 +266,7 @@ def test_the_fields_of_the_envelope_are_not_counted_as_unknown() -> None:
 
 
 def test_a_long_literal_or_a_hostile_depth_takes_no_long_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # a busy machine takes several times as long by the clock on the wall
     for body in (
         with_raw("x", b"9" * 2_000_000),
         with_raw("x", b"[" + b"{}," * 300_000 + b"{}]"),
@@ -275,7 +275,7 @@ def test_a_long_literal_or_a_hostile_depth_takes_no_long_time() -> None:
     ):
         assert isinstance(read_login(body), Login)
 
-    assert time.perf_counter() - started < 5  # 0.5 s measured
+    assert time.process_time() - started < 5  # 0.5 s measured
 
 
 @settings(deadline=None)
