@@ -8,7 +8,7 @@ meet its like, Postgres ends one of them and the step is tried again.)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from loginetl_assets.errors import OperatorError
 
 REVISION = "0004"  # the migration this code is written for
+REDELIVERY = timedelta(days=15)  # SQS keeps a message for 14 days at most
 
 
 class BatchState(StrEnum):
@@ -161,15 +162,15 @@ def pending_masked(connection: Connection, *, after: int, limit: int) -> list[Ba
 
 
 def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], run_id: str) -> list[Batch]:
-    """Batches that a Dagster run masked or loaded; where it did none, the one that was last, if any.
+    """Batches that a Dagster run masked or loaded; where it did none, the last one that retention has not purged.
 
-    The second is what a check sees that is run by itself.
+    The second is what a check sees that is run by itself. A purged batch's message ids may be gone.
     """
     if action not in {"masked", "loaded"}:
         raise ValueError("batches are masked or loaded by a run")
     of_run = text(f"SELECT {_BATCH} FROM loginetl.batches WHERE {action}_run_id = :run_id ORDER BY batch_id")
     latest = text(
-        f"SELECT {_BATCH} FROM loginetl.batches WHERE {action}_at IS NOT NULL"
+        f"SELECT {_BATCH} FROM loginetl.batches WHERE {action}_at IS NOT NULL AND object_purged_at IS NULL"
         f" ORDER BY {action}_at DESC, batch_id DESC LIMIT 1"
     )
     rows = connection.execute(of_run, {"run_id": run_id}).all() or connection.execute(latest).all()
@@ -335,6 +336,19 @@ def settled_among(connection: Connection, keys: Sequence[UUID]) -> int:
     return count
 
 
+def rejected_among(connection: Connection, keys: Sequence[UUID]) -> list[UUID]:
+    """Which of the message keys were rejected."""
+    return list(
+        connection.execute(
+            text(
+                "SELECT message_key FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"
+                " AND outcome = 'rejected'"
+            ),
+            {"keys": list(keys)},
+        ).scalars()
+    )
+
+
 def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:
     """Batches loaded before a moment whose objects are still in the landing; locked, those in use passed over."""
     rows = connection.execute(
@@ -374,18 +388,19 @@ def unknown_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
 def prune_messages(connection: Connection, before: datetime) -> int:
     """Forgets the message ids of batches that landed before a moment, are loaded, and whose objects are gone.
 
-    While its object is there a batch can be read again, and its ids are what keeps it from loading twice. While another
-    as old is not settled yet nothing is forgotten: it may hold the same messages.
+    While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
+    is kept with the batch that settled it, and SQS may have delivered the message anew for as long as it keeps one: so
+    a batch's ids stay until every object is gone that landed before it, or that long after it.
     """
     return connection.execute(
         text(
             "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
             " AND b.state = 'loaded' AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
             " AND p.outcome IN ('loaded', 'duplicate')"
-            " AND NOT EXISTS (SELECT FROM loginetl.batches o WHERE o.object_purged_at IS NULL AND o.state <> 'loaded'"
-            "   AND o.landed_at < :before)"
+            " AND b.landed_at + CAST(:redelivery AS interval) <= coalesce("
+            "   (SELECT min(landed_at) FROM loginetl.batches WHERE object_purged_at IS NULL), 'infinity')"
         ),
-        {"before": before},
+        {"before": before, "redelivery": REDELIVERY},
     ).rowcount
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -18,6 +19,7 @@ from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
 from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.settings import Environment, KeysetRole, Settings
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata
 
@@ -299,6 +301,29 @@ def test_retention_forgets_no_id_while_an_old_batch_is_not_settled(pipeline: Pip
     path.with_suffix(".away").rename(path)
     pipeline.run({"masked_logins": {"reprocess": True}})
     assert len(pipeline.rows()) == 1, "the id was forgotten, and the message loaded again"
+
+
+@pytest.mark.parametrize("state", ["loaded", "set_aside"])
+def test_retention_forgets_no_id_while_a_batch_is_there_that_may_hold_its_message_again(
+    pipeline: Pipeline, state: str
+) -> None:
+    again = QueuedMessage(str(uuid4()), 1_700_000_000_000, login().encode())
+    for _ in range(2):
+        pipeline.land([again])
+        pipeline.run(job="process_landed")
+    for batch_id, days in ((1, 41), (2, 28)):  # SQS delivers again within 14 days
+        pipeline.execute(
+            "UPDATE loginetl.batches SET landed_at = :old, loaded_at = :old WHERE batch_id = :batch_id",
+            old=datetime.now(UTC) - timedelta(days=days),
+            batch_id=batch_id,
+        )
+    pipeline.execute("UPDATE loginetl.batches SET state = :state WHERE batch_id = 2", state=state)
+
+    pipeline.run({"purge": {"days": 30}}, job="retention")
+    pipeline.run({"masked_logins": {"reprocess": True}}, job="process_landed")
+
+    assert len(pipeline.rows()) == 1, "the id was forgotten, and the message loaded again"
+    assert pipeline.totals().pending == 0
 
 
 def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:

@@ -4,16 +4,20 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from loginetl_assets.assets.replaying import replay_rejected
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import read_masked, write_masked
 from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
+from loginetl_assets.resources.rejections import Selection
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login, metadata
 
 
@@ -106,6 +110,31 @@ def test_a_rejection_that_went_missing_is_found(pipeline: Pipeline) -> None:
     assert checks(pipeline.run())["counts_reconcile"]
     pipeline.execute("DELETE FROM loginetl.rejected_logins")
     assert not checks(pipeline.run())["counts_reconcile"]
+
+
+def test_a_run_that_finds_nothing_does_not_ask_for_ids_that_retention_forgot(pipeline: Pipeline) -> None:
+    pipeline.send([login()])
+    pipeline.run()
+    old = datetime.now(UTC) - timedelta(days=60)
+    pipeline.execute("UPDATE loginetl.batches SET landed_at = :old, loaded_at = :old", old=old)
+    pipeline.run({"purge": {"days": 30}}, job="retention")
+    assert pipeline.query("SELECT FROM loginetl.processed_messages") == []
+    assert all(checks(pipeline.run()).values())
+
+
+def test_a_replay_in_the_midst_of_the_check_does_not_disturb_it(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled_by, one = ledger.settled_by, pipeline.services
+
+    def replayed_meanwhile(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
+        assert replay_rejected(one.database(), one.landing(), one.payloads(), one.keyring, Selection()).messages == 1
+        return settled_by(connection, batch_ids)
+
+    pipeline.send([*(login(user_id=f"u-{number}") for number in range(20)), "{}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "settled_by", replayed_meanwhile)
+        assert all(checks(pipeline.run()).values())
 
 
 def test_duplicates_are_counted_and_never_shown(pipeline: Pipeline) -> None:
