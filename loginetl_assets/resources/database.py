@@ -50,8 +50,9 @@ class LoginDatabase:
             connect_args={
                 "application_name": application_name,
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "client_encoding": "utf8",  # the server says which text a database of another encoding cannot hold
                 "options": (
-                    f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
+                    f"{_options_of(self.url)} -c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
                     f" -c lock_timeout={LOCK_TIMEOUT_SECONDS}s"
                     f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS}s"
                 ),
@@ -60,8 +61,9 @@ class LoginDatabase:
 
     @property
     def address(self) -> str:
-        """Where it is, without the password."""
-        return self.url.render_as_string(hide_password=True)
+        """Where it is, without the password, and of the query only what says where."""
+        query = {name: value for name, value in self.url.query.items() if name in {"host", "port"}}
+        return self.url.set(query=query).render_as_string(hide_password=True)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -175,9 +177,18 @@ def attempt(connection: Connection) -> Iterator[None]:
             connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
     except (SQLAlchemyError, psycopg.Error) as error:
         code = getattr(getattr(error, "orig", None) or error, "sqlstate", None) or ""
-        if code.startswith(_REFUSED_CLASSES):
+        if code.startswith(_REFUSED_CLASSES) or _is_made_up(code):
             raise RowsRefused from None
         raise
+
+
+def _is_made_up(code: str) -> bool:
+    """Whether Postgres has no such SQLSTATE: a trigger gave it to its exception (RAISE … USING ERRCODE)."""
+    try:
+        psycopg.errors.lookup(code)
+    except KeyError:
+        return bool(code)
+    return False
 
 
 def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -196,4 +207,14 @@ def _with_psycopg(url: str) -> URL:
         raise OperatorError("LOGINETL_DATABASE_URL must be a URL such as postgresql://user@host/database") from None
     if parsed.drivername.split("+")[0] not in {"postgresql", "postgres"}:
         raise OperatorError("LOGINETL_DATABASE_URL must be a postgresql:// URL")
+    if "@" in f"{parsed.host}{parsed.database}":  # the end of a password: it would be shown wherever the address is
+        raise OperatorError("LOGINETL_DATABASE_URL has an @ too many: write those of the password as %40")
+    if password := parsed.query.get("password"):  # among what is hidden
+        parsed = parsed.difference_update_query(["password"]).set(password=str(password))
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def _options_of(url: URL) -> str:
+    """What the URL itself asks of the server, such as a search_path."""
+    given = url.query.get("options", "")
+    return given if isinstance(given, str) else " ".join(given)

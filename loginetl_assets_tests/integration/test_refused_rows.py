@@ -1,8 +1,16 @@
 """Rows that the users' own `user_logins` refuses: each is rejected with its body kept, and the rest is loaded."""
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
 
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from loginetl_assets.local.stack import Addresses
 from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.settings import Settings
 from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
 
 REFUSED = "refused_by_table"
@@ -28,6 +36,17 @@ def trigger(pipeline: Pipeline) -> None:
     )
 
 
+def trigger_with_a_code_of_its_own(pipeline: Pipeline) -> None:
+    pipeline.execute(
+        "CREATE FUNCTION no_refused() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.user_id LIKE 'refused-%' THEN RAISE EXCEPTION 'not %', NEW.user_id USING ERRCODE = 'LG001'; END IF;"
+        " RETURN NEW; END $$"
+    )
+    pipeline.execute(
+        "CREATE TRIGGER no_refused BEFORE INSERT ON user_logins FOR EACH ROW EXECUTE FUNCTION no_refused()"
+    )
+
+
 def trigger_that_passes_rows_over(pipeline: Pipeline) -> None:
     pipeline.execute(
         "CREATE FUNCTION pass_over() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -45,7 +64,14 @@ def foreign_key_checked_at_commit(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize(
     "refuse",
-    [narrower_column, check_constraint, trigger, trigger_that_passes_rows_over, foreign_key_checked_at_commit],
+    [
+        narrower_column,
+        check_constraint,
+        trigger,
+        trigger_with_a_code_of_its_own,
+        trigger_that_passes_rows_over,
+        foreign_key_checked_at_commit,
+    ],
 )
 def test_a_row_that_the_table_refuses_does_not_sink_its_batch(pipeline: Pipeline, refuse: object) -> None:
     assert callable(refuse)
@@ -64,6 +90,23 @@ def test_a_row_that_the_table_refuses_does_not_sink_its_batch(pipeline: Pipeline
     assert metadata(result, "user_logins")["rejected"] == 2
     assert checks(result)["counts_reconcile"]
     assert checks(result)["no_message_loaded_twice"]
+
+
+def test_a_text_that_the_database_s_encoding_lacks_is_refused_by_itself(
+    settings: Settings, addresses: Addresses, tmp_path: Path
+) -> None:
+    server = create_engine(LoginDatabase(addresses.database_url).url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    name = f"latin_{uuid4().hex[:12]}"
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"))
+    url = server.url.set(database=name).render_as_string(hide_password=False)
+    with Pipeline.on(replace(settings, database_url=url), tmp_path / "latin") as pipeline:
+        pipeline.send(login(user_id=user) for user in ("u-\u00e9", "u-\u0416", "u-1"))
+        pipeline.run()
+        assert [row[0] for row in pipeline.rows()] == ["u-1", "u-\u00e9"]
+        assert [row[0] for row in pipeline.query("SELECT reason FROM loginetl.rejected_logins")] == [REFUSED]
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def test_a_table_that_refuses_every_row_rejects_them_all(pipeline: Pipeline) -> None:
