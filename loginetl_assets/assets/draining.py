@@ -304,8 +304,9 @@ def drain_in_processes(
     Raises:
         OperatorError, TransientError: as `Drain.run`, once every process has ended.
     """
-    share = msgspec.structs.replace(limits, max_messages=-(-limits.max_messages // processes), expected=0)
-    order = msgspec.json.encode(_Order(share, run_id)) + b"\n"
+    processes = min(processes, limits.max_messages)
+    whole, rest = divmod(limits.max_messages, processes)
+    shares = [whole + (number < rest) for number in range(processes)]
     workers = [
         subprocess.Popen(  # noqa: S603 - this module, in our own interpreter
             [sys.executable, "-m", __name__],
@@ -316,9 +317,10 @@ def drain_in_processes(
         for _ in range(processes)
     ]
     try:
-        for worker in workers:
+        for worker, share in zip(workers, shares, strict=True):
             assert worker.stdin is not None  # noqa: S101 - for the type checker: it was asked for above
-            worker.stdin.write(order)
+            order = _Order(msgspec.structs.replace(limits, max_messages=share, expected=0), run_id)
+            worker.stdin.write(msgspec.json.encode(order) + b"\n")
             worker.stdin.flush()  # and left open: its end tells the worker that this process is gone
         answers = [_answer_of(worker) for worker in workers]
     finally:

@@ -141,6 +141,13 @@ def test_several_processes_drain_one_queue(pipeline: Pipeline) -> None:
     assert pipeline.totals().loaded == 300
 
 
+@pytest.mark.parametrize(("most", "processes"), [(5, 4), (1, 2)])
+def test_several_processes_take_no_more_than_one_may(pipeline: Pipeline, most: int, processes: int) -> None:
+    pipeline.send(login(user_id=f"u-{number}") for number in range(40))
+    result = pipeline.run({"raw_login_messages": {"max_messages": most, "processes": processes}})
+    assert metadata(result, "raw_login_messages")["messages"] == most
+
+
 def test_runs_in_parallel_load_every_message_once(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.send(login(user_id=f"u-{number}", device_id=f"d-{number % 7}") for number in range(400))
 
