@@ -106,6 +106,12 @@ def print_summary(services: "Services", summary: "RunSummary") -> None:
     table.add_row("seconds", f"{summary.seconds:.1f}")
     table.add_row("messages a second", f"{summary.messages / summary.seconds:,.0f}")
     out.print(table)
+    if summary.steps_tried_again:
+        err.print(
+            f"[yellow]steps tried again:[/] {summary.steps_tried_again}; the counts above are of their last try,"
+            " `loginetl status` has them all",
+            soft_wrap=True,
+        )
     for warning in summary.warnings:
         err.print(f"[yellow]check did not pass:[/] {warning}", soft_wrap=True)
     if services.settings.is_local:

@@ -17,7 +17,7 @@ from loginetl_assets.resources.services import Services
 
 @dataclass
 class RunSummary:
-    """What the runs did, added up."""
+    """What the runs did, added up; of a step that was tried again, what its last try did."""
 
     runs: int = 0
     seconds: float = 0.0
@@ -28,6 +28,7 @@ class RunSummary:
     rejections: dict[str, int] = field(default_factory=dict)  # by reason
     batches_set_aside: int = 0
     stopped_reason: str = ""
+    steps_tried_again: int = 0
     repeated_logins: int = 0
     devices_of_several_users: int = 0
     ips_of_several_users: int = 0
@@ -119,6 +120,7 @@ def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
                 summary.rejected += counts["rejected"]
                 summary.duplicates += counts["duplicates"]
                 summary.batches_set_aside += counts["batches_set_aside"]
+    summary.steps_tried_again += sum(event.is_step_restarted for event in result.all_events)
     for evaluation in result.get_asset_check_evaluations():
         if evaluation.check_name == "duplicates":
             counts = {name: value.value for name, value in evaluation.metadata.items()}

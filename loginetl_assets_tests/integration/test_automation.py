@@ -14,12 +14,16 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 from dagster import build_sensor_context
+from sqlalchemy import Connection
 
+from loginetl_assets.assets.user_logins import LoadTotals, _Loader
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
+from loginetl_assets.automation.running import run_landed
 from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.resources import ledger
 from loginetl_assets.settings import Environment, KeysetRole, Settings
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata
 
@@ -253,6 +257,26 @@ def test_a_webhook_that_refuses_is_an_error_that_keeps_the_url_to_itself() -> No
 def test_the_default_notifier_logs(caplog: pytest.LogCaptureFixture) -> None:
     LogNotifier().notify(run_failed("login_etl", "r-1", ["user_logins"]))
     assert "login_etl failed at user_logins" in caplog.text
+
+
+def test_a_summary_says_that_a_step_was_tried_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, claimed = _Loader.load, list[int]()
+
+    def load_once_in_vain(self: _Loader, connection: Connection, batch: ledger.Batch, totals: LoadTotals) -> None:
+        claimed.append(batch.batch_id)
+        if claimed == [1, 2]:
+            raise TransientError("Postgres failed in passing")
+        load(self, connection, batch, totals)
+
+    monkeypatch.setattr(_Loader, "load", load_once_in_vain)
+    monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0)
+    for number in range(2):
+        pipeline.land([QueuedMessage(str(uuid4()), 1_700_000_000_000, login(user_id=f"u-{number}").encode())])
+
+    summary = run_landed(pipeline.definitions, pipeline.services, pipeline.instance, {})
+
+    assert len(pipeline.rows()) == 2
+    assert (summary.loaded, summary.steps_tried_again) == (1, 1)
 
 
 def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeline) -> None:
