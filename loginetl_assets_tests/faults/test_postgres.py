@@ -15,6 +15,7 @@ from sqlalchemy import make_url, text
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import EmbeddedStack
+from loginetl_assets.resources import database
 from loginetl_assets.resources.database import LoginDatabase, copy_rows
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.faults.postgres_proxy import call_after, call_before, call_during_copy, statement
@@ -267,3 +268,26 @@ def test_a_run_without_a_free_connection_is_tried_again(
 
     assert waits == []
     assert "no connection free" in said[0]
+
+
+# Migrations
+
+
+def test_an_index_whose_build_was_ended_is_built_by_the_next_migration(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validity = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'user_logins'::regclass"
+    with session(settings) as other:
+        other.execute("DROP SCHEMA loginetl CASCADE")
+        other.execute("DROP INDEX user_logins_by_user, user_logins_by_ip, user_logins_by_device")
+        with monkeypatch.context() as patch, other.transaction():
+            other.execute("UPDATE user_logins SET locale = locale")
+            patch.setattr(database, "LOCK_TIMEOUT_SECONDS", 0.1)
+            with pytest.raises(TransientError, match="55P03"):
+                LoginDatabase(settings.database_url or "").migrate()
+        assert other.execute(validity.encode()).fetchall() == [("user_logins_by_user", False)]
+
+        LoginDatabase(settings.database_url or "").migrate()
+
+        indexes = ("user_logins_by_user", "user_logins_by_ip", "user_logins_by_device")
+        assert dict(other.execute(validity.encode()).fetchall()) == dict.fromkeys(indexes, True)
