@@ -45,7 +45,7 @@ ORPHAN_AGE = timedelta(days=1)
 # SQS keeps a message 14 days at most, so an id older than that cannot come again by redelivery. One day of slack.
 SQS_RETENTION = timedelta(days=15)
 
-_RUNS_PER_TICK = 1_000
+_RUNS_PER_PAGE = 1_000
 
 
 class ReplayConfig(dg.Config):
@@ -131,25 +131,25 @@ def purge(
                 orphans += len(unknown)
         with open_database.transaction() as connection:
             message_ids = ledger.prune_messages(connection, now - max(SQS_RETENTION, now - cutoff))
-        runs = context.instance.get_run_records(
-            dg.RunsFilter(
-                updated_before=cutoff,
-                statuses=[
-                    dg.DagsterRunStatus.SUCCESS,
-                    dg.DagsterRunStatus.FAILURE,
-                    dg.DagsterRunStatus.CANCELED,
-                ],
-            ),
-            limit=_RUNS_PER_TICK,
+        ended = dg.RunsFilter(
+            updated_before=cutoff,
+            statuses=[
+                dg.DagsterRunStatus.SUCCESS,
+                dg.DagsterRunStatus.FAILURE,
+                dg.DagsterRunStatus.CANCELED,
+            ],
         )
-        for record in runs:
-            context.instance.delete_run(record.dagster_run.run_id)
+        runs = 0
+        while page := context.instance.get_run_records(ended, limit=_RUNS_PER_PAGE):
+            for record in page:
+                context.instance.delete_run(record.dagster_run.run_id)
+            runs += len(page)
         context.add_output_metadata(
             {
                 "objects": objects,
                 "orphans": orphans,
                 "message_ids": message_ids,
-                "dagster_runs": len(runs),
+                "dagster_runs": runs,
                 "seconds": round(time.monotonic() - started, 3),
             }
         )

@@ -17,6 +17,7 @@ from dagster import build_sensor_context
 from sqlalchemy import Connection
 
 from loginetl_assets.assets.user_logins import LoadTotals, _Loader
+from loginetl_assets.automation import jobs
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
 from loginetl_assets.automation.running import run_landed
@@ -357,6 +358,20 @@ def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:
     pipeline.run({"purge": {"days": 30}}, job="retention")
     assert sorted(key for key, _ in pipeline.services.landing().list("batches")) == objects
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages")[0][0] == 100
+
+
+def test_retention_removes_every_expired_run_however_many_there_are(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_RUNS_PER_PAGE", 2)
+    statuses = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    for status in (*statuses, *statuses[:2], dg.DagsterRunStatus.STARTED):
+        _start_run(pipeline, status)
+    result = pipeline.run({"purge": {"days": 0}}, job="retention")
+    left = {(run.job_name, run.status) for run in pipeline.instance.get_runs()}
+    assert left == {(LOGIN_ETL, dg.DagsterRunStatus.STARTED), ("retention", dg.DagsterRunStatus.SUCCESS)}
+    (output,) = (event for event in result.all_events if event.is_successful_output)
+    assert output.step_output_data.metadata["dagster_runs"].value == 5
 
 
 def test_definitions_load_with_nothing_at_hand(settings: Settings) -> None:
