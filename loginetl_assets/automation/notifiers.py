@@ -1,18 +1,23 @@
 """Who is told of what needs a person. A notifier of your own needs one method; name it in `build_definitions`."""
 
 import logging
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
 from loginetl_assets.errors import TransientError
 
 _TIMEOUT_SECONDS = 10
 _RETRIED = (429, 500, 502, 503, 504)
+_PAUSES_SECONDS = (0, 1, 2)
+
+_TALKATIVE = tuple(logging.getLogger(name) for name in ("urllib3.connectionpool", "urllib3.connection"))
+_SILENCED = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -64,19 +69,47 @@ class WebhookNotifier:
         self._url = url
 
     def notify(self, alert: Alert) -> None:
-        """Posts, again after 1, 2 and 4 s where that fails: Dagster moves on from a failed run though its tick failed.
+        """Posts, up to three times more (at once, after 1 s, after 2 s, or when a number in Retry-After says).
+
+        Dagster moves on from a failed run though its tick failed, hence the tries; they are made here, since urllib3's
+        own write the path to the log.
 
         Raises:
             TransientError: not delivered; the tick fails and shows it.
         """
         body = {"text": alert.text, **alert.details}
-        retry = Retry(total=3, backoff_factor=0.5, status_forcelist=_RETRIED, allowed_methods=None)
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                with _urllib3_silenced():
+                    requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
+                return
+            except requests.RequestException as error:
+                if pause is None or not _may_pass(error):
+                    raise TransientError(
+                        f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"
+                    ) from None
+                asked = "" if error.response is None else error.response.headers.get("Retry-After", "")
+            time.sleep(int(asked) if asked.isdecimal() else pause)
+
+
+def _may_pass(error: requests.RequestException) -> bool:
+    if error.response is not None:
+        return error.response.status_code in _RETRIED
+    return isinstance(error, (requests.ConnectionError, requests.Timeout))
+
+
+@contextmanager
+def _urllib3_silenced() -> Iterator[None]:
+    """Keeps urllib3 from logging for one try, in the whole process.
+
+    At DEBUG it writes each request's path, and at WARNING the URL of an answer with damaged headers.
+    """
+    with _SILENCED:  # else of two at once the second would find it silent and leave it so
+        before = [logger.disabled for logger in _TALKATIVE]
+        for logger in _TALKATIVE:
+            logger.disabled = True
         try:
-            with requests.Session() as session:
-                for scheme in ("http://", "https://"):
-                    session.mount(scheme, HTTPAdapter(max_retries=retry))
-                session.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
-        except requests.RequestException as error:
-            raise TransientError(
-                f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"
-            ) from None
+            yield
+        finally:
+            for logger, disabled in zip(_TALKATIVE, before, strict=True):
+                logger.disabled = disabled

@@ -1,10 +1,11 @@
 """Sensors and retention, on real Dagster instances."""
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,7 +18,7 @@ from dagster import build_sensor_context
 from sqlalchemy import Connection
 
 from loginetl_assets.assets.user_logins import LoadTotals, _Loader
-from loginetl_assets.automation import jobs
+from loginetl_assets.automation import jobs, notifiers
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
 from loginetl_assets.automation.running import run_landed
@@ -212,8 +213,12 @@ def _webhook(*statuses: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(statuses[min(len(got), len(statuses)) - 1])
+            status = statuses[min(len(got), len(statuses)) - 1]
+            if not status:  # the connection breaks
+                return
+            self.send_response(status)
             self.send_header("Content-Length", "0")
+            self.send_header("No colon\r\nX", "")  # damaged: urllib3 warns of that, with the URL
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -253,6 +258,34 @@ def test_a_webhook_that_refuses_is_an_error_that_keeps_the_url_to_itself() -> No
     with _webhook(500) as (url, _), pytest.raises(TransientError, match="LOGINETL_ALERT_WEBHOOK_URL") as raised:
         WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
     assert "secret-path" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "tries"), [((200,), 1), ((0,), 4), ((0, 0, 0, 200), 4), ((503,), 4), ((429, 200), 2), ((404,), 1)]
+)
+def test_the_path_of_a_webhook_is_in_no_log_whatever_it_answers(
+    statuses: tuple[int, ...], tries: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notifiers, "_PAUSES_SECONDS", (0, 0, 0))
+    caplog.set_level(logging.DEBUG)
+    before = [logging.getLogger(name).disabled for name in ("urllib3.connectionpool", "urllib3.connection")]
+    with _webhook(*statuses) as (url, got), nullcontext() if statuses[-1] == 200 else pytest.raises(TransientError):
+        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
+    assert len(got) == tries
+    assert "secret-path" not in caplog.text
+    assert before == [logging.getLogger(name).disabled for name in ("urllib3.connectionpool", "urllib3.connection")]
+
+
+def test_a_webhook_that_nobody_listens_at_is_in_no_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notifiers, "_PAUSES_SECONDS", (0, 0, 0))
+    caplog.set_level(logging.DEBUG)
+    with _webhook(200) as (url, _):
+        pass
+    with pytest.raises(TransientError, match="ConnectionError"):
+        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
+    assert "secret-path" not in caplog.text
 
 
 def test_the_default_notifier_logs(caplog: pytest.LogCaptureFixture) -> None:
