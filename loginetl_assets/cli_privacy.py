@@ -244,17 +244,19 @@ def keys_rotate(
         name, source = setting_of(pipeline_role), services.keyring.source(pipeline_role)
         handle = with_new_primary(services.keyring.handle(pipeline_role), TEMPLATES[pipeline_role])
     text = keyset_json(handle, kms_key_uri=kms_key_uri)  # wherever a KMS key is set, keysets are kept wrapped
+    public = keyset_json(handle.public_keyset_handle(), public=True) if role is RotatingRole.OFFICER else None
     if output:
-        if output.exists():
-            raise SettingsError(f"{output} is there already: keysets are never overwritten")
-        write_once(output, text)
+        try:
+            if output.exists():
+                raise SettingsError(f"{output} is there already: keysets are never overwritten")
+            write_once(output, text)
+            if public:
+                write_once(output.with_name(f"{output.stem}-public.json"), public)
+        except OSError as error:
+            raise SettingsError(f"cannot write {output} ({error.strerror}): check --output") from None
     else:
         replace_keyset(name, source, text)
-    if role is RotatingRole.OFFICER:
-        public = keyset_json(handle.public_keyset_handle(), public=True)
-        if output:
-            write_once(output.with_name(f"{output.stem}-public.json"), public)
-        else:
+        if public:
             replace_keyset(setting_of(KeysetRole.VAULT), services.keyring.source(KeysetRole.VAULT), public)
     err.print(f"new primary key {enabled_key_ids(handle)[0]} of the {role} keyset")
     if role is RotatingRole.MASKING:

@@ -137,13 +137,21 @@ def _opened(settings: Settings) -> "Services":
 
 
 def dagster_environment(services: "Services") -> dict[str, str]:
-    """DAGSTER_HOME, where it is not set: in the local environment the instance that lives in the embedded Postgres."""
+    """DAGSTER_HOME; where it is not set, in the local environment the instance that lives in the embedded Postgres.
+
+    Raises:
+        SettingsError: it is needed, or no directory that Dagster takes.
+    """
     import os
+    from pathlib import Path
 
     from loginetl_assets.local.dagster_home import prepare_dagster_home
 
-    if os.environ.get("DAGSTER_HOME"):
-        return {}
+    if named := os.environ.get("DAGSTER_HOME"):
+        directory = Path(os.path.expanduser(named))  # noqa: PTH111 - as Dagster does: an unknown ~user is no error
+        if not (directory.is_absolute() and directory.is_dir()):
+            raise SettingsError("DAGSTER_HOME must be the absolute path of a directory that exists")
+        return {"DAGSTER_HOME": str(directory)}
     if not services.settings.is_local:
         raise SettingsError(f"LOGINETL_ENV={services.settings.environment} needs DAGSTER_HOME to be set")
     home = prepare_dagster_home(services.stack.home, services.stack.start().dagster_database_url)

@@ -464,6 +464,8 @@ def test_dagsters_own_command_fails_without_a_value_in_its_output_or_log(scene: 
         ("status", {"LOGINETL_DATABASE_URL": "logins"}, None, ["LOGINETL_DATABASE_URL"]),
         ("status", {"LOGINETL_DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"}, None, ["LOGINETL_DATABASE_URL"]),
         ("migrate", {"LOGINETL_DATABASE_URL": f"postgresql://u:{PASSWORD}@h:x/d"}, None, ["LOGINETL_DATABASE_URL"]),
+        ("run", {"DAGSTER_HOME": "."}, 2, ["DAGSTER_HOME", "absolute"]),
+        ("run", {"DAGSTER_HOME": "/absent/dagster"}, 2, ["DAGSTER_HOME", "exists"]),
         ("run", {"LOGINETL_LANDING_URL": "landing"}, None, ["LOGINETL_LANDING_URL"]),
         ("run", {"LOGINETL_LANDING_URL": "gs://bucket/x"}, None, ["LOGINETL_LANDING_URL"]),
         ("up", {"LOGINETL_HOME": "/dev/null/home"}, None, ["LOGINETL_HOME"]),

@@ -115,6 +115,18 @@ def test_keys_init_never_touches_a_directory_with_something_in_it(tmp_path: Path
     assert "cannot write keysets" in _cli(tmp_path, "keys", "init", str(tmp_path / "a-file"), exit_code=1).stderr
 
 
+def test_a_place_that_cannot_take_a_rotated_keyset_is_named(tmp_path: Path, keys: Path) -> None:
+    before = {path.name: path.read_text() for path in keys.iterdir()}
+    environment = {"LOGINETL_KEYSET_MASKING": str(keys / "masking.json")}
+    for output in ("missing/x.json", "keysets/masking.json/x.json"):
+        arguments = ("keys", "rotate", "masking", "--output", output)
+        done = _cli(tmp_path, *arguments, exit_code=2, environment=environment)
+        assert output in done.stderr
+        assert "--output" in done.stderr
+        assert not any(piece in done.stdout + done.stderr for piece in _material(keys))
+    assert {path.name: path.read_text() for path in keys.iterdir()} == before
+
+
 def test_production_runs_end_to_end_on_the_files_of_keys_init(settings: Settings, keys: Path, tmp_path: Path) -> None:
     production = _production(settings, keys)
     read = Settings.from_environment(production.as_environment())
