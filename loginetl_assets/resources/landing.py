@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+import botocore.exceptions
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.resources.queue import open_session
+from loginetl_assets.resources.queue import NO_CREDENTIALS, open_session
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -44,7 +45,7 @@ class Landing:
             setting: the variable that errors name.
 
         Raises:
-            OperatorError: the URL is neither file:///… nor s3://bucket/….
+            OperatorError: the URL is neither file:///… nor s3://bucket/…, or there are no AWS credentials for it.
         """
         self.url = url
         self._setting = setting
@@ -66,6 +67,10 @@ class Landing:
         from obstore.auth.boto3 import Boto3CredentialProvider
 
         session = open_session()
+        try:
+            credentials = Boto3CredentialProvider(session)
+        except (ValueError, botocore.exceptions.BotoCoreError):  # none are found, or not all of them
+            raise OperatorError(NO_CREDENTIALS) from None
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options: dict[str, Any] = {
             "prefix": prefix or None,
@@ -79,7 +84,7 @@ class Landing:
                 "virtual_hosted_style_request": False,
                 "client_options": {**_TIMEOUTS, "allow_http": endpoint.startswith("http:")},
             }
-        return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **options)
+        return S3Store(bucket, credential_provider=credentials, **options)
 
     def put(self, key: str, content: bytes) -> None:
         """Writes a new object, durably.

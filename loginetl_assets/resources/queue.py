@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
+NO_CREDENTIALS = "no AWS credentials: set AWS_PROFILE, AWS_ACCESS_KEY_ID or an instance role"
+
 MOST_PER_CALL = 10
 MOST_BYTES_PER_CALL = 1024 * 1024  # for a message alone, and for all of a call together
 EMULATED_REGION = "us-east-1"  # emulators keep queues by region: the one our own makes its queue in
@@ -306,7 +308,7 @@ def _explained(error: Exception, url: str) -> Exception:
             botocore.exceptions.SSOError,
         ),
     ):
-        return OperatorError("no AWS credentials: set AWS_PROFILE, AWS_ACCESS_KEY_ID or an instance role")
+        return OperatorError(NO_CREDENTIALS)
     if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
         return TransientError(f"the queue at {host} cannot be reached: is it up, and is LOGINETL_QUEUE_URL right?")
     return OperatorError(f"boto3 refused queue {name} at {host} ({type(error).__name__})")

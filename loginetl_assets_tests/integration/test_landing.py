@@ -57,6 +57,17 @@ def test_a_bucket_that_is_missing_is_named(bucket: str) -> None:
         Landing("s3://no-such-bucket-anywhere/prefix").put("batches/one", b"1")
 
 
+@pytest.mark.parametrize("missing", [["AWS_SECRET_ACCESS_KEY"], ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]])
+def test_credentials_that_are_missing_are_named(
+    missing: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws of the developer's
+    for name in missing:
+        monkeypatch.delenv(name)
+    with pytest.raises(OperatorError, match=r"no AWS credentials: .*AWS_PROFILE"):
+        Landing("s3://bucket/prefix")
+
+
 @pytest.mark.parametrize("url", ["", "landing", "/landing", "ftp://host/x", "s3://", "file://relative/path"])
 def test_a_url_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(OperatorError, match="LOGINETL_LANDING_URL"):
