@@ -237,7 +237,7 @@ def _pick_fields(document: dict[str, Any], known: frozenset[str], reject_unknown
             return Rejection(Reason.MISSING_FIELD, field)
         if value is not None and not isinstance(value, str):
             return Rejection(Reason.WRONG_TYPE, field)
-        if value is not None and not _is_storable(value):
+        if value is not None and not is_storable(value):
             return Rejection(Reason.UNSTORABLE_TEXT, field)
         values.append(value)
     if unknown and reject_unknown_fields:
@@ -273,7 +273,7 @@ def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _is_storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
     """Whether Postgres can store the text: no NUL, no lone surrogate."""
     if "\0" in text:
         return False

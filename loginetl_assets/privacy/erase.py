@@ -21,8 +21,9 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.logins.canonical import canonical_value
-from loginetl_assets.logins.message import Login, read_login
+from loginetl_assets.logins.message import Login, is_storable, read_login
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
+from loginetl_assets.logins.strings import strings_in
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.privacy import audit
 from loginetl_assets.resources import ledger, rejections, vault
@@ -97,6 +98,9 @@ class User:
         login = read_login(body)
         if isinstance(login, Login):
             return login.user_id == self._user_id
+        if self._user_id in strings_in(body):
+            return True
+        # Where a quote is missing, strings are not what they seem.
         # An SNS envelope escapes the quotes of the message inside it.
         return bool(self._bare.search(body)) or any(
             spelling in body or spelling.replace(b'"', b'\\"') in body for spelling in self._spellings
@@ -130,7 +134,9 @@ class Tokens:
         if isinstance(login, Login):
             candidates = [("ip", login.ip), ("device_id", login.device_id)]
         else:
+            # After any quote, too: where one is missing, strings are not what they seem.
             strings = {found.decode(errors="replace") for found in re.findall(rb'"([^"\\]{1,256})', body)}
+            strings |= set(filter(is_storable, strings_in(body)))  # no other text was ever given a token
             candidates = [(field, string) for string in strings for field in ("ip", "device_id")]
         return any(
             tokenizer.token(field, canonical) in self._tokens

@@ -385,6 +385,56 @@ def test_a_bad_body_goes_however_it_names_the_person(pipeline: Pipeline, body: s
     assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == len(others)
 
 
+def _escaped(value: str) -> str:
+    """A spelling of a string, without its quotes, that no serialiser chooses."""
+    return "".join(f"\\u{ord(character):04X}" for character in value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        r'{"user_id": "ann\u002Bx@example.org", "ip": "198.51.100.7"}',
+        r'{"user_id": "ann\u002bx@ex\u0061mple.org"}',
+        f'{{"user_id": "{_escaped("ann+x@example.org")}", "ip": "198.51.100.7"',
+        f'{{"{_escaped("ann+x@example.org")}": 1}}',
+        '{"x": ' * 600 + f'"{_escaped("ann+x@example.org")}"' + "}" * 600,
+        f'{{"user_id": "{_escaped("ann+x@example.org")}", "user_id": "another"}}',
+        json.dumps({"Type": "Notification", "Message": r'{"user_id": "ann\u002Bx@example.org"}'}),
+        f'{{"Type": "Notification", "Message": "{_escaped(json.dumps({"user_id": "ann+x@example.org"}))}"}}',
+        f'{{"Type": "Notification", "Message": "{_escaped(json.dumps({"user_id": "ann+x@example.org"})[:-1])}"}}',
+    ],
+)
+def test_a_bad_body_goes_however_it_spells_the_id(pipeline: Pipeline, body: str) -> None:
+    others = [r'{"user_id": "ann\u002Bx@example.org2"}', r'{"user_id": "dann\u002Bx@example.org"}', r'{"\ud800": "\"}']
+    _land(pipeline, _messages([body, *others]))
+    _mask(pipeline)
+    counts = _erasure(pipeline, "ann+x@example.org").run("she asked")
+    assert (counts.rejected_bodies, counts.landed_messages) == (1, 1)
+    assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == len(others)
+
+
+def test_a_bad_body_goes_however_it_spells_a_number(pipeline: Pipeline) -> None:
+    bodies = [f'{{"user_{_escaped("id")}": 4711}}', f'{{"Message": "{_escaped(json.dumps({"user_id": 4711}))}"}}']
+    _land(pipeline, _messages([*bodies, f'{{"{_escaped("size")}": 4711}}', f'{{"user_{_escaped("id")}": 47110}}']))
+    _mask(pipeline)
+    assert _erasure(pipeline, "4711").run("he asked").rejected_bodies == 2
+
+
+def test_a_bad_body_goes_however_it_spells_a_device_or_an_address(pipeline: Pipeline) -> None:
+    bodies = [
+        f'{{"device_id": "{_escaped(ANNA_DEVICE)}"}}',
+        f'{{"device_id": "{_escaped(ANNA_DEVICE)}", "\\ud800": 1',
+        f'{{"ip": "{_escaped("::ffff:" + ANNA_IP)}"}}',
+        f'{{"Type": "Notification", "Message": "{_escaped(json.dumps({"ip": ANNA_IP}))}"}}',
+        f'{{"a"": "{ANNA_DEVICE}"}}',  # one quote too many
+    ]
+    _land(pipeline, _messages([*bodies, f'{{"device_id": "{_escaped(ANNA_DEVICE)}0"}}']))
+    _mask(pipeline)
+    tokens = [_token(pipeline, "device_id", ANNA_DEVICE), _token(pipeline, "ip", ANNA_IP)]
+    assert _erasure(pipeline, None, tokens).run("a stolen device").rejected_bodies == len(bodies)
+    assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == 1
+
+
 def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pipeline) -> None:
     _land(pipeline, _messages([*ANNAS, *BERTS]))
     _load(pipeline)
