@@ -1,5 +1,6 @@
 """One spelling per value, so that one device or address has one token."""
 
+from collections.abc import Iterable
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 import polars as pl
@@ -28,9 +29,15 @@ def canonical_ip(text: str) -> str | None:
 
 def canonical_value(field: str, text: str) -> str | None:
     """The one spelling of a single value of `ip` or `device_id`, or None where the text is none of that field."""
+    return next(iter(canonical_values(field, [text])), None)
+
+
+def canonical_values(field: str, texts: Iterable[str]) -> set[str]:
+    """The spellings of values of `ip` or `device_id`, each once; texts that are none of that field are left out."""
     if field == "ip":
-        return canonical_ip(text)
-    return pl.select(canonical_device_id(pl.lit(text))).item() or None
+        return {address for text in texts if (address := canonical_ip(text))}
+    frame = pl.DataFrame({"text": list(texts)}, schema={"text": pl.String})
+    return set(frame.select(canonical_device_id(pl.col("text")))["text"]) - {""}
 
 
 def canonical_device_id(text: pl.Expr) -> pl.Expr:

@@ -11,7 +11,7 @@ What stays: message ids (so that a redelivery is not loaded), the ledger's count
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
 from uuid import UUID
@@ -20,11 +20,11 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
-from loginetl_assets.logins.canonical import canonical_value
+from loginetl_assets.logins.canonical import canonical_values
 from loginetl_assets.logins.message import Login, is_storable, read_login
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
 from loginetl_assets.logins.strings import strings_in
-from loginetl_assets.logins.tokens import Tokenizer
+from loginetl_assets.logins.tokens import MASKED_FIELDS, Tokenizer
 from loginetl_assets.privacy import audit
 from loginetl_assets.resources import ledger, rejections, vault
 from loginetl_assets.resources.batch_files import (
@@ -132,18 +132,13 @@ class Tokens:
         """By the two fields where the body can be read, else by any string in it that would give the token."""
         login = read_login(body)
         if isinstance(login, Login):
-            candidates = [("ip", login.ip), ("device_id", login.device_id)]
+            values = {"ip": {login.ip}, "device_id": {login.device_id}}
         else:
             # After any quote, too: where one is missing, strings are not what they seem.
             strings = {found.decode(errors="replace") for found in re.findall(rb'"([^"\\]{1,256})', body)}
             strings |= set(filter(is_storable, strings_in(body)))  # no other text was ever given a token
-            candidates = [(field, string) for string in strings for field in ("ip", "device_id")]
-        return any(
-            tokenizer.token(field, canonical) in self._tokens
-            for field, value in candidates
-            if (canonical := canonical_value(field, value))
-            for tokenizer in self._tokenizers
-        )
+            values = dict.fromkeys(MASKED_FIELDS, strings)
+        return not self._tokens.isdisjoint(_tokens(self._tokenizers, values))
 
     def masked(self) -> pl.Expr:
         """By either token."""
@@ -266,17 +261,9 @@ class Erasure:
         )
 
     def _tokens_of(self, bodies: Iterable[bytes]) -> set[str]:
-        found = set()
-        for body in bodies:
-            login = read_login(body)
-            if isinstance(login, Login):
-                for field, value in (("ip", login.ip), ("device_id", login.device_id)):
-                    if canonical := canonical_value(field, value):
-                        found |= {
-                            tokenizer.token(field, canonical)
-                            for tokenizer in (self._keys.tokenizer, *self._keys.old_tokenizers)
-                        }
-        return found
+        logins = [login for body in bodies if isinstance(login := read_login(body), Login)]
+        values = {"ip": {login.ip for login in logins}, "device_id": {login.device_id for login in logins}}
+        return _tokens((self._keys.tokenizer, *self._keys.old_tokenizers), values)
 
     def _clean_rejected(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         """Opens every rejected body, in pages by key, and removes those that are meant."""
@@ -338,6 +325,16 @@ class Erasure:
         if remove:
             vault.unmark_tokens(connection, tokens - alone)
             vault.erase(connection, sorted(alone))
+
+
+def _tokens(tokenizers: Iterable[Tokenizer], values: Mapping[str, set[str]]) -> set[str]:
+    """The tokens, under every key, of texts by field; each field's in one frame, since a body may hold 100 000."""
+    return {
+        tokenizer.token(field, canonical)
+        for field, texts in values.items()
+        for canonical in canonical_values(field, texts)
+        for tokenizer in tokenizers
+    }
 
 
 def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject:

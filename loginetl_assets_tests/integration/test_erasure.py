@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import polars as pl
 import pytest
 from sqlalchemy import text
 
 from loginetl_assets.errors import SettingsError
+from loginetl_assets.logins.canonical import canonical_device_id
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.privacy.officer import Officer
@@ -433,6 +435,22 @@ def test_a_bad_body_goes_however_it_spells_a_device_or_an_address(pipeline: Pipe
     tokens = [_token(pipeline, "device_id", ANNA_DEVICE), _token(pipeline, "ip", ANNA_IP)]
     assert _erasure(pipeline, None, tokens).run("a stolen device").rejected_bodies == len(bodies)
     assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == 1
+
+
+def test_a_bad_bodys_strings_are_made_canonical_together(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames: list[pl.Expr] = []
+
+    def count(column: pl.Expr) -> pl.Expr:
+        frames.append(column)
+        return canonical_device_id(column)
+
+    monkeypatch.setattr("loginetl_assets.logins.canonical.canonical_device_id", count)
+    subject = subject_of(None, [_token(pipeline, "device_id", ANNA_DEVICE)], pipeline.services.keyring)
+    others = [f"{name}-{number}" for name in ("a", "b") for number in range(500)]
+    assert not subject.is_meant(json.dumps(others).encode())
+    assert len(frames) == 1
+    assert subject.is_meant(json.dumps([*others, f" {ANNA_DEVICE}\t"]).encode())
+    assert len(frames) == 2
 
 
 def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pipeline) -> None:
