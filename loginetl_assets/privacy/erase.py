@@ -41,7 +41,9 @@ from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.settings import KeysetRole
 
-_CHUNK = 1_000
+# Of rejected bodies: one may have a MiB, or eight where payloads come from a bucket.
+_PAGE_MESSAGES = 1_000
+_PAGE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass
@@ -268,7 +270,7 @@ class Erasure:
     def _clean_rejected(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         """Opens every rejected body, in pages by key, and removes those that are meant."""
         last = UUID(int=0)
-        while page := rejections.page(connection, last, _CHUNK):
+        while page := rejections.page(connection, after=last, messages=_PAGE_MESSAGES, size=_PAGE_BYTES):
             last = page[-1][0]
             meant = {key: body for key, sealed in page if (body := self._opened(sealed, key)) is not None}
             meant = {key: body for key, body in meant.items() if self._subject.is_meant(body)}

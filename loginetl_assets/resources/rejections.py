@@ -178,7 +178,8 @@ def claim(connection: Connection, which: Selection, *, after: UUID, messages: in
         messages: at most so many.
         size: no more of them than have so many bytes together (but one at least).
     """
-    while found := _next(connection, which, after=after, messages=messages, size=size):
+    columns = "message_key, batch_id"
+    while found := _next(connection, columns, which, after=after, messages=messages, size=size):
         # Batch before rejection, as masking and erasure lock them.
         ledger.lock_batches(connection, sorted({row.batch_id for row in found}))
         rows = connection.execute(
@@ -194,11 +195,13 @@ def claim(connection: Connection, which: Selection, *, after: UUID, messages: in
     return []
 
 
-def _next(connection: Connection, which: Selection, *, after: UUID, messages: int, size: int) -> Sequence[Any]:
+def _next(
+    connection: Connection, columns: str, which: Selection, *, after: UUID, messages: int, size: int
+) -> Sequence[Any]:
     return connection.execute(
         text(
-            "SELECT message_key, batch_id FROM ("
-            "  SELECT message_key, batch_id, sum(octet_length(sealed_body)) OVER (ORDER BY message_key)"
+            f"SELECT {columns} FROM ("
+            "  SELECT message_key, batch_id, sealed_body, sum(octet_length(sealed_body)) OVER (ORDER BY message_key)"
             "    - octet_length(sealed_body) AS bytes_before FROM ("
             "    SELECT message_key, batch_id, sealed_body FROM loginetl.rejected_logins"
             f"   WHERE message_key > :after AND {_MEANT} ORDER BY message_key LIMIT :messages) page) sized"
@@ -224,15 +227,10 @@ def hand_over(connection: Connection, keys: Sequence[UUID]) -> None:
     )
 
 
-def page(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, bytes]]:
-    """Rejected messages by key: key and sealed body."""
-    rows = connection.execute(
-        text(
-            "SELECT message_key, sealed_body FROM loginetl.rejected_logins WHERE message_key > :after"
-            " ORDER BY message_key LIMIT :limit"
-        ),
-        {"after": after, "limit": limit},
-    )
+def page(connection: Connection, *, after: UUID, messages: int, size: int) -> list[tuple[UUID, bytes]]:
+    """Rejected messages by key, bounded as in `claim` but not locked: key and sealed body."""
+    columns = "message_key, sealed_body"
+    rows = _next(connection, columns, Selection(), after=after, messages=messages, size=size)
     return [(row.message_key, row.sealed_body) for row in rows]
 
 

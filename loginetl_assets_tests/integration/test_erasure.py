@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import polars as pl
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.logins.canonical import canonical_device_id
@@ -20,7 +20,7 @@ from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, rejections
 from loginetl_assets.resources.batch_files import read_masked, read_messages, write_messages
 from loginetl_assets.resources.keyring import TEMPLATES
 from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
@@ -451,6 +451,27 @@ def test_a_bad_bodys_strings_are_made_canonical_together(pipeline: Pipeline, mon
     assert len(frames) == 1
     assert subject.is_meant(json.dumps([*others, f" {ANNA_DEVICE}\t"]).encode())
     assert len(frames) == 2
+
+
+def test_large_rejected_bodies_are_read_a_few_at_a_time(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 10_000
+    pages: list[list[int]] = []
+
+    def page(connection: Connection, **bounds: Any) -> list[tuple[UUID, bytes]]:
+        found = rejections_page(connection, **bounds)
+        pages.append([len(sealed) for _, sealed in found])
+        return found
+
+    rejections_page = rejections.page
+    monkeypatch.setattr(rejections, "page", page)
+    monkeypatch.setattr("loginetl_assets.privacy.erase._PAGE_BYTES", most)
+    sizes = [100, 4_000, 4_000, 4_000, 3 * most, 100, 3 * most, 4_000]
+    _land(pipeline, _messages([f'{{"user_id": "{ANNA}", "x": "{"x" * size}"' for size in sizes]))
+    _mask(pipeline)
+    assert _erasure(pipeline).dry_run().rejected_bodies == len(sizes)
+    assert sum(map(len, pages)) == len(sizes)
+    assert all(sum(page[:-1]) < most for page in pages)
+    assert pages[-1] == [], "read to the end"
 
 
 def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pipeline) -> None:
