@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
@@ -52,10 +53,17 @@ def record(
                 " VALUES (:system_user || ' as ' || session_user, :action, :reason, :tokens, CAST(:counts AS jsonb))"
             ),
             {
-                "system_user": getpass.getuser(),
+                "system_user": _system_user(),
                 "action": action.value,
                 "reason": reason.strip(),
                 "tokens": list(tokens),
                 "counts": json.dumps(dict(counts or {})),
             },
         )
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for the uid (`docker run --user 54321`); OSError from Python 3.13 on
+        return f"uid {os.getuid()}"

@@ -1,6 +1,7 @@
 """Erasure, on real services: what is the person's goes from everywhere, what is others' stays, every count adds up."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -559,6 +560,18 @@ def test_the_log_says_what_was_asked_and_done_and_names_nobody(pipeline: Pipelin
     assert log[0].tokens == log[1].tokens == [_token(pipeline, "user_id", ANNA)]
     everything = str(pipeline.query("SELECT * FROM loginetl.pii_access_log"))
     assert not any(value in everything for value in (ANNA, ANNA_IP, ANNA_DEVICE))
+
+
+def test_the_log_names_the_number_of_a_user_without_a_name(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    _erasure(pipeline).run("ticket 12")
+    log = pipeline.query("SELECT who FROM loginetl.pii_access_log")
+    assert [row.who.partition(" as ")[0] for row in log] == [f"uid {os.getuid()}"] * 2
 
 
 def test_the_request_is_logged_before_anything_is_removed(pipeline: Pipeline) -> None:
