@@ -42,9 +42,6 @@ process_landed = dg.define_asset_job(
 # life, so only what is older than this is an orphan.
 ORPHAN_AGE = timedelta(days=1)
 
-# SQS keeps a message 14 days at most, so an id older than that cannot come again by redelivery. One day of slack.
-SQS_RETENTION = timedelta(days=15)
-
 _RUNS_PER_PAGE = 1_000
 
 
@@ -130,7 +127,7 @@ def purge(
                 files.delete(unknown)
                 orphans += len(unknown)
         with open_database.transaction() as connection:
-            message_ids = ledger.prune_messages(connection, now - max(SQS_RETENTION, now - cutoff))
+            message_ids = ledger.prune_messages(connection, now - max(ledger.REDELIVERY, now - cutoff))
         ended = dg.RunsFilter(
             updated_before=cutoff,
             statuses=[

@@ -15,6 +15,7 @@ from loginetl_assets.errors import TransientError
 _TIMEOUT_SECONDS = 10
 _RETRIED = (429, 500, 502, 503, 504)
 _PAUSES_SECONDS = (0, 1, 2)
+_LONGEST_PAUSE_SECONDS = 20  # whatever the server asks for: the daemon's other sensors wait meanwhile
 
 _TALKATIVE = tuple(logging.getLogger(name) for name in ("urllib3.connectionpool", "urllib3.connection"))
 _SILENCED = threading.Lock()
@@ -89,7 +90,7 @@ class WebhookNotifier:
                         f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"
                     ) from None
                 asked = "" if error.response is None else error.response.headers.get("Retry-After", "")
-            time.sleep(int(asked) if asked.isdecimal() else pause)
+            time.sleep(min(int(asked), _LONGEST_PAUSE_SECONDS) if asked.isdecimal() else pause)
 
 
 def _may_pass(error: requests.RequestException) -> bool:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 from loginetl_assets.errors import OperatorError
 
 REVISION = "0004"  # the migration this code is written for
-REDELIVERY = timedelta(days=15)  # SQS keeps a message for 14 days at most
+REDELIVERY = timedelta(days=15)  # SQS keeps a message 14 days at most, then it cannot come again; one day of slack
 
 
 class BatchState(StrEnum):
