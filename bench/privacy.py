@@ -27,7 +27,7 @@ from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retoken
 from loginetl_assets.resources import ledger, vault
-from loginetl_assets.resources.batch_files import write_messages
+from loginetl_assets.resources.batch_files import register_messages, write_messages
 from loginetl_assets.resources.database import LoginDatabase, copy_rows
 from loginetl_assets.resources.keyring import TEMPLATES, Keyring
 from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
@@ -219,17 +219,9 @@ def load_for_ever(settings: Settings) -> None:
                 messages = [
                     QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in islice(fresh, _BATCH)
                 ]
-                object_key, size = write_messages(landing, services.keyring, messages)
+                written = write_messages(landing, services.keyring, messages)
                 with login_database.transaction() as connection:
-                    ledger.register_batch(
-                        connection,
-                        object_key=object_key,
-                        landing_key_id=services.keyring.key_ids(KeysetRole.LANDING)[0],
-                        messages=len(messages),
-                        size=size,
-                        oldest_sent_at_ms=messages[0].sent_at_ms,
-                        run_id=None,
-                    )
+                    register_messages(connection, services.keyring, messages, written)
             job.execute_in_process(instance=instance, asset_selection=_LOADED)
 
 

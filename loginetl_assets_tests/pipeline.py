@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -72,13 +72,12 @@ class Pipeline:
         """Puts bodies on the queue."""
         self.services.queue().send(bodies)
 
-    def land(self, messages: Sequence[QueuedMessage]) -> str:
-        """Puts messages into the landing as a batch, past the queue; gives the object's key."""
+    def land(self, messages: list[QueuedMessage]) -> int:
+        """Puts messages into the landing as a batch, past the queue; gives the batch's id."""
         keys = self.services.keyring
-        written = write_messages(self.services.landing(), keys, list(messages))
+        written = write_messages(self.services.landing(), keys, messages)
         with self.services.database().transaction() as connection:
-            register_messages(connection, keys, list(messages), written)
-        return written[0]
+            return register_messages(connection, keys, messages, written)
 
     def drain(self, *, visibility_seconds: int = 2) -> DrainReport:
         """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""

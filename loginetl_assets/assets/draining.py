@@ -242,7 +242,7 @@ class Drain:
             register_messages(connection, self._keyring, messages, written, self._run_id)
         handles = [one.receipt_handle for one in batch.received]
         self._held.difference_update(handles)
-        return _Landed(written[1], handles)
+        return _Landed(written.size, handles)
 
     def _give_back(self) -> None:
         """Shows the queue's other receivers what a failed or cancelled drain held, instead of after the time-out."""

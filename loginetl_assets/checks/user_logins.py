@@ -58,14 +58,15 @@ def user_logins_are_sound(
             ids = [batch.batch_id for batch in batches]
             settled = ledger.settled_by(connection, ids)
             keys = [UUID(key) for key in logins["message_key"].unique()]
-            without_outcome = len(keys) - ledger.settled_among(connection, keys)
+            with_outcome, rejected_keys = ledger.settled_among(connection, keys)
             sealed_rejections = rejections.count(connection, ids)
-            refused = [str(key) for key in ledger.rejected_among(connection, keys)]  # maybe not even a text to Postgres
+            refused = [str(key) for key in rejected_keys]  # maybe not even a text to Postgres
             repeated = repeated_logins(connection, logins.filter(~pl.col("message_key").is_in(refused)))
             shared = {
                 column: tokens_of_several_users(connection, column, logins[column].unique().to_list())
                 for column in ("masked_device_id", "masked_ip")
             }
+        without_outcome = len(keys) - with_outcome
         loaded = {batch.batch_id: settled.get((batch.batch_id, "loaded"), 0) for batch in batches}
         rejected = {batch.batch_id: settled.get((batch.batch_id, "rejected"), 0) for batch in batches}
         twice = sum(max(0, batch.loaded - loaded[batch.batch_id]) for batch in batches)

@@ -2,6 +2,7 @@
 
 import io
 from hashlib import sha256
+from typing import NamedTuple
 from uuid import uuid4
 
 import polars as pl
@@ -24,29 +25,35 @@ class Unreadable(Exception):  # noqa: N818 - says what happened
     """An object is gone, cut short, altered, or of another shape; the text says which and carries no content."""
 
 
-def write_messages(landing: Landing, keys: Keyring, messages: list[QueuedMessage]) -> tuple[str, int]:
-    """Seals messages into a new object; gives its key and its size in bytes."""
+class Written(NamedTuple):
+    """An object of the landing: its key and its size in bytes."""
+
+    object_key: str
+    size: int
+
+
+def write_messages(landing: Landing, keys: Keyring, messages: list[QueuedMessage]) -> Written:
+    """Seals messages into a new object."""
     key = f"{BATCHES}/{uuid4()}"
     sealed = seal(keys.landing, encode_messages(messages), key)
     landing.put(key, sealed)
-    return key, len(sealed)
+    return Written(key, len(sealed))
 
 
 def register_messages(
     connection: Connection,
     keys: Keyring,
     messages: list[QueuedMessage],
-    written: tuple[str, int],
+    written: Written,
     run_id: str | None = None,
-) -> None:
-    """Registers in the ledger what `write_messages` gave for these messages; from then on they are pending."""
-    object_key, size = written
-    ledger.register_batch(
+) -> int:
+    """Registers in the ledger what `write_messages` wrote of these messages; gives the id of the batch, pending now."""
+    return ledger.register_batch(
         connection,
-        object_key=object_key,
+        object_key=written.object_key,
         landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
         messages=len(messages),
-        size=size,
+        size=written.size,
         oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
         run_id=run_id,
     )

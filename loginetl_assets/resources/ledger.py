@@ -327,26 +327,17 @@ def settled_by(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[i
     return {(row.batch_id, row.outcome): row.messages for row in rows}
 
 
-def settled_among(connection: Connection, keys: Sequence[UUID]) -> int:
-    """How many of the message keys have an outcome."""
-    count: int = connection.execute(
-        text("SELECT count(*) FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"),
+def settled_among(connection: Connection, keys: Sequence[UUID]) -> tuple[int, list[UUID]]:
+    """How many of the message keys have an outcome, and which of them were rejected."""
+    row = connection.execute(
+        text(
+            "SELECT count(*) AS settled,"
+            " coalesce(array_agg(message_key) FILTER (WHERE outcome = 'rejected'), '{}') AS rejected"
+            " FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"
+        ),
         {"keys": list(keys)},
-    ).scalar_one()
-    return count
-
-
-def rejected_among(connection: Connection, keys: Sequence[UUID]) -> list[UUID]:
-    """Which of the message keys were rejected."""
-    return list(
-        connection.execute(
-            text(
-                "SELECT message_key FROM loginetl.processed_messages WHERE message_key = ANY(:keys)"
-                " AND outcome = 'rejected'"
-            ),
-            {"keys": list(keys)},
-        ).scalars()
-    )
+    ).one()
+    return row.settled, row.rejected
 
 
 def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:

@@ -22,7 +22,7 @@ from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retoken
 from loginetl_assets.resources import ledger, rejections
-from loginetl_assets.resources.batch_files import read_masked, read_messages, write_messages
+from loginetl_assets.resources.batch_files import read_masked, read_messages
 from loginetl_assets.resources.keyring import TEMPLATES
 from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
 from loginetl_assets.resources.landing import BATCHES, MASKED
@@ -56,22 +56,6 @@ class _Killed(Exception):  # noqa: N818 - it stands for a signal
 
 def _messages(bodies: Iterable[str]) -> list[QueuedMessage]:
     return [QueuedMessage(str(uuid4()), SENT_AT_MS, body.encode()) for body in bodies]
-
-
-def _land(pipeline: Pipeline, messages: list[QueuedMessage]) -> int:
-    """Lands messages as a drain does; the same ones again are a redelivery."""
-    keys = pipeline.services.keyring
-    object_key, size = write_messages(pipeline.services.landing(), keys, messages)
-    with pipeline.services.database().transaction() as connection:
-        return ledger.register_batch(
-            connection,
-            object_key=object_key,
-            landing_key_id=keys.key_ids(KeysetRole.LANDING)[0],
-            messages=len(messages),
-            size=size,
-            oldest_sent_at_ms=SENT_AT_MS,
-            run_id=None,
-        )
 
 
 def _mask(pipeline: Pipeline) -> None:
@@ -192,13 +176,13 @@ def test_what_is_the_persons_goes_and_what_is_others_stays(pipeline: Pipeline) -
 
 def test_batches_in_every_state_are_cleaned(pipeline: Pipeline) -> None:
     loaded = _messages([*ANNAS, *BERTS])
-    _land(pipeline, loaded)
+    pipeline.land(loaded)
     _load(pipeline)
     twice = _messages([_annas(device_id="anna-device-2"), _berts()])
     # Masked: with messages that came before, and one that stands in the batch three times.
-    _land(pipeline, [*loaded, *twice, twice[0], twice[0], *_messages([*ANNAS, *BERTS])])
+    pipeline.land([*loaded, *twice, twice[0], twice[0], *_messages([*ANNAS, *BERTS])])
     _mask(pipeline)
-    _land(pipeline, [*loaded, *_messages([_annas(device_id="anna-device-3"), *BERTS])])
+    pipeline.land([*loaded, *_messages([_annas(device_id="anna-device-3"), *BERTS])])
     states = pipeline.query("SELECT state FROM loginetl.batches ORDER BY batch_id")
     assert [row.state for row in states] == ["loaded", "masked", "landed"]
     _assert_counts_add_up(pipeline)
@@ -220,10 +204,10 @@ def test_batches_in_every_state_are_cleaned(pipeline: Pipeline) -> None:
 
 
 def test_a_value_that_somebody_else_has_in_a_pending_batch_stays(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([_annas(), _annas(ip=SHARED_IP)]))
+    pipeline.land(_messages([_annas(), _annas(ip=SHARED_IP)]))
     _load(pipeline)
-    _land(pipeline, _messages([_berts(), _annas(ip=SHARED_IP, device_id="another")]))
-    _land(pipeline, _messages([_berts(device_id=ANNA_DEVICE)]))
+    pipeline.land(_messages([_berts(), _annas(ip=SHARED_IP, device_id="another")]))
+    pipeline.land(_messages([_berts(device_id=ANNA_DEVICE)]))
     _mask(pipeline)
     dry = _erasure(pipeline).dry_run()
     assert _erasure(pipeline).run("she asked") == dry
@@ -238,7 +222,7 @@ def test_a_value_that_somebody_else_has_in_a_pending_batch_stays(pipeline: Pipel
 
 @pytest.mark.parametrize("state", ["loaded", "masked", "landed"])
 def test_a_dry_run_changes_nothing_and_counts_as_the_run_after_it(pipeline: Pipeline, state: str) -> None:
-    _land(pipeline, _messages([*ANNAS, *BERTS, "{}"]))
+    pipeline.land(_messages([*ANNAS, *BERTS, "{}"]))
     if state != "landed":
         _mask(pipeline)
     if state == "loaded":
@@ -253,7 +237,7 @@ def test_a_dry_run_changes_nothing_and_counts_as_the_run_after_it(pipeline: Pipe
 
 
 def test_erasing_again_removes_nothing_and_is_no_error(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    pipeline.land(_messages([*ANNAS, *BERTS]))
     _load(pipeline)
     _erasure(pipeline).run("she asked")
     before = pipeline.rows(), pipeline.totals(), _landed(pipeline)
@@ -263,10 +247,10 @@ def test_erasing_again_removes_nothing_and_is_no_error(pipeline: Pipeline) -> No
 
 
 def test_an_erasure_that_was_killed_is_finished_by_another(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([_annas(), _berts()]))
+    pipeline.land(_messages([_annas(), _berts()]))
     _load(pipeline)
-    _land(pipeline, _messages([_annas(ip="203.0.113.78", device_id="anna-device-2"), *ANNAS, *BERTS]))
-    _land(pipeline, _messages([_annas(ip="203.0.113.79", device_id="anna-device-3"), *BERTS]))
+    pipeline.land(_messages([_annas(ip="203.0.113.78", device_id="anna-device-2"), *ANNAS, *BERTS]))
+    pipeline.land(_messages([_annas(ip="203.0.113.79", device_id="anna-device-3"), *BERTS]))
     _mask(pipeline)
 
     def kill_after(batches: int) -> Callable[[int, int], None]:
@@ -292,7 +276,7 @@ def test_an_erasure_that_was_killed_is_finished_by_another(pipeline: Pipeline) -
 
 
 def test_what_one_erasure_left_half_done_another_persons_does_not_spoil(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([_annas(), _annas(ip=SHARED_IP), _berts()]))
+    pipeline.land(_messages([_annas(), _annas(ip=SHARED_IP), _berts()]))
     _load(pipeline)
 
     def kill(done: int, total: int) -> None:
@@ -310,10 +294,10 @@ def test_what_one_erasure_left_half_done_another_persons_does_not_spoil(pipeline
 
 def test_a_redelivered_message_of_an_erased_person_comes_to_nothing(pipeline: Pipeline) -> None:
     messages = _messages([*ANNAS, *BERTS])
-    _land(pipeline, messages)
+    pipeline.land(messages)
     _load(pipeline)
     _erasure(pipeline).run("she asked")
-    _land(pipeline, messages)
+    pipeline.land(messages)
     assert checks(pipeline.run())["counts_reconcile"]
     assert [row[0] for row in pipeline.rows()] == [BERT]
     assert len(pipeline.query("SELECT FROM loginetl.rejected_logins")) == 1
@@ -328,11 +312,11 @@ def test_a_redelivered_message_of_an_erased_person_comes_to_nothing(pipeline: Pi
 
 
 def test_a_message_that_the_person_sends_later_is_loaded_and_can_be_recovered(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages(ANNAS))
+    pipeline.land(_messages(ANNAS))
     _load(pipeline)
     _erasure(pipeline).run("she asked")
     assert len(pipeline.query("SELECT FROM loginetl.erased_tokens")) == 3
-    _land(pipeline, _messages([_annas()]))
+    pipeline.land(_messages([_annas()]))
     _load(pipeline)
     assert [row[0] for row in pipeline.rows()] == [ANNA]
     tokens = [_token(pipeline, "ip", ANNA_IP), _token(pipeline, "device_id", ANNA_DEVICE)]
@@ -350,7 +334,7 @@ def test_whoever_has_a_device_or_an_address_is_erased_by_its_token(pipeline: Pip
         login(),
         f'{{"device_id": "{ANNA_DEVICE}"',
     ]
-    _land(pipeline, _messages(bodies))
+    pipeline.land(_messages(bodies))
     _load(pipeline)
     tokens = [_token(pipeline, "device_id", ANNA_DEVICE)]
     dry = _erasure(pipeline, None, tokens).dry_run()
@@ -381,7 +365,7 @@ def test_whoever_has_a_device_or_an_address_is_erased_by_its_token(pipeline: Pip
 )
 def test_a_bad_body_goes_however_it_names_the_person(pipeline: Pipeline, body: str) -> None:
     others = ['{"user_id": 47110}', '{"user_id": 14711}', '{"user_id": "47110', '{"user_id": "4711-2"}', "{}"]
-    _land(pipeline, _messages([body, *others]))
+    pipeline.land(_messages([body, *others]))
     _mask(pipeline)
     counts = _erasure(pipeline, "4711").run("he asked")
     assert (counts.rejected_bodies, counts.landed_messages) == (1, 1)
@@ -409,7 +393,7 @@ def _escaped(value: str) -> str:
 )
 def test_a_bad_body_goes_however_it_spells_the_id(pipeline: Pipeline, body: str) -> None:
     others = [r'{"user_id": "ann\u002Bx@example.org2"}', r'{"user_id": "dann\u002Bx@example.org"}', r'{"\ud800": "\"}']
-    _land(pipeline, _messages([body, *others]))
+    pipeline.land(_messages([body, *others]))
     _mask(pipeline)
     counts = _erasure(pipeline, "ann+x@example.org").run("she asked")
     assert (counts.rejected_bodies, counts.landed_messages) == (1, 1)
@@ -418,7 +402,7 @@ def test_a_bad_body_goes_however_it_spells_the_id(pipeline: Pipeline, body: str)
 
 def test_a_bad_body_goes_however_it_spells_a_number(pipeline: Pipeline) -> None:
     bodies = [f'{{"user_{_escaped("id")}": 4711}}', f'{{"Message": "{_escaped(json.dumps({"user_id": 4711}))}"}}']
-    _land(pipeline, _messages([*bodies, f'{{"{_escaped("size")}": 4711}}', f'{{"user_{_escaped("id")}": 47110}}']))
+    pipeline.land(_messages([*bodies, f'{{"{_escaped("size")}": 4711}}', f'{{"user_{_escaped("id")}": 47110}}']))
     _mask(pipeline)
     assert _erasure(pipeline, "4711").run("he asked").rejected_bodies == 2
 
@@ -431,7 +415,7 @@ def test_a_bad_body_goes_however_it_spells_a_device_or_an_address(pipeline: Pipe
         f'{{"Type": "Notification", "Message": "{_escaped(json.dumps({"ip": ANNA_IP}))}"}}',
         f'{{"a"": "{ANNA_DEVICE}"}}',  # one quote too many
     ]
-    _land(pipeline, _messages([*bodies, f'{{"device_id": "{_escaped(ANNA_DEVICE)}0"}}']))
+    pipeline.land(_messages([*bodies, f'{{"device_id": "{_escaped(ANNA_DEVICE)}0"}}']))
     _mask(pipeline)
     tokens = [_token(pipeline, "device_id", ANNA_DEVICE), _token(pipeline, "ip", ANNA_IP)]
     assert _erasure(pipeline, None, tokens).run("a stolen device").rejected_bodies == len(bodies)
@@ -467,7 +451,7 @@ def test_large_rejected_bodies_are_read_a_few_at_a_time(pipeline: Pipeline, monk
     monkeypatch.setattr(rejections, "page", page)
     monkeypatch.setattr("loginetl_assets.privacy.erase._PAGE_BYTES", most)
     sizes = [100, 4_000, 4_000, 4_000, 3 * most, 100, 3 * most, 4_000]
-    _land(pipeline, _messages([f'{{"user_id": "{ANNA}", "x": "{"x" * size}"' for size in sizes]))
+    pipeline.land(_messages([f'{{"user_id": "{ANNA}", "x": "{"x" * size}"' for size in sizes]))
     _mask(pipeline)
     assert _erasure(pipeline).dry_run().rejected_bodies == len(sizes)
     assert sum(map(len, pages)) == len(sizes)
@@ -476,9 +460,9 @@ def test_large_rejected_bodies_are_read_a_few_at_a_time(pipeline: Pipeline, monk
 
 
 def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    pipeline.land(_messages([*ANNAS, *BERTS]))
     _load(pipeline)
-    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    pipeline.land(_messages([*ANNAS, *BERTS]))
     _mask(pipeline)
     landing = pipeline.services.landing()
     landing.delete(key for key, _ in list(landing.list(MASKED)))
@@ -492,13 +476,13 @@ def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pip
 
 
 def test_a_batch_that_cannot_be_opened_is_counted_and_the_others_are_cleaned(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages(ANNAS))
+    pipeline.land(_messages(ANNAS))
     _load(pipeline)
     (lost,) = pipeline.query("SELECT object_key FROM loginetl.batches")[0]
     landing = pipeline.services.landing()
     landing.delete([lost])
     landing.put(lost, b"damaged")
-    _land(pipeline, _messages(ANNAS))
+    pipeline.land(_messages(ANNAS))
     counts = _erasure(pipeline).run("she asked")
     assert (counts.unreadable_batches, counts.batches, counts.rows, counts.rejected_bodies) == (1, 1, 2, 2)
     assert pipeline.query("SELECT FROM loginetl.rejected_logins") == []
@@ -507,7 +491,7 @@ def test_a_batch_that_cannot_be_opened_is_counted_and_the_others_are_cleaned(pip
 
 
 def test_while_the_masking_key_is_rotated_a_value_goes_under_both_tokens(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([_annas(), _annas(ip=SHARED_IP), _berts()]))
+    pipeline.land(_messages([_annas(), _annas(ip=SHARED_IP), _berts()]))
     _load(pipeline)
     old = {name: _token(pipeline, "ip", name) for name in (ANNA_IP, SHARED_IP)}
     keyring = pipeline.services.keyring
@@ -542,7 +526,7 @@ def _listed(pipeline: Pipeline, prefix: str) -> list[tuple[str, object]]:
 
 
 def test_a_row_without_a_user_counts_as_somebody_elses(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([_annas()]))
+    pipeline.land(_messages([_annas()]))
     _load(pipeline)
     token = _token(pipeline, "ip", ANNA_IP)
     pipeline.execute("INSERT INTO user_logins (masked_ip) VALUES (:token)", token=token)
@@ -551,7 +535,7 @@ def test_a_row_without_a_user_counts_as_somebody_elses(pipeline: Pipeline) -> No
 
 
 def test_the_log_says_what_was_asked_and_done_and_names_nobody(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    pipeline.land(_messages([*ANNAS, *BERTS]))
     _load(pipeline)
     counts = _erasure(pipeline).run("ticket 12")
     log = pipeline.query("SELECT action, reason, tokens, counts FROM loginetl.pii_access_log ORDER BY access_id")
@@ -575,7 +559,7 @@ def test_the_log_names_the_number_of_a_user_without_a_name(pipeline: Pipeline, m
 
 
 def test_the_request_is_logged_before_anything_is_removed(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages(ANNAS))
+    pipeline.land(_messages(ANNAS))
     _load(pipeline)
     seen: list[Any] = []
 
@@ -590,7 +574,7 @@ def test_the_request_is_logged_before_anything_is_removed(pipeline: Pipeline) ->
 
 @pytest.mark.parametrize("reason", ["", "  \n"])
 def test_without_a_reason_nothing_happens(pipeline: Pipeline, reason: str) -> None:
-    _land(pipeline, _messages(ANNAS))
+    pipeline.land(_messages(ANNAS))
     _load(pipeline)
     before = _everything(pipeline)
     with pytest.raises(SettingsError, match="reason"):
@@ -634,7 +618,7 @@ def _nodes(plan: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def test_the_command_shows_then_erases(pipeline: Pipeline) -> None:
-    _land(pipeline, _messages([*ANNAS, *BERTS]))
+    pipeline.land(_messages([*ANNAS, *BERTS]))
     _load(pipeline)
 
     def loginetl(*arguments: str) -> subprocess.CompletedProcess[str]:

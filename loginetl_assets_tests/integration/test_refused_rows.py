@@ -26,10 +26,11 @@ def check_constraint(pipeline: Pipeline) -> None:
     pipeline.execute("ALTER TABLE user_logins ADD CHECK (user_id NOT LIKE 'refused-%')")
 
 
-def trigger(pipeline: Pipeline) -> None:
+def trigger(pipeline: Pipeline, using: str = "") -> None:
     pipeline.execute(
         "CREATE FUNCTION no_refused() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF NEW.user_id LIKE 'refused-%' THEN RAISE EXCEPTION 'not %', NEW.user_id; END IF; RETURN NEW; END $$"
+        f" IF NEW.user_id LIKE 'refused-%' THEN RAISE EXCEPTION 'not %', NEW.user_id {using}; END IF;"
+        " RETURN NEW; END $$"
     )
     pipeline.execute(
         "CREATE TRIGGER no_refused BEFORE INSERT ON user_logins FOR EACH ROW EXECUTE FUNCTION no_refused()"
@@ -37,14 +38,7 @@ def trigger(pipeline: Pipeline) -> None:
 
 
 def trigger_with_a_code_of_its_own(pipeline: Pipeline) -> None:
-    pipeline.execute(
-        "CREATE FUNCTION no_refused() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF NEW.user_id LIKE 'refused-%' THEN RAISE EXCEPTION 'not %', NEW.user_id USING ERRCODE = 'LG001'; END IF;"
-        " RETURN NEW; END $$"
-    )
-    pipeline.execute(
-        "CREATE TRIGGER no_refused BEFORE INSERT ON user_logins FOR EACH ROW EXECUTE FUNCTION no_refused()"
-    )
+    trigger(pipeline, "USING ERRCODE = 'LG001'")
 
 
 def trigger_that_passes_rows_over(pipeline: Pipeline) -> None:
