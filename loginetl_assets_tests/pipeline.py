@@ -51,6 +51,22 @@ def login(**changes: object) -> str:
     return json.dumps({name: value for name, value in fields.items() if value is not ...})
 
 
+def marked_logins(count: int) -> dict[str, str]:
+    """Good bodies by their users, whose values can be searched for: see `MARKS`."""
+    return {
+        f"user-5ee4{number:03}": login(
+            user_id=f"user-5ee4{number:03}", ip=f"203.0.113.{number}", device_id=f"device-9f1c-{number:03}"
+        )
+        for number in range(1, count + 1)
+    }
+
+
+MARKED_BAD = [json.dumps({"foo": "oops-88d1", "bar": "123"}), login(user_id="user-5ee4-bad", ip="not-an-ip-41c7")]
+# One of them is in every value of a marked body. Each holds a letter beyond f, or dots: the ids of runs in the output
+# hold any few hex digits by chance.
+MARKS = ("user-5ee4", "203.0.113.", "device-9f1c", "oops-88d1", "not-an-ip-41c7")
+
+
 @dataclass
 class Pipeline:
     """The pipeline under test."""

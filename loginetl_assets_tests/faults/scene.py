@@ -25,17 +25,9 @@ from loginetl_assets_tests.faults.http_proxy import HttpProxy, Response, alter, 
 from loginetl_assets_tests.faults.postgres_proxy import PostgresProxy
 from loginetl_assets_tests.faults.proxy import Dropped, Rule
 from loginetl_assets_tests.leaks import holds
-from loginetl_assets_tests.pipeline import Pipeline, login, sqs_client
+from loginetl_assets_tests.pipeline import MARKED_BAD, MARKS, Pipeline, marked_logins, sqs_client
 
-GOOD = {
-    f"user-5ee4{number:03}": login(
-        user_id=f"user-5ee4{number:03}", ip=f"203.0.113.{number}", device_id=f"device-9f1c-{number:03}"
-    )
-    for number in range(1, 31)
-}
-BAD = [json.dumps({"foo": "oops-88d1", "bar": "123"}), login(user_id="user-5ee4-bad", ip="not-an-ip-41c7")]
-# Each holds a letter beyond f, or dots: the ids of runs in the output hold any few hex digits by chance.
-VALUES = ("user-5ee4", "203.0.113.", "device-9f1c", "oops-88d1", "not-an-ip-41c7")
+GOOD = marked_logins(30)
 
 # One receiver, so that what comes first and what second is the same in every run: batches of 20 and 12 messages, each
 # deleted by two calls.
@@ -47,7 +39,7 @@ _PATIENCE_SECONDS = 60
 
 @dataclass
 class Scene:
-    """A queue with `GOOD` and `BAD` on it, each sent once and one delivered again and again, and ways to run on it.
+    """A queue with `GOOD` and `MARKED_BAD` on it, each sent once, one delivered again and again, and ways to run on it.
 
     Attributes:
         settings: of the services themselves.
@@ -68,7 +60,7 @@ class Scene:
     def send(self) -> None:
         """Sends the messages, and keeps the ids that SQS gave them."""
         assert self.settings.queue_url is not None
-        bodies = [*GOOD.items(), *((None, body) for body in BAD)]
+        bodies = [*GOOD.items(), *((None, body) for body in MARKED_BAD)]
         client = sqs_client(self.settings.queue_url)
         for start in range(0, len(bodies), 10):
             ten = bodies[start : start + 10]
@@ -203,7 +195,7 @@ class Scene:
             assert {row.state for row in batches} == {"loaded"}
             assert [row.messages for row in batches] == [row.settled for row in batches]
             totals = pipeline.totals()
-            assert (totals.loaded, totals.rejected, totals.erased) == (len(good), len(BAD), 0)
+            assert (totals.loaded, totals.rejected, totals.erased) == (len(good), len(MARKED_BAD), 0)
             assert totals.messages == totals.loaded + totals.duplicates + totals.rejected
             assert totals.pending == 0
 
@@ -228,7 +220,7 @@ class Scene:
 
 def assert_no_value(said: str) -> None:
     """Nothing of a message's content is in a text, in any spelling."""
-    assert holds(said.encode(), VALUES) == []
+    assert holds(said.encode(), MARKS) == []
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[str]:

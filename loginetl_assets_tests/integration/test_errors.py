@@ -4,7 +4,6 @@ The program itself is run against the session's services, with one thing broken 
 retry (a queue that cannot be reached, which takes 35 s and more) are left to the commands that do not.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -28,7 +27,7 @@ from loginetl_assets.local.dagster_home import prepare_dagster_home
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets_tests.pipeline import MARKED_BAD, MARKS, Pipeline, marked_logins
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -38,17 +37,8 @@ PASSWORD = "correct-horse"
 WRONG_PASSWORD = "wrong-battery"
 
 # Enough for a sealed batch of more than 4 KiB, which is all that the full disks below have.
-BODIES = [
-    *(
-        login(user_id=f"user-5ee4{number:03}", ip=f"203.0.113.{number}", device_id=f"device-9f1c-{number:03}")
-        for number in range(1, 101)
-    ),
-    json.dumps({"foo": "oops-88d1", "bar": "123"}),
-    login(user_id="user-5ee4-bad", ip="not-an-ip-41c7"),
-]
+BODIES = [*marked_logins(100).values(), *MARKED_BAD]
 ROWS, REJECTED = 100, 2
-# Each holds a letter beyond f, or dots: the ids of runs in the output hold any few hex digits by chance.
-VALUES = ("user-5ee4", "203.0.113.", "device-9f1c", "oops-88d1", "not-an-ip-41c7")
 
 
 @dataclass(frozen=True)
@@ -189,7 +179,7 @@ def assert_one_clean_line(done: subprocess.CompletedProcess[str], fault: Fault) 
 
 
 def assert_no_secret(said: str) -> None:
-    assert [value for value in (*VALUES, PASSWORD, WRONG_PASSWORD) if value in said] == []
+    assert [value for value in (*MARKS, PASSWORD, WRONG_PASSWORD) if value in said] == []
     assert "primaryKeyId" not in said
     assert "keyData" not in said
 
