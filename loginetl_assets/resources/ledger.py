@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
 
-REVISION = "0004"  # the migration this code is written for
+REVISION = "0010"  # the migration this code is written for
 REDELIVERY = timedelta(days=15)  # SQS keeps a message 14 days at most, then it cannot come again; one day of slack
 
 
