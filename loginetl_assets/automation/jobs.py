@@ -11,7 +11,8 @@ from loginetl_assets.assets.replaying import replay_rejected, selection
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import delete_doomed
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
-from loginetl_assets.resources.landing import BATCHES, MASKED
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.landing import BATCHES, MASKED, Landing
 
 LOGIN_ETL = "login_etl"
 PROCESS_LANDED = "process_landed"
@@ -106,41 +107,12 @@ def purge(
         now = datetime.now(UTC)
         cutoff = now - timedelta(days=config.days)
         files, open_database = landing.open(), database.open()
-        # The files go before the rows that name them: a purge that dies in between meets them again.
-        objects = 0
-        while True:
-            with open_database.transaction() as connection:
-                expired = ledger.expired_batches(connection, cutoff, limit=500)
-                if not expired:
-                    break
-                keys = [key for batch in expired for key in (batch.object_key, batch.masked_key) if key]
-                files.delete(keys)
-                ledger.mark_purged(connection, [batch.batch_id for batch in expired])
-                objects += len(keys)
+        objects = _purge_expired(open_database, files, cutoff)
         objects += delete_doomed(open_database, files)
-        orphans = files.delete_unfinished(now - ORPHAN_AGE)
-        for prefix in (BATCHES, MASKED):
-            old = [key for key, written_at in files.list(prefix) if written_at < now - ORPHAN_AGE]
-            for start in range(0, len(old), 1_000):
-                with open_database.transaction() as connection:
-                    unknown = ledger.unknown_objects(connection, old[start : start + 1_000])
-                files.delete(unknown)
-                orphans += len(unknown)
+        orphans = _purge_orphans(open_database, files, now - ORPHAN_AGE)
         with open_database.transaction() as connection:
             message_ids = ledger.prune_messages(connection, now - max(ledger.REDELIVERY, now - cutoff))
-        ended = dg.RunsFilter(
-            updated_before=cutoff,
-            statuses=[
-                dg.DagsterRunStatus.SUCCESS,
-                dg.DagsterRunStatus.FAILURE,
-                dg.DagsterRunStatus.CANCELED,
-            ],
-        )
-        runs = 0
-        while page := context.instance.get_run_records(ended, limit=_RUNS_PER_PAGE):
-            for record in page:
-                context.instance.delete_run(record.dagster_run.run_id)
-            runs += len(page)
+        runs = _purge_runs(context.instance, cutoff)
         context.add_output_metadata(
             {
                 "objects": objects,
@@ -150,6 +122,48 @@ def purge(
                 "seconds": round(time.monotonic() - started, 3),
             }
         )
+
+
+def _purge_expired(database: LoginDatabase, files: Landing, cutoff: datetime) -> int:
+    """Deletes the objects of batches that were loaded before the cutoff; returns how many."""
+    objects = 0
+    while True:
+        with database.transaction() as connection:
+            expired = ledger.expired_batches(connection, cutoff, limit=500)
+            if not expired:
+                return objects
+            # The files go before the rows that name them: a purge that dies in between meets them again.
+            keys = [key for batch in expired for key in (batch.object_key, batch.masked_key) if key]
+            files.delete(keys)
+            ledger.mark_purged(connection, [batch.batch_id for batch in expired])
+            objects += len(keys)
+
+
+def _purge_orphans(database: LoginDatabase, files: Landing, before: datetime) -> int:
+    """Deletes what no batch names and was written before a moment; returns how many objects."""
+    orphans = files.delete_unfinished(before)
+    for prefix in (BATCHES, MASKED):
+        old = [key for key, written_at in files.list(prefix) if written_at < before]
+        for start in range(0, len(old), 1_000):
+            with database.transaction() as connection:
+                unknown = ledger.unknown_objects(connection, old[start : start + 1_000])
+            files.delete(unknown)
+            orphans += len(unknown)
+    return orphans
+
+
+def _purge_runs(instance: dg.DagsterInstance, cutoff: datetime) -> int:
+    """Deletes runs that ended before the cutoff, with their events; returns how many."""
+    ended = dg.RunsFilter(
+        updated_before=cutoff,
+        statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED],
+    )
+    runs = 0
+    while page := instance.get_run_records(ended, limit=_RUNS_PER_PAGE):
+        for record in page:
+            instance.delete_run(record.dagster_run.run_id)
+        runs += len(page)
+    return runs
 
 
 @dg.job(
