@@ -1,19 +1,20 @@
 """Settings: the environment's variables, read once and checked here, as one typed, immutable value.
 
+A variable is declared once, at its field: reading it, passing it on to a child process and knowing its name follow.
 Nothing is opened or reached: definitions load with no service, key or network at hand. What a run needs and does
 not find is an `OperatorError` at the moment of need, naming the variable.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from loginetl_assets.errors import SettingsError
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Environment(StrEnum):
@@ -55,28 +56,93 @@ class AppVersion(StrEnum):
 
 
 @dataclass(frozen=True)
+class _Variable:
+    """The environment's variable of a setting."""
+
+    name: str
+    read: Callable[[str], Any]  # raises ValueError
+    expected: str = ""  # what it must be, for errors
+    is_required: bool = False  # outside the local environment
+    is_inherited: bool = True  # by child processes
+
+    def __call__(self, text: str) -> Any:
+        try:
+            return self.read(text)
+        except ValueError:
+            raise SettingsError(f"{self.name} must be {self.expected}") from None
+
+
+# Each returns a dataclass field, and `Any` for the type checker, as `dataclasses.field` does.
+
+
+def _text(name: str, *, is_required: bool = False, is_inherited: bool = True, is_shown: bool = True) -> Any:
+    variable = _Variable(name, str, is_required=is_required, is_inherited=is_inherited)
+    return field(default=None, repr=is_shown, metadata={"variable": variable})
+
+
+def _parsed(name: str, default: object, read: Callable[[str], object], expected: str) -> Any:
+    return field(default=default, metadata={"variable": _Variable(name, read, expected)})
+
+
+def _choice(name: str, default: StrEnum) -> Any:
+    kind = type(default)
+    return _parsed(name, default, kind, f"one of {', '.join(kind)}")
+
+
+def _whole_number(name: str, default: int, low: int, high: int) -> Any:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise ValueError
+        return int(text)
+
+    return _parsed(name, default, read, f"a whole number from {low} to {high}")
+
+
+def _number(name: str, default: float, low: float, high: float) -> Any:
+    def read(text: str) -> float:
+        if not low <= float(text) <= high:
+            raise ValueError
+        return float(text)
+
+    return _parsed(name, default, read, f"a number from {low:g} to {high:g}")
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:  # ~somebody
+        raise ValueError from None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything the environment decides. URLs and keysets stay out of `repr`: they may carry secrets."""
 
-    environment: Environment = Environment.LOCAL
-    home: Path = Path(".loginetl")
-    queue_url: str | None = field(default=None, repr=False)
-    database_url: str | None = field(default=None, repr=False)
-    landing_url: str | None = field(default=None, repr=False)
-    keysets: Mapping[KeysetRole, str] = field(default_factory=dict, repr=False)
-    officer_keyset: str | None = field(default=None, repr=False)  # recovery only; the pipeline goes without
-    kms_key_uri: str | None = None
-    unknown_fields: UnknownFields = UnknownFields.IGNORE
-    app_version: AppVersion = AppVersion.PACKED
-    identity: Identity = Identity.MESSAGE_ID
-    payload_bucket: str | None = None
-    visibility_seconds: int = 120
-    max_rejection_rate: float = 0.05
-    freshness_hours: float = 24.0
-    max_runs_in_flight: int = 2
-    messages_per_run: int = 100_000
-    retention_days: int = 30
-    alert_webhook_url: str | None = field(default=None, repr=False)
+    environment: Environment = _choice("LOGINETL_ENV", Environment.LOCAL)
+    home: Path = field(
+        default_factory=lambda: _path(".loginetl"),
+        metadata={"variable": _Variable("LOGINETL_HOME", _path, "a path, of a user that this machine knows")},
+    )
+    queue_url: str | None = _text("LOGINETL_QUEUE_URL", is_required=True, is_shown=False)
+    database_url: str | None = _text("LOGINETL_DATABASE_URL", is_required=True, is_shown=False)
+    landing_url: str | None = _text("LOGINETL_LANDING_URL", is_required=True, is_shown=False)
+    keysets: Mapping[KeysetRole, str] = field(default_factory=dict, repr=False)  # LOGINETL_KEYSET_<ROLE>, all required
+    # For recovery only; the pipeline and its processes go without.
+    officer_keyset: str | None = _text("LOGINETL_KEYSET_OFFICER", is_inherited=False, is_shown=False)
+    kms_key_uri: str | None = _text("LOGINETL_KMS_KEY_URI")
+    unknown_fields: UnknownFields = _choice("LOGINETL_UNKNOWN_FIELDS", UnknownFields.IGNORE)
+    app_version: AppVersion = _choice("LOGINETL_APP_VERSION", AppVersion.PACKED)
+    identity: Identity = _choice("LOGINETL_IDENTITY", Identity.MESSAGE_ID)
+    payload_bucket: str | None = _text("LOGINETL_PAYLOAD_BUCKET")
+    # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
+    visibility_seconds: int = _whole_number("LOGINETL_VISIBILITY_SECONDS", 120, 30, 43_200)
+    max_rejection_rate: float = _number("LOGINETL_MAX_REJECTION_RATE", 0.05, 0, 1)
+    freshness_hours: float = _number("LOGINETL_FRESHNESS_HOURS", 24.0, 0.1, 8_760)
+    max_runs_in_flight: int = _whole_number("LOGINETL_MAX_RUNS_IN_FLIGHT", 2, 1, 1_000)
+    messages_per_run: int = _whole_number("LOGINETL_MESSAGES_PER_RUN", 100_000, 1, 1_000_000_000)
+    # Below SQS's own retention of 14 days a message could come again after its ledger row was pruned.
+    retention_days: int = _whole_number("LOGINETL_RETENTION_DAYS", 30, 15, 3_650)
+    alert_webhook_url: str | None = _text("LOGINETL_ALERT_WEBHOOK_URL", is_shown=False)
 
     @property
     def is_local(self) -> bool:
@@ -85,119 +151,55 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Reads the `LOGINETL_*` variables.
+        """Reads the `LOGINETL_*` variables; an empty one counts as unset, as compose files and CI leave them.
 
         Raises:
-            SettingsError: a value is of the wrong form, or one that staging and production need is missing.
+            SettingsError: a name is unknown, a value is of the wrong form, or one that staging and production need is
+                missing.
         """
-        read = _Reader(environ)
-        environment = read.choice("LOGINETL_ENV", Environment, Environment.LOCAL)
-        settings = cls(
-            environment=environment,
-            home=read.path("LOGINETL_HOME", ".loginetl"),
-            queue_url=read.text("LOGINETL_QUEUE_URL"),
-            database_url=read.text("LOGINETL_DATABASE_URL"),
-            landing_url=read.text("LOGINETL_LANDING_URL"),
-            keysets={role: value for role in KeysetRole if (value := read.text(f"LOGINETL_KEYSET_{role.upper()}"))},
-            officer_keyset=read.text("LOGINETL_KEYSET_OFFICER"),
-            kms_key_uri=read.text("LOGINETL_KMS_KEY_URI"),
-            unknown_fields=read.choice("LOGINETL_UNKNOWN_FIELDS", UnknownFields, UnknownFields.IGNORE),
-            app_version=read.choice("LOGINETL_APP_VERSION", AppVersion, AppVersion.PACKED),
-            identity=read.choice("LOGINETL_IDENTITY", Identity, Identity.MESSAGE_ID),
-            payload_bucket=read.text("LOGINETL_PAYLOAD_BUCKET"),
-            # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
-            visibility_seconds=read.integer("LOGINETL_VISIBILITY_SECONDS", cls.visibility_seconds, 30, 43_200),
-            max_rejection_rate=read.number("LOGINETL_MAX_REJECTION_RATE", cls.max_rejection_rate, 0, 1),
-            freshness_hours=read.number("LOGINETL_FRESHNESS_HOURS", cls.freshness_hours, 0.1, 8_760),
-            max_runs_in_flight=read.integer("LOGINETL_MAX_RUNS_IN_FLIGHT", cls.max_runs_in_flight, 1, 1_000),
-            messages_per_run=read.integer("LOGINETL_MESSAGES_PER_RUN", cls.messages_per_run, 1, 1_000_000_000),
-            # Below SQS's own retention of 14 days a message could come again after its ledger row was pruned.
-            retention_days=read.integer("LOGINETL_RETENTION_DAYS", cls.retention_days, 15, 3_650),
-            alert_webhook_url=read.text("LOGINETL_ALERT_WEBHOOK_URL"),
-        )
+        _refuse_unknown_names(environ)
+        given = {name: text for name in environ if name in _NAMES and (text := environ[name].strip())}
+        values = {at: variable(given[variable.name]) for at, variable in _VARIABLES.items() if variable.name in given}
+        keysets = {role: given[name] for role, name in _KEYSETS.items() if name in given}
+        settings = cls(**values, keysets=keysets)
         if not settings.is_local:
-            settings._require_everything()
+            required = [one.name for one in _VARIABLES.values() if one.is_required]
+            if missing := [name for name in (*required, *_KEYSETS.values()) if name not in given]:
+                raise SettingsError(f"LOGINETL_ENV={settings.environment} needs {', '.join(missing)} to be set")
         return settings
 
     def as_environment(self) -> dict[str, str]:
         """The variables from which a child process reads these same settings, the officer's keyset left out."""
-        named = {
-            "LOGINETL_ENV": self.environment,
-            "LOGINETL_HOME": self.home,
-            "LOGINETL_QUEUE_URL": self.queue_url,
-            "LOGINETL_DATABASE_URL": self.database_url,
-            "LOGINETL_LANDING_URL": self.landing_url,
-            "LOGINETL_KMS_KEY_URI": self.kms_key_uri,
-            "LOGINETL_UNKNOWN_FIELDS": self.unknown_fields,
-            "LOGINETL_APP_VERSION": self.app_version,
-            "LOGINETL_IDENTITY": self.identity,
-            "LOGINETL_PAYLOAD_BUCKET": self.payload_bucket,
-            "LOGINETL_VISIBILITY_SECONDS": self.visibility_seconds,
-            "LOGINETL_MAX_REJECTION_RATE": self.max_rejection_rate,
-            "LOGINETL_FRESHNESS_HOURS": self.freshness_hours,
-            "LOGINETL_MAX_RUNS_IN_FLIGHT": self.max_runs_in_flight,
-            "LOGINETL_MESSAGES_PER_RUN": self.messages_per_run,
-            "LOGINETL_RETENTION_DAYS": self.retention_days,
-            "LOGINETL_ALERT_WEBHOOK_URL": self.alert_webhook_url,
-            **{f"LOGINETL_KEYSET_{role.upper()}": self.keysets.get(role) for role in KeysetRole},
-        }
+        named = {one.name: getattr(self, at) for at, one in _VARIABLES.items() if one.is_inherited}
+        named |= {name: self.keysets.get(role) for role, name in _KEYSETS.items()}
         return {name: "" if value is None else str(value) for name, value in named.items()}
 
-    def _require_everything(self) -> None:
-        missing = [
-            name
-            for name, value in (
-                ("LOGINETL_QUEUE_URL", self.queue_url),
-                ("LOGINETL_DATABASE_URL", self.database_url),
-                ("LOGINETL_LANDING_URL", self.landing_url),
-                *((f"LOGINETL_KEYSET_{role.upper()}", self.keysets.get(role)) for role in KeysetRole),
-            )
-            if not value
-        ]
-        if missing:
-            raise SettingsError(f"LOGINETL_ENV={self.environment} needs {', '.join(missing)} to be set")
+
+_PREFIX = "LOGINETL_"
+_VARIABLES: Mapping[str, _Variable] = {
+    one.name: one.metadata["variable"] for one in fields(Settings) if "variable" in one.metadata
+}
+_KEYSETS: Mapping[KeysetRole, str] = {role: f"LOGINETL_KEYSET_{role.upper()}" for role in KeysetRole}
+_NAMES = {*(one.name for one in _VARIABLES.values()), *_KEYSETS.values()}
+# Not settings: deploy/dagster.yaml reads the one, docker-compose.yml the other.
+_OF_OTHERS = {"LOGINETL_DAGSTER_DATABASE_URL", "LOGINETL_PASSWORD"}
+# Kubernetes gives every container the addresses of its namespace's services, under names such as these where one is
+# called loginetl, or loginetl-something: https://kubernetes.io/docs/concepts/services-networking/service/
+_OF_KUBERNETES = re.compile(
+    r"LOGINETL(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)", re.ASCII
+)
 
 
-class _Reader:
-    """Reads single variables; an empty one counts as unset, as compose files and CI leave them."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def text(self, name: str) -> str | None:
-        return self._environ.get(name, "").strip() or None
-
-    def path(self, name: str, default: str) -> Path:
-        try:
-            return Path(self.text(name) or default).expanduser().absolute()
-        except RuntimeError:
-            raise SettingsError(f"{name} starts with the home of a user that this machine does not know") from None
-
-    def choice(self, name: str, kind: type[_Choice], default: _Choice) -> _Choice:
-        text = self.text(name)
-        if text is None:
-            return default
-        try:
-            return kind(text)
-        except ValueError:
-            raise SettingsError(f"{name} must be one of {', '.join(kind)}") from None
-
-    def integer(self, name: str, default: int, low: int, high: int) -> int:
-        text = self.text(name)
-        if text is None:
-            return default
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise SettingsError(f"{name} must be a whole number from {low} to {high}")
-        return int(text)
-
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        text = self.text(name)
-        if text is None:
-            return default
-        try:
-            number = float(text)
-        except ValueError:
-            number = float("nan")
-        if not low <= number <= high:
-            raise SettingsError(f"{name} must be a number from {low:g} to {high:g}")
-        return number
+def _refuse_unknown_names(environ: Mapping[str, str]) -> None:
+    """Refuses names that nobody reads, whatever they hold: one that is misspelt would be as if it were not set."""
+    unknown = sorted(
+        name
+        for name in environ
+        if name.upper().startswith(_PREFIX) and name not in _NAMES | _OF_OTHERS and not _OF_KUBERNETES.fullmatch(name)
+    )
+    if unknown:
+        # Without what all have in common, which would make any two look alike.
+        known = {name.removeprefix(_PREFIX): name for name in _NAMES}
+        nearest = (get_close_matches(name.upper().removeprefix(_PREFIX), known, 1, 0.0)[0] for name in unknown)
+        said = (f"{name} (the nearest is {known[near]})" for name, near in zip(unknown, nearest, strict=True))
+        raise SettingsError(f"no such setting: {', '.join(said)}; docs/settings.md lists all of them")

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.settings import AppVersion, Environment, Identity, KeysetRole, Settings, UnknownFields
+
+ROOT = Path(__file__).parents[2]
 
 REQUIRED = {
     "LOGINETL_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/123456789012/login-queue",
@@ -180,6 +183,75 @@ def test_with_everything_set_staging_and_production_are_not_local(environment: s
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
 def test_a_blank_variable_counts_as_unset(name: str, blank: str) -> None:
     assert read(**{name: blank}) == read()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("LOGINETL_ENVIRONMENT", "LOGINETL_ENV"),
+        ("LOGINETL_DATABSE_URL", "LOGINETL_DATABASE_URL"),
+        ("LOGINETL_KEYSET_MASK", "LOGINETL_KEYSET_MASKING"),
+        ("LOGINETL_KEYSETS_VAULT", "LOGINETL_KEYSET_VAULT"),
+        ("LOGINETL_RETENTION", "LOGINETL_RETENTION_DAYS"),
+        ("LOGINETL_QUEUE", "LOGINETL_QUEUE_URL"),
+        ("LOGINETL_OFFICER_KEYSET", "LOGINETL_KEYSET_OFFICER"),
+        ("loginetl_env", "LOGINETL_ENV"),
+        ("LOGINETL_", ""),
+    ],
+)
+@pytest.mark.parametrize("value", ["production", "pass-word", ""])
+def test_an_unknown_name_is_an_error_that_names_the_nearest_setting_and_no_value(
+    name: str, nearest: str, value: str
+) -> None:
+    said = refused(**EVERYTHING, **{name: value})
+
+    assert said.startswith(f"no such setting: {name} (the nearest is LOGINETL_{nearest.removeprefix('LOGINETL_')}")
+    assert not value or value not in said
+
+
+def test_every_unknown_name_is_told_at_once_and_before_anything_else() -> None:
+    said = refused(LOGINETL_ENV="prod", LOGINETL_B="1", LOGINETL_A="2")
+
+    assert said.startswith("no such setting: LOGINETL_A (")
+    assert "LOGINETL_B (" in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LOGINETL_SERVICE_HOST",
+        "LOGINETL_SERVICE_PORT",
+        "LOGINETL_SERVICE_PORT_HTTP",
+        "LOGINETL_PORT",
+        "LOGINETL_PORT_5432_TCP",
+        "LOGINETL_PORT_5432_TCP_PROTO",
+        "LOGINETL_PORT_53_UDP_ADDR",
+        "LOGINETL_WEB_PAGE_SERVICE_HOST",
+        "LOGINETL_WEB_PAGE_PORT_3000_TCP_PORT",
+    ],
+)
+def test_what_kubernetes_puts_into_a_container_is_no_error(name: str) -> None:
+    assert read(**{name: "tcp://10.0.0.1:5432"}) == read()
+
+
+@pytest.mark.parametrize("name", ["LOGINETL_PORT_TCP", "LOGINETL_SERVICE", "LOGINETL_SERVICEHOST", "LOGINETL_PORT_1_X"])
+def test_what_only_resembles_a_name_of_kubernetes_is_one(name: str) -> None:
+    assert name in refused(**{name: "1"})
+
+
+def test_the_documentation_names_every_setting_and_no_other() -> None:
+    rows = re.findall(r"^\| `(\w+)` ", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+
+    assert sorted(rows) == sorted({*EVERYTHING, "LOGINETL_KEYSET_OFFICER"})
+
+
+def test_what_the_files_of_a_deployment_set_is_known() -> None:
+    files = [ROOT / "docker-compose.yml", ROOT / "Dockerfile", *(ROOT / "deploy").glob("**/*")]
+    text = "".join(path.read_text() for path in files if path.is_file())
+    names = set(re.findall(r"\bLOGINETL_[A-Z_]+", text))
+
+    assert {"LOGINETL_ENV", "LOGINETL_PASSWORD", "LOGINETL_DAGSTER_DATABASE_URL"} < names
+    assert read(**dict.fromkeys(names, "")) == read()
 
 
 def test_white_space_around_a_value_is_no_part_of_it() -> None:
