@@ -32,7 +32,8 @@ BIN = Path(sys.executable).parent
 IPS = [f"203.0.113.{number}" for number in (201, 203, 207, 209)] + ["2001:db8:ca1:a12::77"]
 DEVICES = [f"canary-device-{number}-q7x" for number in range(6)]
 REJECTED_WORDS = ["canary-in-broken-json-k3v", "canary-in-wrong-type-m9w"]
-CANARIES = [*IPS, *DEVICES, *REJECTED_WORDS]
+SECRETS = ["canary-aws-secret-w2p", "canary-webhook-path-h8d"]
+CANARIES = [*IPS, *DEVICES, *REJECTED_WORDS, *SECRETS]
 MATERIALIZE = ["dagster", "asset", "materialize", "--select", "*", "-m", "loginetl_assets.definitions"]
 
 
@@ -56,6 +57,10 @@ class Site:
                 "TMPDIR": str(self.temporary),
                 "LOGINETL_HOME": str(self.home),
                 "DAGSTER_HOME": str(self.dagster_home),
+                "POLARS_VERBOSE": "1",
+                # Secrets that the commands have and nothing may repeat.
+                "AWS_SECRET_ACCESS_KEY": SECRETS[0],
+                "LOGINETL_ALERT_WEBHOOK_URL": f"http://127.0.0.1:9/{SECRETS[1]}",
                 **environment,
             },
             capture_output=True,
@@ -91,8 +96,8 @@ def site() -> Iterator[Site]:
     # Verbose: every DEBUG line of Dagster, and whatever libraries log, goes to the event log and the terminal.
     (site.dagster_home / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\n"
-        "python_logs: {managed_python_loggers: [root, botocore, urllib3, sqlalchemy, alembic, psycopg],"
-        " python_log_level: INFO}\n"
+        "python_logs: {managed_python_loggers: [root, botocore, urllib3, sqlalchemy, sqlalchemy.engine, alembic,"
+        " psycopg], python_log_level: DEBUG}\n"
     )
     yield site
     EmbeddedStack(site.home).stop()
