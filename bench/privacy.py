@@ -87,7 +87,7 @@ def _fill(login_database: LoginDatabase, keys: Keyring, rows: int, values: int) 
         for start in range(0, each, _BATCH):
             with login_database.transaction() as connection:
                 for role in KeysetRole:
-                    ledger.check_keys(connection, role, keys.key_ids(role))
+                    ledger.check_keys(connection, role, keys.check_values(role))
                 sealer = VaultSealer(keys.vault)
                 vault.add(
                     connection,

@@ -221,10 +221,10 @@ def keys_rotate(
         OFFICER_SETTING,
         OFFICER_TEMPLATE,
         TEMPLATES,
-        enabled_key_ids,
         setting_of,
     )
     from loginetl_assets.resources.keysets import (
+        enabled_key_ids,
         keyset_json,
         refuse_inline,
         replace_keyset,
@@ -238,7 +238,13 @@ def keys_rotate(
         name, source = OFFICER_SETTING, officer_source(services.settings)
         if output is None:
             refuse_inline(setting_of(KeysetRole.VAULT), services.keyring.source(KeysetRole.VAULT))
-        handle = with_new_primary(Officer(services.settings).handle, OFFICER_TEMPLATE)
+        officer = Officer(services.settings)
+        if output is None and not officer.opens(services.keyring.vault):
+            raise OperatorError(
+                f"{name} does not open what is sealed with {setting_of(KeysetRole.VAULT)}, which would be replaced: set"
+                " the two that belong together, or give --output FILE"
+            )
+        handle = with_new_primary(officer.handle, OFFICER_TEMPLATE)
     else:
         pipeline_role = KeysetRole(role)
         name, source = setting_of(pipeline_role), services.keyring.source(pipeline_role)
@@ -262,7 +268,7 @@ def keys_rotate(
     if role is RotatingRole.MASKING:
         err.print("next: `loginetl keys retoken`, once every pipeline process holds the new keyset")
     if role is RotatingRole.OFFICER:
-        err.print("next: `loginetl keys rewrap`")
+        err.print("next: `loginetl keys rewrap`, then restart what holds the old public keyset")
 
 
 @keys_app.command("retoken")
@@ -289,8 +295,17 @@ def keys_retoken(reason: Reason = "") -> None:
 
 
 @keys_app.command("rewrap")
-def keys_rewrap(reason: Reason = "") -> None:
-    """Seal the vault's data keys to the officer's new key."""
+def keys_rewrap(
+    reason: Reason = "",
+    to_another_officer: Annotated[
+        bool,
+        typer.Option(
+            "--to-another-officer",
+            help="Hand the vault over to the holder of a private key that is not in LOGINETL_KEYSET_OFFICER.",
+        ),
+    ] = False,
+) -> None:
+    """Seal the vault's data keys to the officer's new key, the primary one of LOGINETL_KEYSET_VAULT."""
     from loginetl_assets.privacy.officer import Officer
     from loginetl_assets.privacy.rotate import rewrap
 
@@ -301,8 +316,10 @@ def keys_rewrap(reason: Reason = "") -> None:
             services.keyring,
             Officer(services.settings),
             reason=reason,
+            to_another_officer=to_another_officer,
             progress=progress,
         )
+    err.print(f"the vault is sealed to key {services.keyring.key_ids(KeysetRole.VAULT)[0]}")
     _print_counts("Moved", {"data_keys": moved})
 
 

@@ -144,7 +144,7 @@ def masked_logins(
         open_database = database.open()
         with open_database.transaction() as connection:
             for role in KeysetRole:
-                ledger.check_keys(connection, role, masker.keys.key_ids(role))
+                ledger.check_keys(connection, role, masker.keys.check_values(role))
         states = list(BatchState) if config.reprocess else [BatchState.LANDED]
         last = 0
         while True:

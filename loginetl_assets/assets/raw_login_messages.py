@@ -109,7 +109,7 @@ def raw_login_messages(
         open_landing, payloads = landing.open(), landing.open_payloads()
         # Before anything is received: a redrive policy counts receives, and would take messages away for our fault.
         with ledger_database.transaction() as connection:
-            ledger.check_keys(connection, KeysetRole.LANDING, keys.key_ids(KeysetRole.LANDING))
+            ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
             ledger.check_writable(connection)
         open_landing.check_writable()
         payloads.check_reachable()

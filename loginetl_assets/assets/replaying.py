@@ -74,7 +74,7 @@ def replay_rejected(
     counts = ReplayCounts()
     with database.transaction() as connection:
         for role in (KeysetRole.LANDING, KeysetRole.REJECTS):
-            ledger.check_keys(connection, role, keys.key_ids(role))
+            ledger.check_keys(connection, role, keys.check_values(role))
     after = UUID(int=0)
     while True:
         with database.transaction() as connection:

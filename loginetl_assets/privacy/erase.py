@@ -188,7 +188,7 @@ class Erasure:
         tokens: set[str] = set()
         with self._database.transaction() as connection:
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
-                ledger.check_keys(connection, role, self._keys.key_ids(role))
+                ledger.check_keys(connection, role, self._keys.check_values(role))
             if isinstance(self._subject, Tokens):
                 pairs = vault.token_pairs(connection, self._subject.audit_tokens)
                 self._subject.add(token for pair in pairs for token in pair)

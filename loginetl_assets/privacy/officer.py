@@ -7,8 +7,8 @@ from tink import aead, cleartext_keyset_handle, hybrid
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, open_sealed
-from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_SETTING, enabled_key_ids
-from loginetl_assets.resources.keysets import read_keyset
+from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_SETTING
+from loginetl_assets.resources.keysets import check_values, enabled_key_ids, read_keyset
 from loginetl_assets.settings import Settings
 
 
@@ -44,6 +44,18 @@ class Officer:
     def key_ids(self) -> tuple[int, ...]:
         """The ids of the keys that open, the primary first."""
         return enabled_key_ids(self.handle)
+
+    def check_values(self) -> dict[int, bytes]:
+        """The check values of the public halves of these keys, as the database keeps them for the vault's keyset."""
+        return check_values(self.handle.public_keyset_handle())
+
+    def opens(self, vault: hybrid.HybridEncrypt) -> bool:
+        """Whether the officer can open what is sealed with a vault keyset, tried out."""
+        try:
+            self.unwrap(vault.encrypt(b"", VAULT_KEY_CONTEXT))
+        except NotOpened:
+            return False
+        return True
 
     def unwrap(self, wrapped_key: bytes) -> bytes:
         """Opens a data key; the bytes are secret.

@@ -144,7 +144,7 @@ def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: s
         OperatorError: the masking keyset is another database's.
     """
     with database.transaction() as connection:
-        ledger.check_keys(connection, KeysetRole.MASKING, keys.key_ids(KeysetRole.MASKING))
+        ledger.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
     canonical = canonical_value(field, value)
     if not canonical:
         raise SettingsError(f"that is no {field}")

@@ -63,14 +63,17 @@ def retoken(
     """Moves rows, masked files and vault to the masking keyset's primary key.
 
     Raises:
-        OperatorError: the officer's keyset cannot open the vault, or a keyset is another database's.
+        OperatorError: the officer's keyset cannot open the vault, or what would be sealed for it; or a keyset is
+            another database's.
     """
     counts = RetokenCounts()
     primary = f"{keys.tokenizer.key_id}."
     with database.transaction() as connection:
         for role in KeysetRole:
-            ledger.check_keys(connection, role, keys.key_ids(role))
+            ledger.check_keys(connection, role, keys.check_values(role))
         _check_officer(connection, officer)
+        if not officer.opens(keys.vault):
+            raise OperatorError(_not_the_officers(keys))
     audit.record(database, audit.Action.RETOKEN, reason, counts={"new_key_id": keys.tokenizer.key_id})
     _move_values(database, keys, officer, primary, counts, progress)
     _move_files(database, landing, counts, progress)
@@ -91,6 +94,7 @@ def retoken(
 
 
 def _check_officer(connection: Connection, officer: Officer) -> None:
+    """Makes sure that the officer's keyset opens the whole vault."""
     needed = set(
         connection.execute(
             text("SELECT DISTINCT officer_key_id FROM loginetl.vault_data_keys WHERE NOT officer_key_id = ANY(:held)"),
@@ -102,6 +106,14 @@ def _check_officer(connection: Connection, officer: Officer) -> None:
             "LOGINETL_KEYSET_OFFICER does not hold every key that the vault is sealed to (missing:"
             f" {', '.join(map(str, sorted(needed)))}): set the keyset that does"
         )
+
+
+def _not_the_officers(keys: Keyring) -> str:
+    key_id = keys.key_ids(KeysetRole.VAULT)[0]
+    return (
+        f"LOGINETL_KEYSET_OFFICER does not open what is sealed to the primary key {key_id} of LOGINETL_KEYSET_VAULT:"
+        " set the two that belong together"
+    )
 
 
 def _move_values(
@@ -243,28 +255,43 @@ def rewrap(
     officer: Officer,
     *,
     reason: str,
+    to_another_officer: bool = False,
     progress: Progress = lambda step, done, total: None,
 ) -> int:
     """Seals the vault's data keys to the vault keyset's primary key; gives back how many were moved.
+
+    From then on the pipeline may use that key.
 
     Args:
         database: as a role that may change the vault.
         keys: holds the new public key.
         officer: holds the private keys that the data keys are sealed to now.
         reason: why; logged.
+        to_another_officer: the new public key's private half is elsewhere, so that nothing here can show that anybody
+            has it; logged.
         progress: told how far it is.
 
     Raises:
-        OperatorError: the officer's keyset lacks a key that the vault is sealed to.
+        OperatorError: the officer's keyset lacks a key that the vault is sealed to, or the new one.
     """
-    new_key_id = keys.key_ids(KeysetRole.VAULT)[0]
+    check_values = keys.check_values(KeysetRole.VAULT)
+    new_key_id = next(iter(check_values))
     with database.transaction() as connection:
         _check_officer(connection, officer)
+        foreign = not officer.opens(keys.vault)
+        if foreign and not to_another_officer:
+            raise OperatorError(
+                f"{_not_the_officers(keys)}; if it is another officer's, say so with --to-another-officer: only who"
+                " holds its private half can then recover anything"
+            )
         total = connection.execute(
             text("SELECT count(*) FROM loginetl.vault_data_keys WHERE officer_key_id <> :new"), {"new": new_key_id}
         ).scalar_one()
-        ledger.check_keys(connection, KeysetRole.VAULT, (new_key_id, *officer.key_ids))
-    audit.record(database, audit.Action.REWRAP, reason, counts={"new_key_id": new_key_id, "data_keys": total})
+        ledger.check_belonging(connection, KeysetRole.VAULT, {**check_values, **officer.check_values()})
+    counts = {"new_key_id": new_key_id, "data_keys": total, **({"to_another_officer": 1} if foreign else {})}
+    audit.record(database, audit.Action.REWRAP, reason, counts=counts)
+    with database.transaction() as connection:
+        ledger.remember_key(connection, KeysetRole.VAULT, new_key_id, check_values[new_key_id])
     moved = 0
     while True:
         with database.transaction() as connection:

@@ -15,7 +15,7 @@ from tink import aead, hybrid, prf
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.sealing import Sealer
 from loginetl_assets.logins.tokens import Tokenizer
-from loginetl_assets.resources.keysets import keyset_json, read_keyset, write_once
+from loginetl_assets.resources.keysets import check_values, enabled_key_ids, keyset_json, read_keyset, write_once
 from loginetl_assets.settings import KeysetRole
 
 OFFICER_SETTING = "LOGINETL_KEYSET_OFFICER"
@@ -102,6 +102,15 @@ class Keyring:
                 _ = self.vault
         return enabled_key_ids(self.handle(role))
 
+    def check_values(self, role: KeysetRole) -> dict[int, bytes]:
+        """The check values of a keyset's enabled keys by key id, the primary first; for `ledger.check_keys`.
+
+        Raises:
+            OperatorError: as `key_ids`.
+        """
+        self.key_ids(role)
+        return check_values(self.handle(role))
+
     def make_missing(self) -> None:
         """Makes the keysets that the local environment still lacks."""
         for role in KeysetRole:
@@ -140,13 +149,6 @@ class Keyring:
 def setting_of(role: KeysetRole) -> str:
     """The variable that names a keyset."""
     return f"LOGINETL_KEYSET_{role.upper()}"
-
-
-def enabled_key_ids(handle: tink.KeysetHandle) -> tuple[int, ...]:
-    """The ids of a keyset's enabled keys, the primary first."""
-    info = handle.keyset_info()
-    ids = [key.key_id for key in info.key_info if key.status == tink.proto.tink_pb2.ENABLED]
-    return tuple(sorted(ids, key=lambda key_id: key_id != info.primary_key_id))
 
 
 def _wrong_kind(role: KeysetRole, kind: str) -> str:

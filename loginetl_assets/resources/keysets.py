@@ -9,9 +9,11 @@ A keyset setting is
 A keyset that is wrapped (Tink's `encryptedKeyset`) is opened with the KMS key of `LOGINETL_KMS_KEY_URI`.
 """
 
+import hmac
 import json
 import os
 import warnings
+from base64 import b64decode
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -77,6 +79,27 @@ def keyset_json(handle: tink.KeysetHandle, *, public: bool = False, kms_key_uri:
     else:
         text = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
     return json.dumps(json.loads(text), indent=2) + "\n"
+
+
+def enabled_key_ids(handle: tink.KeysetHandle) -> tuple[int, ...]:
+    """The ids of a keyset's enabled keys, the primary first."""
+    info = handle.keyset_info()
+    ids = [key.key_id for key in info.key_info if key.status == tink.proto.tink_pb2.ENABLED]
+    return tuple(sorted(ids, key=lambda key_id: key_id != info.primary_key_id))
+
+
+def check_values(handle: tink.KeysetHandle) -> dict[int, bytes]:
+    """The enabled keys' check values (16 bytes) by key id, the primary first.
+
+    A check value tells a key from another one that has its id, and nothing else: it is an HMAC of a constant under the
+    key's own 256 bits (as Tink encodes them, so that it is no token and no other output of the key).
+    """
+    text = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
+    material = {key["keyId"]: b64decode(key["keyData"]["value"]) for key in json.loads(text)["key"]}
+    return {
+        key_id: hmac.digest(material[key_id], b"loginetl key check value", "sha256")[:16]
+        for key_id in enabled_key_ids(handle)
+    }
 
 
 def with_new_primary(handle: tink.KeysetHandle, template: object) -> tink.KeysetHandle:

@@ -6,7 +6,7 @@ so that the runs wait for each other and never in a circle. (A refused batch tha
 meet its like, Postgres ends one of them and the step is tried again.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.settings import KeysetRole
 
 REVISION = "0010"  # the migration this code is written for
 REDELIVERY = timedelta(days=15)  # SQS keeps a message 14 days at most, then it cannot come again; one day of slack
@@ -65,30 +66,76 @@ class Totals:
 _BATCH = "batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected, erased"
 
 
-def check_keys(connection: Connection, role: str, key_ids: Sequence[int]) -> None:
+def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> None:
     """Makes sure that a keyset belongs to this database, and remembers its primary key.
+
+    A new key of the vault's is not remembered: a public keyset can be put together by anybody, and what is sealed to a
+    key that nobody holds is lost. `remember_key` is for an officer who has shown that his keyset opens it.
 
     Args:
         connection: in a transaction.
         role: which keyset.
-        key_ids: its keys, the primary first.
+        check_values: of its keys by key id, the primary first.
 
     Raises:
-        OperatorError: the database was written with other keys of this role, and the keyset has none of them.
+        OperatorError: as `check_belonging`, or the primary key is one of the vault's that no officer has taken over.
     """
-    known = set(
-        connection.execute(text("SELECT key_id FROM loginetl.keys WHERE role = :role"), {"role": role}).scalars()
-    )
-    if known and known.isdisjoint(key_ids):
+    known = check_belonging(connection, role, check_values)
+    primary = next(iter(check_values))
+    if primary in known:
+        return
+    if known and role is KeysetRole.VAULT:
         raise OperatorError(
-            f"LOGINETL_KEYSET_{role.upper()} has none of the {role} keys that this database was written with"
+            f"the primary key {primary} of LOGINETL_KEYSET_VAULT is not known to this database: let the privacy officer"
+            " run `loginetl keys rewrap` with this keyset, or set the one before"
+        )
+    remember_key(connection, role, primary, check_values[primary])
+
+
+def check_belonging(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> set[int]:
+    """Makes sure that a keyset has keys of this database, and no other ones under their ids; gives back all known ids.
+
+    Args:
+        connection: in a transaction.
+        role: which keyset.
+        check_values: of its keys by key id.
+
+    Raises:
+        OperatorError: the database was written with other keys of this role, and the keyset has none of them, or
+            another key under the id of one. Loading with such a key would give equal values other tokens.
+    """
+    kept = connection.execute(text("SELECT key_id, check_value FROM loginetl.keys WHERE role = :role"), {"role": role})
+    known: dict[int, bytes | None] = {row.key_id: row.check_value for row in kept}
+    setting = f"LOGINETL_KEYSET_{role.upper()}"
+    if known and known.keys().isdisjoint(check_values):
+        raise OperatorError(
+            f"{setting} has none of the {role} keys that this database was written with"
             f" ({', '.join(map(str, sorted(known)))}): set the keyset that has"
         )
-    if key_ids[0] not in known:
-        connection.execute(
-            text("INSERT INTO loginetl.keys (role, key_id) VALUES (:role, :key_id) ON CONFLICT DO NOTHING"),
-            {"role": role, "key_id": key_ids[0]},
-        )
+    for key_id in known.keys() & check_values.keys():
+        check_value = known[key_id]
+        if check_value is None:  # first used by a version that kept none
+            connection.execute(
+                text("UPDATE loginetl.keys SET check_value = :value WHERE role = :role AND key_id = :key_id"),
+                {"value": check_values[key_id], "role": role, "key_id": key_id},
+            )
+        elif check_value != check_values[key_id]:
+            raise OperatorError(
+                f"{setting} has another key under the id {key_id} than the one that this database was written with:"
+                " set the keyset that has the right one"
+            )
+    return set(known)
+
+
+def remember_key(connection: Connection, role: KeysetRole, key_id: int, check_value: bytes) -> None:
+    """Enters a key among those that this database is written with."""
+    connection.execute(
+        text(
+            "INSERT INTO loginetl.keys (role, key_id, check_value) VALUES (:role, :key_id, :check_value)"
+            " ON CONFLICT DO NOTHING"
+        ),
+        {"role": role, "key_id": key_id, "check_value": check_value},
+    )
 
 
 def check_writable(connection: Connection) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,14 +43,17 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **settings.as_environment(), "COLUMNS": "200"}
 
 
-def _cli(settings: Settings, *arguments: str, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    settings: Settings, *arguments: str, exit_code: int = 0, environment: Mapping[str, str] = {}
+) -> subprocess.CompletedProcess[str]:
+    """The command with the settings' variables, and further ones."""
     done = subprocess.run(
         [LOGINETL, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         cwd=settings.home.parent,
-        env=_environment(settings),
+        env={**_environment(settings), **environment},
         check=False,
     )
     assert done.returncode == exit_code, done.stderr
@@ -64,7 +67,7 @@ def _restarted(pipeline: Pipeline) -> Pipeline:
 
 
 def _rotated(pipeline: Pipeline, role: str = "masking") -> Pipeline:
-    _cli(pipeline.settings, "keys", "rotate", role)
+    run_cli(pipeline.settings, "keys", "rotate", role)
     return _restarted(pipeline)
 
 
@@ -142,7 +145,7 @@ def test_retoken_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pipel
     new = str(_primary(rotated))
     _send(rotated, 2, 3)
     rotated.run()
-    done = _cli(rotated.settings, "keys", "retoken", "--reason", WHY)
+    done = run_cli(rotated.settings, "keys", "retoken", "--reason", WHY)
     assert "Moved" in done.stdout
     assert _key_ids(rotated) == {new}
     assert _vault_key_ids(rotated) == {new}
@@ -170,7 +173,7 @@ def test_without_a_reason_nothing_is_moved(pipeline: Pipeline) -> None:
     old = str(_primary(pipeline))
     _rotated(pipeline)
     for command in ("retoken", "rewrap"):
-        assert "--reason" in _cli(pipeline.settings, "keys", command, exit_code=2).stderr
+        assert "--reason" in run_cli(pipeline.settings, "keys", command, exit_code=2).stderr
     assert _key_ids(pipeline) == {old}
     assert pipeline.query("SELECT FROM loginetl.pii_access_log") == []
 
@@ -251,7 +254,7 @@ def _generate(pipeline: Pipeline, values: int, rows: int) -> None:
         tokens[field] = [keys.tokenizer.token(field, f"value-{n}") for n in range(values // 2)]
         with pipeline.services.database().transaction() as connection:
             sealer = VaultSealer(keys.vault)
-            ledger.check_keys(connection, KeysetRole.MASKING, keys.key_ids(KeysetRole.MASKING))
+            ledger.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
             vault.add(
                 connection,
                 sealer.wrapped_key,
@@ -305,7 +308,7 @@ def test_a_retoken_that_is_killed_is_finished_by_another(pipeline: Pipeline) -> 
         assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
         assert _distinct(rotated) == before
     assert 0 < moved() < 45_000
-    _cli(rotated.settings, "keys", "retoken", "--reason", WHY)
+    run_cli(rotated.settings, "keys", "retoken", "--reason", WHY)
     assert moved() == 45_000
     assert _distinct(rotated) == before
     assert _vault_key_ids(rotated) == {new[:-1]}
@@ -433,7 +436,7 @@ def test_what_was_sealed_before_a_rotation_still_opens_after_it(pipeline: Pipeli
         # Tink's prefix: a version byte, then the id of the key.
         assert [int.from_bytes(bytes(row[1])[1:5]) for row in pages] == [old, new]
     assert {row[0] for row in rotated.query("SELECT key_id FROM loginetl.keys WHERE role = :r", r=role)} == ({old, new})
-    shown = _cli(rotated.settings, "keys", "show").stdout
+    shown = run_cli(rotated.settings, "keys", "show").stdout
     assert str(new) in shown
     assert str(old) in shown
 
@@ -445,11 +448,13 @@ def test_after_the_officers_rotation_and_rewrap_the_new_key_alone_recovers(pipel
     rotated = _rotated(pipeline, "officer")
     new = _primary(rotated, KeysetRole.VAULT)
     assert Officer(rotated.settings).key_ids == (new, old)
+    run_cli(rotated.settings, "keys", "rewrap", "--reason", WHY)
+    assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
     _send(rotated, 3)
-    rotated.run()
+    pipeline.run()  # a process that still holds the keyset before
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {old, new}
     assert _values(rotated) == _expected(1, 2, 3)
-    _cli(rotated.settings, "keys", "rewrap", "--reason", WHY)
+    run_cli(rotated.settings, "keys", "rewrap", "--reason", WHY)
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
     assert rewrap(rotated.services.database(), rotated.services.keyring, Officer(rotated.settings), reason=WHY) == 0
     keys = rotated.settings.home / "keys"
@@ -512,7 +517,7 @@ def test_keyset_files_stay_private_and_the_pipelines_vault_key_stays_public(pipe
     keys = pipeline.settings.home / "keys"
     pipeline.services.keyring.make_missing()
     for role in ("masking", "landing", "rejects", "officer"):
-        done = _cli(pipeline.settings, "keys", "rotate", role)
+        done = run_cli(pipeline.settings, "keys", "rotate", role)
         assert f"of the {role} keyset" in done.stderr
     assert sorted(path.name for path in keys.iterdir()) == [
         "landing.json",
@@ -531,12 +536,14 @@ def test_a_rotation_to_another_file_leaves_the_keyset_in_use_alone(pipeline: Pip
     pipeline.services.keyring.make_missing()
     keys = pipeline.settings.home / "keys"
     before = {path.name: path.read_text() for path in keys.iterdir()}
-    _cli(pipeline.settings, "keys", "rotate", "officer", "--output", str(tmp_path / "next.json"))
+    run_cli(pipeline.settings, "keys", "rotate", "officer", "--output", str(tmp_path / "next.json"))
     assert {path.name: path.read_text() for path in keys.iterdir()} == before
     public = json.loads((tmp_path / "next-public.json").read_text())
     assert {key["keyData"]["keyMaterialType"] for key in public["key"]} == {"ASYMMETRIC_PUBLIC"}
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("next.json", "next-public.json")} == {0o600}
-    again = _cli(pipeline.settings, "keys", "rotate", "officer", "--output", str(tmp_path / "next.json"), exit_code=2)
+    again = run_cli(
+        pipeline.settings, "keys", "rotate", "officer", "--output", str(tmp_path / "next.json"), exit_code=2
+    )
     assert "never overwritten" in again.stderr
 
 
@@ -545,7 +552,7 @@ def test_an_officer_is_not_rotated_halfway_where_the_public_keyset_cannot_be_wri
     keys = pipeline.settings.home / "keys"
     private = (keys / "officer-private.json").read_text()
     inline = replace(pipeline.settings, keysets={KeysetRole.VAULT: (keys / "vault.json").read_text()})
-    refused = _cli(inline, "keys", "rotate", "officer", exit_code=1)
+    refused = run_cli(inline, "keys", "rotate", "officer", exit_code=1)
     assert "LOGINETL_KEYSET_VAULT" in refused.stderr
     assert (keys / "officer-private.json").read_text() == private
 

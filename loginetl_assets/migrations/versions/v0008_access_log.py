@@ -6,6 +6,9 @@ revision = "0008"
 down_revision = "0007"
 
 _STATEMENTS = """
+ALTER TABLE loginetl.keys ADD COLUMN check_value bytea;
+COMMENT ON COLUMN loginetl.keys.check_value IS
+  'Tells the key from another one with its id, and nothing else about it; null until the key is next used.';
 """
 
 
