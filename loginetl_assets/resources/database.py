@@ -65,6 +65,27 @@ class LoginDatabase:
         query = {name: value for name, value in self.url.query.items() if name in {"host", "port"}}
         return self.url.set(query=query).render_as_string(hide_password=True)
 
+    def address_for_psql(self) -> str:
+        """How libpq's programs are told where it is, and all else that the URL says, but for the password.
+
+        Every user of the machine can read a command line, so only what libpq itself would show goes there.
+
+        Raises:
+            OperatorError: the URL has another secret, or a parameter that libpq does not know.
+        """
+        _, parameters = self._engine.dialect.create_connect_args(self.url)
+        for own in ("password", "context"):  # the latter is between SQLAlchemy and psycopg
+            parameters.pop(own, None)
+        shown = {one.keyword.decode(): not one.dispchar for one in psycopg.pq.Conninfo.get_defaults()}
+        if secret := sorted(name for name in parameters if not shown.get(name, True)):
+            raise OperatorError(
+                f"psql takes {', '.join(secret)} on its command line only, which others can read: use a"
+                " LOGINETL_DATABASE_URL without it"
+            )
+        if parameters.keys() - shown.keys():  # not named: it may be the rest of a password
+            raise OperatorError("LOGINETL_DATABASE_URL has a parameter that libpq does not know")
+        return psycopg.conninfo.make_conninfo(**parameters)
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction: committed at the end of the block, rolled back when it raises.

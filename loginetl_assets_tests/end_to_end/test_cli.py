@@ -617,3 +617,73 @@ def test_psql_gets_its_arguments_and_gives_its_exit_code(loaded: Loaded) -> None
 
     assert int(counted.stdout) == len(loaded.cli.table())
     loaded.cli("psql", "-c", "SELECT nonsense", exit_code=1)
+
+
+SECRET = "s3cret-of-the-url"
+
+
+@pytest.fixture
+def recording_psql(tmp_path: Path) -> Path:
+    """A directory with a `psql` that writes down its arguments and its environment, and ends."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    program = programs / "psql"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, os, pathlib, sys\n"
+        "said = json.dumps([sys.argv[1:], dict(os.environ)])\n"
+        "pathlib.Path(__file__).with_name('said').write_text(said)\n"
+    )
+    program.chmod(0o755)
+    return programs
+
+
+@pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        (f"postgresql://etl:{SECRET}@127.0.0.1:5433/logins?sslmode=prefer", SECRET),
+        (f"postgres://etl@127.0.0.1:5433/logins?sslmode=prefer&password={SECRET}", SECRET),
+        (f"postgresql+psycopg://etl:a%40%2F%3A%20{SECRET}@127.0.0.1:5433/logins?sslmode=prefer", f"a@/: {SECRET}"),
+        (f"postgresql://etl:{SECRET}@/logins?host=127.0.0.1&port=5433&sslmode=prefer", SECRET),
+    ],
+)
+def test_psql_is_told_where_on_its_command_line_and_the_password_past_it(
+    url: str, password: str, recording_psql: Path, tmp_path: Path
+) -> None:
+    environment = {"LOGINETL_ENV": "local", "PATH": f"{recording_psql}:{os.environ['PATH']}"}
+    Cli(tmp_path / "home", {**environment, "LOGINETL_DATABASE_URL": url})("psql", "-c", "SELECT 1")
+
+    (address, *others), environ = json.loads((recording_psql / "said").read_text())
+    assert psycopg.conninfo.conninfo_to_dict(address) == {
+        "host": "127.0.0.1", "port": "5433", "user": "etl", "dbname": "logins", "sslmode": "prefer"
+    }  # fmt: skip
+    assert others == ["-c", "SELECT 1"]
+    assert environ["PGPASSWORD"] == password
+    assert not [name for name in environ if name.startswith("LOGINETL_")]
+
+
+def test_psql_keeps_the_urls_options_and_no_password_where_there_is_none(recording_psql: Path, tmp_path: Path) -> None:
+    url = "postgresql://etl@127.0.0.1/logins?options=-csearch_path%3Dsales&passfile=/etc/pass%20file&connect_timeout=5"
+    environment = {"LOGINETL_ENV": "local", "PATH": f"{recording_psql}:{os.environ['PATH']}"}
+    Cli(tmp_path / "home", {**environment, "LOGINETL_DATABASE_URL": url})("psql")
+
+    ((address,), environ) = json.loads((recording_psql / "said").read_text())
+    asked = psycopg.conninfo.conninfo_to_dict(address)
+    assert asked["options"] == "-csearch_path=sales"
+    assert asked["passfile"] == "/etc/pass file"
+    assert asked["connect_timeout"] == "5"
+    assert "PGPASSWORD" not in environ
+
+
+@pytest.mark.parametrize("name", ["sslpassword", "oauth_client_secret", "scram_client_key", "pasword"])
+def test_psql_is_not_started_with_a_secret_that_only_its_command_line_could_hold(
+    name: str, recording_psql: Path, tmp_path: Path
+) -> None:
+    environment = {"LOGINETL_ENV": "local", "PATH": f"{recording_psql}:{os.environ['PATH']}"}
+    url = f"postgresql://etl@127.0.0.1/logins?{name}={SECRET}"
+    refused = Cli(tmp_path / "home", {**environment, "LOGINETL_DATABASE_URL": url})("psql", exit_code=1)
+
+    assert not (recording_psql / "said").exists()
+    assert "LOGINETL_DATABASE_URL" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert SECRET not in refused.stderr

@@ -329,6 +329,19 @@ def test_a_wrong_password_is_named_and_not_shown(password: str, locked_role: str
     assert_all_of_it_arrives(replace(scene, settings=replace(scene.settings, database_url=right)))
 
 
+def test_psql_has_the_password_and_no_process_list_shows_it(locked_role: str, scene: Scene) -> None:
+    url = scene.database_url.replace("postgres@", f"{locked_role}:{PASSWORD}@")
+    right = Fault([], {"LOGINETL_DATABASE_URL": url, "LOGINETL_ENV": "local"})
+    command = "\\! tr '\\0' ' ' < /proc/$PPID/cmdline"  # psql's own, as any user of the machine can read it
+    done = scene.call("loginetl", "psql", "-w", "-At", "-c", "SELECT current_user", "-c", command, fault=right)
+
+    assert done.returncode == 0, done.stderr
+    role, process = done.stdout.splitlines()
+    assert role == locked_role
+    assert f"user={locked_role}" in process
+    assert PASSWORD not in process
+
+
 def test_a_role_without_rights_is_told_who_can_help(locked_role: str, scene: Scene) -> None:
     scene.execute(f"ALTER ROLE {locked_role} NOSUPERUSER")
     url = scene.database_url.replace("postgres@", f"{locked_role}:{PASSWORD}@")
