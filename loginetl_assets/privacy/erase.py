@@ -1,7 +1,9 @@
 """Erasure: a person's rows, rejected bodies, landed messages and the vault's values that nobody else shares.
 
 Order, and why: the landing first, batch by batch, so that nothing can be loaded later that the table no longer has;
-then rows and rejects; the vault last, while nobody masks, when it can be told who else shares a value. Every step
+then rows and rejects; the vault last, while nobody masks, when it can be told who else shares a value. This goes round
+until a look at the ledger, in the transaction that cleans the vault, finds no batch that was not searched: what was
+registered before that look is clean, with all that was made of it, and what is registered later is new data. Every step
 commits by itself and finds its work anew, so an erasure that was killed is finished by asking again. Objects that were
 replaced are listed in the transaction that replaces them and deleted after it.
 
@@ -186,6 +188,7 @@ class Erasure:
     def _go(self, *, remove: bool, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureCounts:
         counts = ErasureCounts()
         tokens: set[str] = set()
+        seen: set[int] = set()
         with self._database.transaction() as connection:
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
                 ledger.check_keys(connection, role, self._keys.check_values(role))
@@ -196,25 +199,27 @@ class Erasure:
         if remove:
             delete_doomed(self._database, self._landing)
         while True:
-            for done, batch_id in enumerate(batch_ids, 1):
+            for batch_id in batch_ids:
                 with self._database.transaction() as connection:
                     batch = ledger.lock_batch(connection, batch_id)
                     if batch is not None:
                         self._clean_batch(connection, batch, counts, tokens, remove=remove)
                 if remove:
                     delete_doomed(self._database, self._landing)
-                progress(done, len(batch_ids))
+                seen.add(batch_id)
+                progress(len(seen), len(seen.union(batch_ids)))
             with self._database.transaction() as connection:
                 self._clean_rejected(connection, counts, tokens, remove=remove)
                 self._clean_rows(connection, counts, tokens, remove=remove)
-                # What landed meanwhile may be the person's too, sent before the request.
-                batch_ids = ledger.batches_in_landing(connection, after=batch_ids[-1]) if batch_ids and remove else []
-            if not batch_ids:
-                break
-        with self._database.transaction() as connection:
-            vault.claim(connection)
-            self._clean_vault(connection, counts, tokens, remove=remove)
-        return counts
+            with self._database.transaction() as connection:
+                vault.claim(connection)
+                # The last look, while nobody masks. What landed meanwhile may be the person's too, sent before the
+                # request, and it may have a lower id than what was seen: ids are taken before the commit.
+                in_landing = ledger.batches_in_landing(connection) if remove else []
+                batch_ids = [batch_id for batch_id in in_landing if batch_id not in seen]
+                if not batch_ids:
+                    self._clean_vault(connection, counts, tokens, remove=remove)
+                    return counts
 
     def _clean_batch(
         self, connection: Connection, batch: Batch, counts: ErasureCounts, tokens: set[str], *, remove: bool

@@ -146,6 +146,9 @@ def _move_values(
                 ),
                 {"primary": primary, "after": after, "limit": _VALUES_PER_CHUNK},
             ).all()
+            if not entries and after:
+                after = ""  # entries that were committed behind this walk: what is moved is not met again
+                continue
             if not entries:
                 # Tokens of keys that are no longer held still point at what they became in an earlier rotation.
                 vault.shorten_token_map(connection)

@@ -442,15 +442,14 @@ def prune_messages(connection: Connection, before: datetime) -> int:
     ).rowcount
 
 
-def batches_in_landing(connection: Connection, *, after: int = 0) -> list[int]:
-    """The ids of all batches whose object is still in the landing, from an id on."""
+def batches_in_landing(connection: Connection) -> list[int]:
+    """The ids of all batches whose object is still in the landing.
+
+    An id is taken before its batch is committed: one that is lower than these may appear later.
+    """
     return list(
         connection.execute(
-            text(
-                "SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NULL AND batch_id > :after"
-                " ORDER BY batch_id"
-            ),
-            {"after": after},
+            text("SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NULL ORDER BY batch_id")
         ).scalars()
     )
 

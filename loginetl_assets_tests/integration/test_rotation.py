@@ -138,6 +138,22 @@ def test_after_a_rotation_new_rows_are_under_the_new_key_and_old_ones_stay(pipel
     assert {row.masked_ip for row in rotated.query("SELECT * FROM loginetl.shared_ips")} == set()
 
 
+def test_values_that_a_run_with_the_old_key_still_enters_are_moved_too(pipeline: Pipeline) -> None:
+    _send(pipeline, 1, 2)
+    pipeline.run()
+    rotated = _rotated(pipeline)
+    numbers = range(3, 20)  # some of their tokens are lower than those which were moved by then
+
+    def run_as_before(step: str, done: int, total: int) -> None:
+        if step == "vault" and len(rotated.rows()) == 2:
+            _send(pipeline, *numbers)
+            pipeline.run()
+
+    _retoken(rotated, run_as_before)
+    assert _key_ids(rotated) == {str(_primary(rotated))}
+    assert _values(rotated) == _expected(1, 2, *numbers)
+
+
 def test_retoken_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
     pipeline.run()
