@@ -233,7 +233,7 @@ def _status(services: "Services") -> dict[str, Any]:
     needs_stack = settings.is_local and not (settings.queue_url and settings.database_url)
     addresses = services.stack.find() if needs_stack else None
     counts: dict[str, object] = dict.fromkeys(
-        ("queued", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded", "rejected",
+        ("queued", "delayed", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded", "rejected",
          "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside", "sizes",
          "conditions")
     )  # fmt: skip
@@ -255,6 +255,7 @@ def _status(services: "Services") -> dict[str, Any]:
     return report | {
         "database_url": database.address,
         "queued": seen.depth and seen.depth.waiting,
+        "delayed": seen.depth and seen.depth.delayed,
         "in_flight": seen.depth and seen.depth.in_flight,
         "landed": totals.messages,
         "pending_batches": totals.pending_batches,

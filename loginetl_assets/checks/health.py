@@ -28,6 +28,7 @@ def health(database: LoginDatabaseResource, queue: LoginQueueResource, rules: Ru
             metadata={
                 **conditions,
                 "queued": seen.depth.waiting if seen.depth else None,
+                "delayed": seen.depth.delayed if seen.depth else None,
                 "in_flight": seen.depth.in_flight if seen.depth else None,
                 "oldest_pending_seconds": seen.oldest_pending_seconds,
                 "pending": seen.totals.pending,

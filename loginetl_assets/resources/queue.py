@@ -50,14 +50,9 @@ class ReceivedMessage:
 class QueueDepth:
     """SQS's approximate counts."""
 
-    visible: int
-    in_flight: int
-    delayed: int
-
-    @property
-    def waiting(self) -> int:
-        """Messages that a receiver can have now or will be able to have without anybody failing."""
-        return self.visible + self.delayed
+    waiting: int  # a receiver can have them now
+    in_flight: int  # received, and hidden until they are deleted or their time-out is over
+    delayed: int  # sent with a delay (the queue's, or their own) that is not over: no receiver gets them
 
 
 class LoginQueue:
@@ -164,7 +159,7 @@ class LoginQueue:
             )
         counts = response["Attributes"]
         return QueueDepth(
-            visible=int(counts.get("ApproximateNumberOfMessages", 0)),
+            waiting=int(counts.get("ApproximateNumberOfMessages", 0)),
             in_flight=int(counts.get("ApproximateNumberOfMessagesNotVisible", 0)),
             delayed=int(counts.get("ApproximateNumberOfMessagesDelayed", 0)),
         )

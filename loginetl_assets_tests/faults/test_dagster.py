@@ -588,5 +588,5 @@ def test_what_a_cancelled_drain_had_received_is_visible_at_once(deployment: Depl
             deployment.pipeline.query("SELECT pg_terminate_backend(:pid)", pid=pid)
         assert deployment.ended(run_id) is CANCELED
     assert deployment.claims() == 0
-    eventually("all is visible", lambda: queue.depth().visible == len(users), seconds=5)
+    eventually("all is visible", lambda: queue.depth().waiting == len(users), seconds=5)
     deployment.run_settles(users)

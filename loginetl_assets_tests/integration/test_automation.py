@@ -26,8 +26,9 @@ from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.queue import QueueDepth
 from loginetl_assets.settings import Environment, KeysetRole, Settings
-from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata
+from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
 
 
 def _tick(pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
@@ -70,6 +71,17 @@ def test_the_sensor_asks_for_as_many_drains_as_the_backlog_and_the_maximum_allow
     assert _requests(small_runs) == 2
     small_runs.send([login()] * 100)
     assert _requests(small_runs) == 3
+
+
+def test_messages_that_no_receiver_can_have_yet_start_no_run(small_runs: Pipeline) -> None:
+    assert small_runs.settings.queue_url is not None
+    sqs_client(small_runs.settings.queue_url).send_message(
+        QueueUrl=small_runs.settings.queue_url, MessageBody=login(), DelaySeconds=900
+    )
+    assert small_runs.services.queue().depth() == QueueDepth(waiting=0, in_flight=0, delayed=1)
+    assert _requests(small_runs) == 0
+    small_runs.send([login()])
+    assert _requests(small_runs) == 1
 
 
 def test_runs_in_flight_count_against_the_backlog(small_runs: Pipeline) -> None:

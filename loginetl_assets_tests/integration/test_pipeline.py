@@ -224,7 +224,7 @@ def test_messages_that_cannot_be_registered_are_given_back_at_once(pipeline: Pip
     failed = pipeline.run({"raw_login_messages": {"processes": processes}}, expect_success=False)
     assert not failed.success
     depth = pipeline.services.queue().depth()
-    assert (depth.visible, depth.in_flight) == (25, 0), "they left the queue, or wait for their time-out"
+    assert (depth.waiting, depth.in_flight) == (25, 0), "they left the queue, or wait for their time-out"
     pipeline.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_lands")
     pipeline.run()
     assert pipeline.totals().loaded == 25
