@@ -233,9 +233,9 @@ def _status(services: "Services") -> dict[str, Any]:
     needs_stack = settings.is_local and not (settings.queue_url and settings.database_url)
     addresses = services.stack.find() if needs_stack else None
     counts: dict[str, object] = dict.fromkeys(
-        ("queued", "delayed", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded", "rejected",
-         "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside", "sizes",
-         "conditions")
+        ("queued", "delayed", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded",
+         "rejected", "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside",
+         "sizes", "conditions")
     )  # fmt: skip
     report: dict[str, object] = {
         "environment": settings.environment,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.assets.replaying import replay_rejected, selection
+from loginetl_assets.automation.our_runs import OurRuns, label_of
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import delete_doomed
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
@@ -42,8 +43,6 @@ process_landed = dg.define_asset_job(
 # An object that no batch names was left by a run that died. A run may register or mark it within its transaction's
 # life, so only what is older than this is an orphan.
 ORPHAN_AGE = timedelta(days=1)
-
-_RUNS_PER_PAGE = 1_000
 
 
 class ReplayConfig(dg.Config):
@@ -112,7 +111,8 @@ def purge(
         orphans = _purge_orphans(open_database, files, now - ORPHAN_AGE)
         with open_database.transaction() as connection:
             message_ids = ledger.prune_messages(connection, now - max(ledger.REDELIVERY, now - cutoff))
-        runs = _purge_runs(context.instance, cutoff)
+            installation = str(ledger.installation_id(connection))
+        runs = _purge_runs(context.instance, OurRuns(context.instance, installation, label_of(context.run)), cutoff)
         context.add_output_metadata(
             {
                 "objects": objects,
@@ -152,18 +152,16 @@ def _purge_orphans(database: LoginDatabase, files: Landing, before: datetime) ->
     return orphans
 
 
-def _purge_runs(instance: dg.DagsterInstance, cutoff: datetime) -> int:
-    """Deletes runs that ended before the cutoff, with their events; returns how many."""
-    ended = dg.RunsFilter(
+def _purge_runs(instance: dg.DagsterInstance, ours: OurRuns, cutoff: datetime) -> int:
+    """Deletes our runs that ended before the cutoff, with their events and compute logs; returns how many."""
+    run_ids = ours.ids(
         updated_before=cutoff,
         statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED],
     )
-    runs = 0
-    while page := instance.get_run_records(ended, limit=_RUNS_PER_PAGE):
-        for record in page:
-            instance.delete_run(record.dagster_run.run_id)
-        runs += len(page)
-    return runs
+    for run_id in run_ids:
+        instance.compute_log_manager.delete_logs(prefix=[run_id])  # first: without the run nobody finds them
+        instance.delete_run(run_id)
+    return len(run_ids)
 
 
 @dg.job(

@@ -9,9 +9,15 @@ import dagster as dg
 
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
+from loginetl_assets.automation.our_runs import OurRuns, label_of
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources import ledger
-from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource, RulesResource
+from loginetl_assets.resources.configured import (
+    INSTALLATION_TAG,
+    LoginDatabaseResource,
+    LoginQueueResource,
+    RulesResource,
+)
 from loginetl_assets.resources.health import QUEUE_NOT_DRAINED, look
 
 IN_FLIGHT = [
@@ -53,17 +59,19 @@ def queue_depth_sensor(
     def queue_depth(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
-        at_work = context.instance.get_run_records(dg.RunsFilter(statuses=IN_FLIGHT))
-        in_flight = len(_drains(at_work))
-        if in_flight >= max_runs_in_flight:
-            return dg.SkipReason(f"{in_flight} drains are in flight, as many as are allowed")
         try:
             waiting = queue.open().depth().waiting
             with database.open().transaction() as connection:
+                installation = str(ledger.installation_id(connection))
                 pending = ledger.totals(connection).pending_batches
         except (OperatorError, TransientError) as error:
             # A skipped tick says so on the page; a failing one would fill the daemon's log for as long as it lasts.
             return dg.SkipReason(str(error))
+        ours = OurRuns(context.instance, installation, _code_location(context))
+        at_work = ours.records(statuses=IN_FLIGHT)
+        in_flight = len(_drains(at_work))
+        if in_flight >= max_runs_in_flight:
+            return dg.SkipReason(f"{in_flight} drains are in flight, as many as are allowed")
         wanted = min(math.ceil(waiting / messages_per_run), max_runs_in_flight) - in_flight
         if waiting == 0:
             if pending == 0 or at_work:
@@ -71,7 +79,7 @@ def queue_depth_sensor(
             wanted = 1
         if wanted <= 0:
             return dg.SkipReason(f"{waiting} messages wait; the {in_flight} drains in flight suffice")
-        if pause := _back_off(context.instance):
+        if pause := _back_off(ours):
             return dg.SkipReason(
                 f"{waiting} messages wait and {pending} batches are pending, but the last runs failed: the next one in"
                 f" {math.ceil(pause.total_seconds())} s"
@@ -80,7 +88,7 @@ def queue_depth_sensor(
             run_requests=[
                 dg.RunRequest(
                     run_config={"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}},
-                    tags={"loginetl/waiting_messages": str(waiting), **BOUNDED},
+                    tags={"loginetl/waiting_messages": str(waiting), INSTALLATION_TAG: installation, **BOUNDED},
                 )
                 for _ in range(wanted)
             ]
@@ -89,11 +97,17 @@ def queue_depth_sensor(
     return queue_depth
 
 
-def _back_off(instance: dg.DagsterInstance) -> timedelta:
+def _code_location(context: dg.SensorEvaluationContext) -> str | None:
+    """The label of the code location that a tick belongs to, as `label_of` gives it for a run."""
+    origin = context.code_location_origin
+    return f"{context.repository_name}@{origin.location_name}" if origin else None
+
+
+def _back_off(ours: OurRuns) -> timedelta:
     """How long the next drain should still wait: longer with every failure in a row, not at all after one."""
     in_a_row = 0
     ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-    records = _drains(instance.get_run_records(dg.RunsFilter(statuses=ended), limit=50))
+    records = _drains(ours.records(statuses=ended, limit=50))
     for record in records:
         if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
             break
@@ -142,8 +156,12 @@ def _failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
 
 
 def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
-    """The newest finished run of the same job that was made before this one."""
-    records = instance.get_run_records(dg.RunsFilter(job_name=run.job_name), limit=50)
+    """The newest finished run of the same job that was made before this one.
+
+    The database is not asked, as it may be what failed: a run that began names the installation itself.
+    """
+    ours = OurRuns(instance, run.tags.get(INSTALLATION_TAG), label_of(run))
+    records = ours.records(job_name=run.job_name, limit=50)
     made = next((one.create_timestamp for one in records if one.dagster_run.run_id == run.run_id), None)
     earlier = [
         one.dagster_run

@@ -18,7 +18,7 @@ _VIEWS = (
 
 _GRANTS = f"""
 GRANT USAGE ON SCHEMA loginetl TO {LOADER}, {ANALYST}, {PRIVACY};
-GRANT SELECT ON loginetl.alembic_version TO {LOADER}, {PRIVACY};
+GRANT SELECT ON loginetl.alembic_version, loginetl.installation TO {LOADER}, {PRIVACY};
 
 GRANT SELECT, INSERT ON user_logins TO {LOADER};
 GRANT SELECT, INSERT ON loginetl.keys, loginetl.token_map TO {LOADER};

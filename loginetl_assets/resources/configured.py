@@ -5,7 +5,9 @@ None of them holds a secret as configuration, so none shows up in the repository
 
 import dagster as dg
 from dagster_aws.utils import ResourceWithBoto3Configuration
+from pydantic import PrivateAttr
 
+from loginetl_assets.resources import ledger
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
@@ -13,6 +15,8 @@ from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.queue import LoginQueue, open_session
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
+
+INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
 
 
 class LoginQueueResource(ResourceWithBoto3Configuration):
@@ -57,10 +61,21 @@ class LoginDatabaseResource(dg.ConfigurableResource[LoginDatabase]):
     """The Postgres that holds `user_logins` and the ledger."""
 
     services: dg.ResourceDependency[Services]
+    _context: dg.InitResourceContext | None = PrivateAttr(default=None)  # until the run is tagged
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Remembers the run that it is opened in; a sensor's tick is none."""
+        self._context = context
 
     def open(self) -> LoginDatabase:
-        """Opens the database, its schema checked."""
-        return self.services.database()
+        """Opens the database, its schema checked; the first time in a run, tags the run with whose it is."""
+        database = self.services.database()
+        if self._context and self._context.run and self._context.instance:
+            with database.transaction() as connection:
+                installation = str(ledger.installation_id(connection))
+            self._context.instance.add_run_tags(self._context.run.run_id, {INSTALLATION_TAG: installation})
+            self._context = None
+        return database
 
 
 class LandingResource(dg.ConfigurableResource[Landing]):

@@ -138,6 +138,12 @@ def remember_key(connection: Connection, role: KeysetRole, key_id: int, check_va
     )
 
 
+def installation_id(connection: Connection) -> UUID:
+    """The identity of this database."""
+    found: UUID = connection.execute(text("SELECT installation_id FROM loginetl.installation")).scalar_one()
+    return found
+
+
 def check_writable(connection: Connection) -> None:
     """Fails as registering a batch would: on a read-only server, or without the right to write."""
     connection.execute(text("SELECT FROM loginetl.batches WHERE false FOR UPDATE"))

@@ -4,10 +4,11 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import uuid4
@@ -15,18 +16,23 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 from dagster import build_sensor_context
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from sqlalchemy import Connection
 
 from loginetl_assets.assets.user_logins import LoadTotals, _Loader
-from loginetl_assets.automation import jobs, notifiers
+from loginetl_assets.automation import notifiers, our_runs
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
+from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.automation.running import run_landed
 from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.configured import INSTALLATION_TAG
 from loginetl_assets.resources.queue import QueueDepth
+from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import Environment, KeysetRole, Settings
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
 
@@ -50,9 +56,50 @@ def _requests(pipeline: Pipeline) -> int:
     return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
 
 
-def _start_run(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
-    job = pipeline.definitions.resolve_job_def(LOGIN_ETL)
-    pipeline.instance.create_run_for_job(job, status=status)
+def _start_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = LOGIN_ETL) -> str:
+    """Has the instance hold a run of this installation; gives its id."""
+    with pipeline.services.database().transaction() as connection:
+        tags = {INSTALLATION_TAG: str(ledger.installation_id(connection))}
+    return _create_run(pipeline.instance, pipeline.definitions.resolve_job_def(job), status, tags=tags)
+
+
+def _create_run(
+    instance: dg.DagsterInstance,
+    job: dg.JobDefinition,
+    status: dg.DagsterRunStatus,
+    *,
+    location: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """Has the instance hold a run, launched from a code location or not at all; gives its id."""
+    origin = location and RemoteJobOrigin(
+        RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__"), job.name
+    )
+    return instance.create_run_for_job(job, status=status, tags=tags, remote_job_origin=origin or None).run_id
+
+
+@dg.op
+def _nothing() -> None:
+    pass
+
+
+@dg.job
+def billing() -> None:
+    """Another project's."""
+    _nothing()
+
+
+def _start_runs_of_others(pipeline: Pipeline, status: dg.DagsterRunStatus) -> set[str]:
+    """Has the instance hold runs that are not this installation's, with our jobs' names and others; gives their ids."""
+    ours = pipeline.definitions.resolve_job_def(LOGIN_ETL)
+    others = {INSTALLATION_TAG: str(uuid4())}
+    return {
+        _create_run(pipeline.instance, billing, status, location="billing"),
+        _create_run(pipeline.instance, billing, status),
+        _create_run(pipeline.instance, ours, status, location="another-loginetl", tags=others),
+        _create_run(pipeline.instance, ours, status, location="another-loginetl"),
+        _create_run(pipeline.instance, ours, status, tags=others),
+    }
 
 
 @pytest.fixture
@@ -118,15 +165,51 @@ def test_the_sensor_asks_again_after_a_failed_run_and_pauses_after_several(small
 def test_runs_that_leave_the_queue_alone_are_no_drains(small_runs: Pipeline) -> None:
     small_runs.send([login()] * 30)
     for name in ("process_landed", "replay_rejected", "retention"):
-        job = small_runs.definitions.resolve_job_def(name)
-        small_runs.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        _start_run(small_runs, dg.DagsterRunStatus.STARTED, name)
     assert _requests(small_runs) == 3
     for _ in range(2):
         _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
-    small_runs.instance.create_run_for_job(
-        small_runs.definitions.resolve_job_def("process_landed"), status=dg.DagsterRunStatus.SUCCESS
-    )
+    _start_run(small_runs, dg.DagsterRunStatus.SUCCESS, "process_landed")
     assert isinstance(_tick(small_runs), dg.SkipReason), "it says nothing of the drains that failed"
+
+
+def test_runs_of_others_on_a_shared_instance_are_neither_in_flight_nor_failures_of_ours(small_runs: Pipeline) -> None:
+    small_runs.send([login()])
+    _start_runs_of_others(small_runs, dg.DagsterRunStatus.STARTED)
+    assert _requests(small_runs) == 1
+    _start_runs_of_others(small_runs, dg.DagsterRunStatus.FAILURE)
+    assert _requests(small_runs) == 1
+    small_runs.materialize("raw_login_messages")
+    assert _requests(small_runs) == 1, "a batch is pending, and only others are at work"
+
+
+def test_whose_a_run_is(pipeline: Pipeline) -> None:
+    job, mine, status = pipeline.definitions.resolve_job_def(LOGIN_ETL), str(uuid4()), dg.DagsterRunStatus.SUCCESS
+    tags = {INSTALLATION_TAG: mine}
+    foreign = {INSTALLATION_TAG: str(uuid4())}
+    create = partial(_create_run, pipeline.instance, job, status)
+    waiting, begun = create(location="loginetl"), create(location="loginetl", tags=tags)
+    in_process = create(tags=tags)
+    create(location="loginetl", tags=foreign)  # two installations under one name
+    copied = create(location="staging", tags=tags)  # its database is a copy of ours
+    create(tags=foreign)
+    create()
+    known = OurRuns(pipeline.instance, mine, "__repository__@loginetl")
+    assert [record.dagster_run.run_id for record in known.records()] == [in_process, begun, waiting]
+    assert [record.dagster_run.run_id for record in known.records(limit=2)] == [in_process, begun]
+    assert set(known.ids(statuses=[status])) == {in_process, begun, waiting}
+    assert known.records(statuses=[dg.DagsterRunStatus.STARTED]) == []
+    without_location = OurRuns(pipeline.instance, mine, None)
+    assert set(without_location.ids()) == {copied, in_process, begun}
+
+
+@pytest.mark.parametrize("by", ["job", "assets"])
+def test_a_run_in_this_process_names_the_installation(pipeline: Pipeline, by: str) -> None:
+    result = pipeline.run() if by == "job" else pipeline.materialize("raw_login_messages")
+    run = pipeline.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    (installation,) = pipeline.query("SELECT installation_id FROM loginetl.installation")
+    assert run.tags[INSTALLATION_TAG] == str(installation.installation_id)
 
 
 def test_its_requests_can_be_run(small_runs: Pipeline) -> None:
@@ -216,6 +299,25 @@ def _fail(pipeline: Pipeline) -> None:
         "failed_run", failure, pipeline.instance, result.dagster_run
     ).for_run_failure()
     sensor(context)
+
+
+def test_a_failure_of_others_before_it_keeps_no_alert_back(pipeline: Pipeline, tmp_path: Path) -> None:
+    recorder = _Recorder()
+    with Pipeline.on(pipeline.settings, tmp_path / "told", notifier=recorder) as told:
+        _start_runs_of_others(told, dg.DagsterRunStatus.FAILURE)
+        run_ids = [_start_run(told, dg.DagsterRunStatus.STARTED) for _ in range(2)]
+        for run_id in run_ids:
+            _see_failed(told, run_id)
+    assert [alert.details["run_id"] for alert in recorder.alerts] == run_ids[:1]
+
+
+def _see_failed(pipeline: Pipeline, run_id: str) -> None:
+    """Has a run reported failed, at no step, and the sensor see it."""
+    run = pipeline.instance.get_run_by_id(run_id)
+    assert run is not None
+    failure = pipeline.instance.report_run_failed(run)
+    context = dg.build_run_status_sensor_context("failed_run", failure, pipeline.instance, run).for_run_failure()
+    pipeline.definitions.resolve_sensor_def("failed_run")(context)
 
 
 @contextmanager
@@ -405,18 +507,36 @@ def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages")[0][0] == 100
 
 
-def test_retention_removes_every_expired_run_however_many_there_are(
+def test_retention_removes_every_expired_run_of_ours_however_many_there_are(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_RUNS_PER_PAGE", 2)
+    monkeypatch.setattr(our_runs, "RUNS_PER_PAGE", 2)
     statuses = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-    for status in (*statuses, *statuses[:2], dg.DagsterRunStatus.STARTED):
+    for status in (*statuses, *statuses[:2]):
         _start_run(pipeline, status)
+    left = {_start_run(pipeline, dg.DagsterRunStatus.STARTED)}
+    for status in statuses:
+        left |= _start_runs_of_others(pipeline, status)
     result = pipeline.run({"purge": {"days": 0}}, job="retention")
-    left = {(run.job_name, run.status) for run in pipeline.instance.get_runs()}
-    assert left == {(LOGIN_ETL, dg.DagsterRunStatus.STARTED), ("retention", dg.DagsterRunStatus.SUCCESS)}
+    assert {run.run_id for run in pipeline.instance.get_runs()} == {*left, result.run_id}
     (output,) = (event for event in result.all_events if event.is_successful_output)
     assert output.step_output_data.metadata["dagster_runs"].value == 5
+
+
+def test_compute_logs_go_with_their_runs(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        logs = instance.compute_log_manager
+        assert isinstance(logs, LocalComputeLogManager)
+        pipeline = Pipeline(settings, Services(settings), build_definitions(settings), instance)
+        expired = Path(logs.get_captured_local_path([pipeline.run().run_id, "compute_logs", "of"], "out")).parents[1]
+        foreign = expired.with_name(_create_run(instance, billing, dg.DagsterRunStatus.SUCCESS, location="billing"))
+        foreign.mkdir()
+        assert list(expired.rglob("*.out"))
+        retention = pipeline.run({"purge": {"days": 0}}, job="retention")
+        assert not expired.exists()
+        assert foreign.exists()
+        assert list(expired.with_name(retention.run_id).rglob("*.out")), "of a run that is there"
 
 
 def test_definitions_load_with_nothing_at_hand(settings: Settings) -> None:
