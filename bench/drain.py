@@ -10,6 +10,7 @@ from bench import database, emulator, sqs
 from bench.failure import BenchmarkFailed
 from bench.measure import Spread, Timing, timed
 from bench.messages import bodies, other_kinds
+from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import Settings
 
@@ -89,9 +90,8 @@ def _pipeline(url: str, name: str, server_url: str, home: Path, messages: int) -
     with ExitStack() as stack:
         database_url = stack.enter_context(database.fresh(server_url, name))
         settings = Settings(home=home, queue_url=url, database_url=database_url)
-        services = Services(settings)
-        services.database()  # migrates, as `make demo` or a first run has done long before
-        services.keyring.make_missing()
+        LoginDatabase(database_url).migrate()
+        Services(settings).keyring.make_missing()
         timing = timed([("bench.pipeline", str(messages * 2))], settings.as_environment())
         _expect(
             PIPELINE,

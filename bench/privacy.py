@@ -73,6 +73,7 @@ def _filled(home: Path, server_url: str, name: str, rows: int, values: int) -> I
         settings = Settings(home=home, database_url=url)
         services = Services(settings)
         services.keyring.make_missing()
+        LoginDatabase(url).migrate()
         _fill(services.database(), services.keyring, rows, values)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")  # as autovacuum would have long done

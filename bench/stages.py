@@ -17,6 +17,7 @@ from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS, MaskedB
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
 from loginetl_assets.logins.sealing import VaultSealer, open_sealed, seal
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.ledger import BatchState
 from loginetl_assets.resources.login_table import load_logins
@@ -84,7 +85,7 @@ def loading(home: Path, server_url: str, *, rows: int = LOADED_ROWS) -> dict[str
         return _copy(url, whole.select(TABLE_COLUMNS))
 
     def indexed(url: str) -> float:
-        _migrate(home, url)
+        LoginDatabase(url).migrate()
         return _copy(url, whole.select(TABLE_COLUMNS))
 
     def ours(url: str) -> float:
@@ -123,10 +124,6 @@ def _copy(url: str, rows: pl.DataFrame) -> float:
                 copy.write_row(row)
         connection.commit()
         return time.perf_counter() - started
-
-
-def _migrate(home: Path, url: str) -> None:
-    Services(Settings(home=home, database_url=url)).database()
 
 
 def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:

@@ -73,10 +73,10 @@ def _fail(text: str, exit_code: int = 1) -> NoReturn:
 @app.command()
 def up() -> None:
     """Start the embedded Postgres and SQS, make local keys, bring the schema up to date."""
-    services = configured_services()
-    if not services.settings.is_local:
-        raise SettingsError("`loginetl up` is for LOGINETL_ENV=local; elsewhere the services are yours")
+    services = _local_services("up")
     services.keyring.make_missing()
+    if services.needs_stack:
+        services.stack.start()
     services.database()
     _print_status(_status(services))
 
@@ -86,6 +86,13 @@ def down() -> None:
     """Stop the embedded services; tables and queued messages are kept."""
     configured_services().stack.stop()
     err.print("stopped")
+
+
+def _local_services(command: str) -> "Services":
+    services = configured_services()
+    if not services.settings.is_local:
+        raise SettingsError(f"`loginetl {command}` is for LOGINETL_ENV=local; elsewhere the services are yours")
+    return services
 
 
 @app.command()
@@ -101,7 +108,7 @@ def migrate() -> None:
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show addresses and counts; starts nothing."""
+    """Show addresses and counts; starts nothing and changes nothing."""
     services = configured_services()
     report = _status(services)
     if as_json:
@@ -230,8 +237,7 @@ def _status(services: "Services") -> dict[str, Any]:
     from loginetl_assets.resources.health import look
 
     settings = services.settings
-    needs_stack = settings.is_local and not (settings.queue_url and settings.database_url)
-    addresses = services.stack.find() if needs_stack else None
+    addresses = services.stack.find() if services.needs_stack else None
     counts: dict[str, object] = dict.fromkeys(
         ("queued", "delayed", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded",
          "rejected", "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside",
@@ -239,7 +245,7 @@ def _status(services: "Services") -> dict[str, Any]:
     )  # fmt: skip
     report: dict[str, object] = {
         "environment": settings.environment,
-        "running": not needs_stack or addresses is not None,
+        "running": not services.needs_stack or addresses is not None,
         "home": str(services.stack.home) if settings.is_local else None,
         "queue_url": settings.queue_url or (addresses and addresses.queue_url),
         "sqs_endpoint": addresses and addresses.sqs_endpoint,
@@ -249,7 +255,7 @@ def _status(services: "Services") -> dict[str, Any]:
     }
     if not report["running"]:
         return report
-    database = services.database()
+    database = services.unchanged_database()
     seen = look(database, services.queue())
     totals = seen.totals
     return report | {

@@ -30,6 +30,11 @@ class Services:
         """Takes the settings; nothing is opened or started yet."""
         self.settings = settings
 
+    @property
+    def needs_stack(self) -> bool:
+        """Whether queue or database is embedded."""
+        return not (self.settings.queue_url and self.settings.database_url)
+
     @cached_property
     def stack(self) -> EmbeddedStack:
         """The embedded services of `LOGINETL_HOME`."""
@@ -72,16 +77,25 @@ class Services:
         )
 
     def database(self, *, application_name: str = "loginetl") -> LoginDatabase:
-        """Opens the database and makes sure that its schema is this version's; only the local one is migrated."""
+        """Opens the database and makes sure that its schema is this version's.
+
+        To bring the embedded one up to date is a part of its start. Any other is somebody's own, and only
+        `loginetl migrate` changes it.
+        """
+        if self.settings.database_url is None:
+            database = LoginDatabase(self.database_url)
+            if database.revision() != REVISION:
+                database.migrate()
+        return self.unchanged_database(application_name=application_name)
+
+    def unchanged_database(self, *, application_name: str = "loginetl") -> LoginDatabase:
+        """Opens the database, embedded or not, where its schema is this version's already."""
         database = LoginDatabase(self.database_url, application_name=application_name)
         revision = database.revision()
         if revision != REVISION:
-            if not self.settings.is_local:
-                state = f"at {revision}" if revision else "not there"
-                raise OperatorError(
-                    f"schema loginetl is {state}, this version needs {REVISION}: run `loginetl migrate`"
-                )
-            database.migrate()
+            state = f"at {revision}" if revision else "not there"
+            remedy = "upgrade loginetl" if revision and revision > REVISION else "run `loginetl migrate`"
+            raise OperatorError(f"schema loginetl is {state}, this version needs {REVISION}: {remedy}")
         with database.transaction() as connection:
             check_table(connection)
         return database

@@ -58,6 +58,14 @@ STATUS = [
     "conditions",
 ]
 
+PRODUCTION = {
+    "LOGINETL_ENV": "production",
+    "LOGINETL_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q",
+    "LOGINETL_DATABASE_URL": "postgresql://u@127.0.0.1:1/x",
+    "LOGINETL_LANDING_URL": "s3://bucket/logins",
+    **{f"LOGINETL_KEYSET_{role}": "/none.json" for role in ("MASKING", "LANDING", "REJECTS", "VAULT")},
+}
+
 KEYS = ["landing.json", "masking.json", "officer-private.json", "rejects.json", "vault.json"]
 
 
@@ -375,18 +383,34 @@ def test_down_with_nothing_up_is_no_error(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_up_is_refused_where_the_services_are_somebody_elses(tmp_path: Path) -> None:
-    settings = {
-        "LOGINETL_ENV": "production",
-        "LOGINETL_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q",
-        "LOGINETL_DATABASE_URL": "postgresql://u@127.0.0.1:1/x",
-        "LOGINETL_LANDING_URL": "s3://bucket/logins",
-        **{f"LOGINETL_KEYSET_{role}": "/none.json" for role in ("MASKING", "LANDING", "REJECTS", "VAULT")},
-    }
-    done = Cli(tmp_path / "home", settings)("up", exit_code=2)
+@pytest.mark.parametrize("command", ["up"])
+def test_up_and_down_are_refused_where_the_services_are_somebody_elses(command: str, tmp_path: Path) -> None:
+    done = Cli(tmp_path / "home", PRODUCTION)(command, exit_code=2)
 
-    assert done.stderr.startswith("error: `loginetl up` is for LOGINETL_ENV=local")
+    assert done.stderr.startswith(f"error: `loginetl {command}` is for LOGINETL_ENV=local")
     assert not (tmp_path / "home").exists()
+
+
+def test_status_names_a_schema_that_is_not_this_versions_and_leaves_it_alone(elsewhere: Cli) -> None:
+    there = "SELECT to_regnamespace('loginetl')"
+    elsewhere("up")
+    elsewhere("psql", "-c", "DROP SCHEMA loginetl CASCADE")
+
+    for arguments in (["status"], ["status", "--json"]):
+        said = elsewhere(*arguments, exit_code=1).stderr
+        assert said.startswith("error: schema loginetl is not there, this version needs ")
+        assert said.endswith(": run `loginetl migrate`\n")
+    assert not elsewhere("psql", "-Atc", there).stdout.strip()
+
+    elsewhere("up")
+    assert elsewhere.status()["landed"] == 0
+
+
+def test_up_starts_the_queue_beside_a_database_elsewhere(cli: Cli, elsewhere: Cli) -> None:
+    beside = Cli(elsewhere.home, {"LOGINETL_ENV": "local", "LOGINETL_DATABASE_URL": cli.addresses.database_url})
+    beside("up")
+
+    assert beside.status()["queue_url"] == elsewhere.addresses.queue_url
 
 
 # Sending and running

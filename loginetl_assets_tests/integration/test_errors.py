@@ -513,6 +513,48 @@ def test_a_database_of_the_next_version_is_not_touched(scene: Scene) -> None:
     assert scene.execute("SELECT version_num FROM loginetl.alembic_version") == [("9999",)]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "up",
+        "status",
+        "run",
+        "reprocess",
+        "export -",
+        "ui --port 38471",
+        "rejected list",
+        "rejected replay --all",
+        "keys show",
+        "erase --user-id u-1 --reason test --yes",
+        "roles",
+    ],
+)
+@pytest.mark.parametrize("found", ["nothing", "an older one"])
+def test_only_migrate_changes_the_schema_of_a_database_elsewhere(found: str, command: str, scene: Scene) -> None:
+    if found == "nothing":
+        scene.execute("DROP SCHEMA loginetl CASCADE")
+    else:
+        scene.execute("UPDATE loginetl.alembic_version SET version_num = '0009'")
+    relations = "SELECT oid, relname FROM pg_class WHERE relname !~ '^pg_' ORDER BY oid"
+    before = scene.execute(relations)
+    fault = Fault(["schema loginetl is", "loginetl migrate"])
+
+    assert_one_clean_line(scene.call("loginetl", *command.split(), fault=fault), fault)
+
+    assert scene.execute(relations) == before
+    if found != "nothing":
+        assert scene.execute("SELECT version_num FROM loginetl.alembic_version") == [("0009",)]
+
+
+def test_a_database_elsewhere_is_used_once_it_was_migrated(scene: Scene) -> None:
+    scene.execute("DROP SCHEMA loginetl CASCADE")
+
+    assert scene.call("loginetl", "migrate", fault=Fault([])).returncode == 0
+
+    assert scene.call("loginetl", "up", fault=Fault([])).returncode == 0
+    assert_all_of_it_arrives(scene)
+
+
 def test_a_database_not_migrated_is_named_in_production(scene: Scene) -> None:
     scene.execute("DROP SCHEMA loginetl CASCADE")
     settings = {

@@ -94,6 +94,7 @@ def test_a_text_that_the_database_s_encoding_lacks_is_refused_by_itself(
     with server.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"))
     url = server.url.set(database=name).render_as_string(hide_password=False)
+    LoginDatabase(url).migrate()
     with Pipeline.on(replace(settings, database_url=url), tmp_path / "latin") as pipeline:
         pipeline.send(login(user_id=user) for user in ("u-\u00e9", "u-\u0416", "u-1"))
         pipeline.run()
