@@ -84,7 +84,7 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop the embedded services; tables and queued messages are kept."""
-    configured_services().stack.stop()
+    _local_services("down").stack.stop()
     err.print("stopped")
 
 
@@ -123,6 +123,7 @@ def status(
 def send(
     file: Annotated[Path | None, typer.Argument(help="JSON lines, one message body a line; - for stdin.")] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Send the 100 sample messages.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before samples go to a queue of real logins.")] = False,
 ) -> None:
     """Send message bodies to the queue."""
     from importlib.resources import files
@@ -142,7 +143,10 @@ def send(
             raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
     # Not splitlines: JSON takes U+2028 and others as they are between quotes.
     bodies = [line for line in text.split("\n") if line.strip()]
-    queue = configured_services().queue()
+    services = configured_services()
+    if sample and not (services.settings.is_local or yes or _confirmed(services.settings.environment)):
+        raise OperatorError("nothing was sent: --yes sends samples outside LOGINETL_ENV=local")
+    queue = services.queue()
     with Progress(
         TextColumn("sending"),
         BarColumn(),
@@ -153,6 +157,13 @@ def send(
     ) as progress:
         sent = queue.send(progress.track(bodies))
     err.print(f"sent {sent} messages")
+
+
+def _confirmed(environment: str) -> bool:
+    try:
+        return typer.confirm(f"Send the 100 sample messages to the queue of {environment}?", err=True)
+    except typer.Abort:  # nobody there to answer
+        return False
 
 
 @app.command()

@@ -154,14 +154,21 @@ class Settings:
         """Reads the `LOGINETL_*` variables; an empty one counts as unset, as compose files and CI leave them.
 
         Raises:
-            SettingsError: a name is unknown, a value is of the wrong form, or one that staging and production need is
-                missing.
+            SettingsError: a name is unknown, a value is of the wrong form, one that staging and production need is
+                missing, or LOGINETL_ENV is where rows or batches would go to services of somebody's own.
         """
         _refuse_unknown_names(environ)
         given = {name: text for name in environ if name in _NAMES and (text := environ[name].strip())}
         values = {at: variable(given[variable.name]) for at, variable in _VARIABLES.items() if variable.name in given}
         keysets = {role: given[name] for role, name in _KEYSETS.items() if name in given}
         settings = cls(**values, keysets=keysets)
+        # Forgotten, not meant: real logins would be masked and sealed with keys that were made up in LOGINETL_HOME.
+        if "environment" not in values and (settings.database_url or settings.landing_url):
+            which = "LOGINETL_DATABASE_URL" if settings.database_url else "LOGINETL_LANDING_URL"
+            raise SettingsError(
+                f"{which} is set and LOGINETL_ENV is not: set LOGINETL_ENV=production, or staging, with the keysets;"
+                " or LOGINETL_ENV=local if keys made in LOGINETL_HOME are meant"
+            )
         if not settings.is_local:
             required = [one.name for one in _VARIABLES.values() if one.is_required]
             if missing := [name for name in (*required, *_KEYSETS.values()) if name not in given]:

@@ -383,7 +383,7 @@ def test_down_with_nothing_up_is_no_error(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("command", ["up"])
+@pytest.mark.parametrize("command", ["up", "down"])
 def test_up_and_down_are_refused_where_the_services_are_somebody_elses(command: str, tmp_path: Path) -> None:
     done = Cli(tmp_path / "home", PRODUCTION)(command, exit_code=2)
 
@@ -472,6 +472,23 @@ def test_a_file_and_standard_input_are_sent_line_by_line(cli: Cli, other_queue: 
     assert cli.with_queue(other_queue)("send", str(file)).stderr == "sent 3 messages\n"
     assert cli.with_queue(other_queue)("send", "-", stdin=file.read_text() * 4).stderr == "sent 12 messages\n"
     assert cli.with_queue(other_queue).status()["queued"] == 15
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_samples_go_to_a_queue_of_real_logins_only_when_that_is_said(
+    answer: str, cli: Cli, other_queue: str, tmp_path: Path
+) -> None:
+    production = Cli(tmp_path / "home", PRODUCTION | {"LOGINETL_QUEUE_URL": other_queue})
+
+    refused = production("send", "--sample", stdin=answer, exit_code=1)
+    assert "Send the 100 sample messages to the queue of production?" in refused.stderr
+    assert refused.stderr.endswith("error: nothing was sent: --yes sends samples outside LOGINETL_ENV=local\n")
+    assert cli.with_queue(other_queue).status()["queued"] == 0
+
+    assert production("send", "-", stdin=login()).stderr == "sent 1 messages\n", "what the caller named is meant"
+    assert production("send", "--sample", "--yes").stderr == "sent 100 messages\n"
+    assert production("send", "--sample", stdin="y\n").stderr.endswith("sent 100 messages\n")
+    assert cli.with_queue(other_queue).status()["queued"] == 201
 
 
 def test_a_run_stops_after_max_messages(cli: Cli, other_queue: str) -> None:

@@ -254,8 +254,29 @@ def test_what_the_files_of_a_deployment_set_is_known() -> None:
     assert read(**dict.fromkeys(names, "")) == read()
 
 
+@pytest.mark.parametrize("name", ["LOGINETL_DATABASE_URL", "LOGINETL_LANDING_URL"])
+@pytest.mark.parametrize("environment", [{}, {"LOGINETL_ENV": ""}])
+def test_a_forgotten_environment_is_an_error_that_names_both_ways_out(name: str, environment: dict[str, str]) -> None:
+    said = refused(**environment, **{name: REQUIRED[name]})
+
+    assert said.startswith(f"{name} is set and LOGINETL_ENV is not: ")
+    assert "LOGINETL_ENV=production" in said
+    assert "LOGINETL_ENV=local" in said
+    assert "pass-word" not in said
+
+
+@pytest.mark.parametrize("name", ["LOGINETL_DATABASE_URL", "LOGINETL_LANDING_URL"])
+def test_services_elsewhere_may_be_local_in_so_many_words(name: str) -> None:
+    assert read(**{name: REQUIRED[name]}, LOGINETL_ENV="local").is_local
+
+
+def test_a_queue_elsewhere_alone_is_for_trying_it_on_the_embedded_database() -> None:
+    assert read(LOGINETL_QUEUE_URL=REQUIRED["LOGINETL_QUEUE_URL"]).is_local
+
+
 def test_white_space_around_a_value_is_no_part_of_it() -> None:
-    assert read(**{name: f" {value}\n" for name, value in REQUIRED.items()}) == read(**REQUIRED)
+    local = {"LOGINETL_ENV": "local"}
+    assert read(**local, **{name: f" {value}\n" for name, value in REQUIRED.items()}) == read(**local, **REQUIRED)
     assert read(LOGINETL_ENV=" local ").is_local
 
 
@@ -305,7 +326,7 @@ def test_settings_do_not_change() -> None:
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 ENVIRONMENTS = st.fixed_dictionaries(
-    {},
+    {"LOGINETL_ENV": st.just("local")},
     optional={
         **dict.fromkeys(REQUIRED, TEXTS),
         "LOGINETL_ALERT_WEBHOOK_URL": TEXTS,
