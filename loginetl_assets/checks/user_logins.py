@@ -17,7 +17,7 @@ from loginetl_assets.resources.batch_files import Unreadable, read_masked
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch
-from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
+from loginetl_assets.resources.login_table import is_filtered, repeated_logins, tokens_of_several_users
 
 _ASSET = dg.AssetKey("user_logins")
 
@@ -41,7 +41,7 @@ _ASSET = dg.AssetKey("user_logins")
             "duplicates",
             asset="user_logins",
             description="Warns of logins that stand in the table more than once, word for word; counts devices and"
-            " IPs that more than one user has.",
+            " IPs that more than one user has. Warns, too, where row-level security hides rows from it.",
         ),
     ],
 )
@@ -61,6 +61,7 @@ def user_logins_are_sound(
             with_outcome, rejected_keys = ledger.settled_among(connection, keys)
             sealed_rejections = rejections.count(connection, ids)
             refused = [str(key) for key in rejected_keys]  # maybe not even a text to Postgres
+            filtered = is_filtered(connection)
             repeated = repeated_logins(connection, logins.filter(~pl.col("message_key").is_in(refused)))
             shared = {
                 column: tokens_of_several_users(connection, column, logins[column].unique().to_list())
@@ -95,12 +96,13 @@ def user_logins_are_sound(
                 },
             ),
             "duplicates": (
-                repeated == 0,
+                repeated == 0 and not filtered,
                 dg.AssetCheckSeverity.WARN,
                 {
                     "repeated_logins": repeated,
                     "devices_of_several_users": shared["masked_device_id"],
                     "ips_of_several_users": shared["masked_ip"],
+                    "filtered_by_row_level_security": int(filtered),
                 },
             ),
         }

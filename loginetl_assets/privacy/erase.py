@@ -41,6 +41,7 @@ from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState
+from loginetl_assets.resources.login_table import require_every_row
 from loginetl_assets.settings import KeysetRole
 
 # Of rejected bodies: one may have a MiB, or eight where payloads come from a bucket.
@@ -190,6 +191,7 @@ class Erasure:
         tokens: set[str] = set()
         seen: set[int] = set()
         with self._database.transaction() as connection:
+            require_every_row(connection)  # here first, before anything is removed
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
                 ledger.check_keys(connection, role, self._keys.check_values(role))
             if isinstance(self._subject, Tokens):
@@ -209,9 +211,11 @@ class Erasure:
                 seen.add(batch_id)
                 progress(len(seen), len(seen.union(batch_ids)))
             with self._database.transaction() as connection:
+                require_every_row(connection)
                 self._clean_rejected(connection, counts, tokens, remove=remove)
                 self._clean_rows(connection, counts, tokens, remove=remove)
             with self._database.transaction() as connection:
+                require_every_row(connection)
                 vault.claim(connection)
                 # The last look, while nobody masks. What landed meanwhile may be the person's too, sent before the
                 # request, and it may have a lower id than what was seen: ids are taken before the commit.

@@ -14,6 +14,7 @@ from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.resources import ledger, vault
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.login_table import require_every_row
 from loginetl_assets.settings import KeysetRole
 
 _CHUNK = 10_000
@@ -43,8 +44,13 @@ class Recovered:
 
 
 def tokens_of_user(database: LoginDatabase, user_id: str) -> list[str]:
-    """The distinct tokens of a user's rows, by index."""
+    """The distinct tokens of a user's rows, by index.
+
+    Raises:
+        OperatorError: row-level security hides rows.
+    """
     with database.transaction() as connection:
+        require_every_row(connection)
         return list(
             connection.execute(
                 text(

@@ -30,6 +30,7 @@ from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import BatchState
+from loginetl_assets.resources.login_table import require_every_row
 from loginetl_assets.settings import KeysetRole
 
 _VALUES_PER_CHUNK = 5_000
@@ -69,6 +70,7 @@ def retoken(
     counts = RetokenCounts()
     primary = f"{keys.tokenizer.key_id}."
     with database.transaction() as connection:
+        require_every_row(connection)  # here first, before anything is moved
         for role in KeysetRole:
             ledger.check_keys(connection, role, keys.check_values(role))
         _check_officer(connection, officer)
@@ -79,6 +81,7 @@ def retoken(
     _move_files(database, landing, counts, progress)
     _move_rows(database, primary, counts, progress)
     with database.transaction() as connection:
+        require_every_row(connection)
         vault.claim(connection)
         counts.removed_entries = connection.execute(
             text(
@@ -200,6 +203,7 @@ def _move_rows(database: LoginDatabase, primary: str, counts: RetokenCounts, pro
     first = 0
     while True:
         with database.transaction() as connection:
+            require_every_row(connection)
             pages = connection.execute(
                 text("SELECT pg_relation_size(to_regclass('user_logins')) / current_setting('block_size')::int")
             ).scalar_one()

@@ -60,6 +60,30 @@ def check_table(connection: Connection) -> None:
         )
 
 
+def is_filtered(connection: Connection) -> bool:
+    """Whether row-level security may hide rows of the table from this session's role."""
+    filtered: bool = connection.execute(
+        text("SELECT row_security_active(to_regclass(:name))"), {"name": TABLE}
+    ).scalar_one()
+    return filtered
+
+
+def require_every_row(connection: Connection) -> None:
+    """Makes sure that what the transaction reads and changes of the table is all there is.
+
+    Raises:
+        OperatorError: row-level security would leave rows out.
+    """
+    # A policy that is made from here on is an error of Postgres's own, not a filter.
+    connection.execute(text("SET LOCAL row_security = off"))
+    if is_filtered(connection):
+        role = connection.execute(text("SELECT current_user")).scalar_one()
+        raise OperatorError(
+            f"row-level security hides rows of {TABLE} from role {role}, and what is decided by the others would be"
+            f" wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without FORCE ROW LEVEL SECURITY"
+        )
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What became of a batch's rows: `inserted`, refused, and the rest settled before."""
