@@ -7,6 +7,7 @@
 Loading needs no service, key or network: only the settings are read.
 """
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -30,6 +31,7 @@ from loginetl_assets.resources.configured import (
     LoginQueueResource,
     RulesResource,
 )
+from loginetl_assets.resources.keyring import OFFICER_SETTING
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import Settings
 
@@ -87,4 +89,6 @@ def build_definitions(
     )
 
 
+# What loads this runs the pipeline, which has no use for the officer's key; nor has what it starts.
+os.environ.pop(OFFICER_SETTING, None)
 defs = build_definitions(Settings.from_environment())

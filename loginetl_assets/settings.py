@@ -176,8 +176,11 @@ class Settings:
         return settings
 
     def as_environment(self) -> dict[str, str]:
-        """The variables from which a child process reads these same settings, the officer's keyset left out."""
-        named = {one.name: getattr(self, at) for at, one in _VARIABLES.items() if one.is_inherited}
+        """The variables from which a child process reads these same settings, the officer's keyset empty.
+
+        They are laid over this process's own, so what a child must not have is among them.
+        """
+        named = {one.name: getattr(self, at) if one.is_inherited else None for at, one in _VARIABLES.items()}
         named |= {name: self.keysets.get(role) for role, name in _KEYSETS.items()}
         return {name: "" if value is None else str(value) for name, value in named.items()}
 

@@ -309,7 +309,8 @@ def drain_in_processes(
     shares = [whole + (number < rest) for number in range(processes)]
     workers = [
         subprocess.Popen(  # noqa: S603 - this module, in our own interpreter
-            [sys.executable, "-m", __name__],
+            # -P: with -m alone Python imports from the working directory first, which may be anybody's.
+            [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **environment},
