@@ -165,11 +165,12 @@ def keys_init(
     """Make a set of keysets for staging or production: four for the pipeline, one for the privacy officer."""
     import tink
 
+    from loginetl_assets.durable import make_directory
     from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
     from loginetl_assets.resources.keysets import keyset_json, write_once
 
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory)
         if any(directory.iterdir()):
             raise SettingsError(f"{directory} is not empty: keysets are never overwritten")
         officer = tink.new_keyset_handle(OFFICER_TEMPLATE)

@@ -32,9 +32,14 @@ class Officer:
         """Reads the private keyset.
 
         Raises:
-            OperatorError: it is missing or of the wrong kind.
+            OperatorError: it is missing or of the wrong kind, or others can read it.
         """
-        self.handle = read_keyset(OFFICER_SETTING, officer_source(settings), kms_key_uri=settings.kms_key_uri)
+        self.handle = read_keyset(
+            OFFICER_SETTING,
+            officer_source(settings),
+            kms_key_uri=settings.kms_key_uri,
+            guarded=not settings.is_local,
+        )
         try:
             self._keys = self.handle.primitive(hybrid.HybridDecrypt)
         except tink.TinkError:

@@ -12,6 +12,7 @@ from typing import Any
 import tink
 from tink import aead, hybrid, prf
 
+from loginetl_assets.durable import make_directory
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.sealing import Sealer
 from loginetl_assets.logins.tokens import Tokenizer
@@ -136,6 +137,7 @@ class Keyring:
                 self.source(role),
                 public=role is KeysetRole.VAULT,  # the pipeline must not be able to read the vault
                 kms_key_uri=self._kms_key_uri,
+                guarded=self._made_in is None,
             )
         return self._handles[role]
 
@@ -161,8 +163,8 @@ def _made(directory: Path, role: KeysetRole) -> Path:
     if path.exists():
         return path
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # LOGINETL_HOME; `mode` is the last part's
-        directory.mkdir(exist_ok=True, mode=0o700)
+        make_directory(directory.parent)  # LOGINETL_HOME
+        make_directory(directory)
         if role is KeysetRole.VAULT:
             officer = directory / OFFICER_FILE
             write_once(officer, keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))

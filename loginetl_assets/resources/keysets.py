@@ -16,6 +16,7 @@ import warnings
 from base64 import b64decode
 from contextlib import suppress
 from pathlib import Path
+from stat import S_IMODE, S_IROTH, S_IWOTH
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -24,6 +25,7 @@ import botocore.exceptions
 import tink
 from tink import aead, hybrid, prf, secret_key_access
 
+from loginetl_assets.durable import sync
 from loginetl_assets.errors import OperatorError
 
 for _register in (aead.register, hybrid.register, prf.register):
@@ -33,7 +35,9 @@ SECRETS_MANAGER = "aws-secretsmanager:"
 KMS = "aws-kms://"
 
 
-def read_keyset(name: str, setting: str, *, public: bool = False, kms_key_uri: str | None = None) -> tink.KeysetHandle:
+def read_keyset(
+    name: str, setting: str, *, public: bool = False, kms_key_uri: str | None = None, guarded: bool = False
+) -> tink.KeysetHandle:
     """Reads a keyset.
 
     Args:
@@ -41,11 +45,14 @@ def read_keyset(name: str, setting: str, *, public: bool = False, kms_key_uri: s
         setting: where the keyset is, or the keyset.
         public: whether it must be a public one; private key material is refused then.
         kms_key_uri: the KMS key that opens wrapped keysets.
+        guarded: whether to refuse a file that every user of the machine can read or change.
 
     Raises:
-        OperatorError: not there, not to be opened, or no keyset; the text never repeats the setting.
+        OperatorError: not there, not to be opened, not guarded, or no keyset; the text never repeats the setting.
     """
     text = _text(name, setting)
+    if guarded and not setting.startswith(("{", SECRETS_MANAGER)):
+        _refuse_unguarded(name, _path(setting), secret=not public and '"encryptedKeyset"' not in text)
     try:
         if public:
             handle = tink.json_proto_keyset_format.parse_without_secret(text)
@@ -124,6 +131,7 @@ def write_once(path: Path, text: str) -> None:
         os.fsync(draft.fileno())
         with suppress(FileExistsError):
             os.link(draft.name, path)
+    sync(path.parent)
 
 
 def refuse_inline(name: str, setting: str) -> None:
@@ -134,6 +142,9 @@ def refuse_inline(name: str, setting: str) -> None:
 
 def replace_keyset(name: str, setting: str, text: str) -> None:
     """Puts a keyset in the place of the one a setting names, whole or not at all.
+
+    A file keeps its owner, its group and its mode: whoever reads it now must be able to afterwards, and nobody else. A
+    link stays, and what it leads to is replaced.
 
     Raises:
         OperatorError: the setting is the keyset itself, or its place cannot be written.
@@ -146,10 +157,13 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
             raise OperatorError(f"{name}: Secrets Manager did not take the keyset ({_code(error)})") from None
         return
     refuse_inline(name, setting)
-    path = Path(setting.removeprefix("file://"))
     try:
+        path = _path(setting).resolve()
+        before = path.stat()
         with NamedTemporaryFile("w", dir=path.parent, delete=False) as draft:
             try:
+                os.fchown(draft.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(draft.fileno(), S_IMODE(before.st_mode))
                 draft.write(text)
                 draft.flush()
                 os.fsync(draft.fileno())
@@ -157,8 +171,24 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
             except OSError:
                 Path(draft.name).unlink()  # it holds a key
                 raise
-    except OSError as error:
-        raise OperatorError(f"{name}: cannot write the file it names ({error.strerror})") from None
+        sync(path.parent)
+    except OSError as error:  # a mount that is read-only, or of this one file; a file that is somebody else's
+        raise OperatorError(
+            f"{name}: cannot write the file it names ({error.strerror}): give --output FILE, and put that in its place"
+        ) from None
+
+
+def _path(setting: str) -> Path:
+    return Path(setting.removeprefix("file://"))
+
+
+def _refuse_unguarded(name: str, path: Path, *, secret: bool) -> None:
+    mode = path.stat().st_mode
+    if mode & (S_IROTH | S_IWOTH if secret else S_IWOTH):
+        raise OperatorError(
+            f"{name}: every user of this machine can {'read' if mode & S_IROTH and secret else 'change'} the file it"
+            f" names: `chmod {'o=' if secret else 'o-w'} FILE`, or mount the secret with mode 0440"
+        )
 
 
 def _text(name: str, setting: str) -> str:
@@ -171,7 +201,7 @@ def _text(name: str, setting: str) -> str:
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, KeyError) as error:
             raise OperatorError(f"{name}: Secrets Manager does not give the secret ({_code(error)})") from None
     try:
-        return Path(setting.removeprefix("file://")).read_text()
+        return _path(setting).read_text()
     except OSError as error:
         raise OperatorError(f"{name}: cannot read the file it names ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -16,6 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
+from loginetl_assets.durable import make_directory, sync
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources.queue import NO_CREDENTIALS, open_session
 
@@ -62,7 +63,7 @@ class Landing:
 
     def _open(self, bucket: str, prefix: str) -> LocalStore | S3Store:
         if self._directory is not None:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self._directory)
             return LocalStore(prefix=self._directory)
         from obstore.auth.boto3 import Boto3CredentialProvider
 
@@ -96,11 +97,19 @@ class Landing:
         try:
             obstore.put(self._store, key, content)
             if self._directory is not None:
-                _sync(self._directory / key)  # obstore renames into place but does not sync
+                self._sync(self._directory, key)
         except PermissionError:
             raise OperatorError(f"the landing at {self.url} is not writable: check {self._setting}") from None
         except (BaseError, OSError) as error:
             raise self._explained(error, "write to") from None
+
+    def _sync(self, directory: Path, key: str) -> None:
+        """Makes an object durable: obstore makes directories and renames into place, but does not sync."""
+        path = directory / key
+        while path != directory:
+            sync(path)
+            path = path.parent
+        sync(directory)
 
     def check_writable(self) -> None:
         """Writes an object and deletes it.
@@ -178,12 +187,3 @@ class Landing:
         if url.startswith("file:"):
             return OperatorError(f"cannot {action} the landing at {url}: check {setting}")
         return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")
-
-
-def _sync(path: Path) -> None:
-    for target in (path, path.parent):
-        descriptor = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

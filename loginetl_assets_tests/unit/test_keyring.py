@@ -104,6 +104,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.fixture(autouse=True)
+def _private_files() -> Iterator[None]:
+    """Files that the tests write are their owner's alone, as keysets must be."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def no_umask() -> Iterator[None]:
     """So that a file's mode is what was asked for."""

@@ -1,0 +1,23 @@
+"""What must outlive a power cut: a file system keeps a new name only once the directory it stands in was synced."""
+
+import os
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Has a file's content, or a directory's entries, written to the disk before it returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory for its owner alone, and its missing parents; one that is there stays as it is."""
+    if path.exists():
+        return
+    missing = [path, *(parent for parent in path.parents if not parent.exists())]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for made in missing:
+        sync(made.parent)
