@@ -7,8 +7,8 @@ registered before that look is clean, with all that was made of it, and what is 
 commits by itself and finds its work anew, so an erasure that was killed is finished by asking again. Objects that were
 replaced are listed in the transaction that replaces them and deleted after it.
 
-What stays: message ids (so that a redelivery is not loaded), the ledger's counts, the access log, and the erased tokens
-(so that recovery can say so). A message that the person sends later is new data and is loaded.
+What stays: message ids (until retention, so that a redelivery is not loaded), the ledger's counts, the access log, and
+the erased tokens (so that recovery can say so). A message that the person sends later is new data and is loaded.
 """
 
 import json

@@ -434,13 +434,14 @@ def prune_messages(connection: Connection, before: datetime) -> int:
 
     While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
     is kept with the batch that settled it, and SQS may have delivered the message anew for as long as it keeps one: so
-    a batch's ids stay until every object is gone that landed before it, or that long after it.
+    a batch's ids stay until every object is gone that landed before it, or that long after it. That of a rejected
+    message stays with its body, for the replay.
     """
     return connection.execute(
         text(
             "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
             " AND b.state = 'loaded' AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
-            " AND p.outcome IN ('loaded', 'duplicate')"
+            " AND NOT EXISTS (SELECT FROM loginetl.rejected_logins r WHERE r.message_key = p.message_key)"
             " AND b.landed_at + CAST(:redelivery AS interval) <= coalesce("
             "   (SELECT min(landed_at) FROM loginetl.batches WHERE object_purged_at IS NULL), 'infinity')"
         ),

@@ -29,11 +29,12 @@ from loginetl_assets.automation.running import run_landed
 from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.resources import ledger
+from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.resources import ledger, rejections
 from loginetl_assets.resources.configured import INSTALLATION_TAG
 from loginetl_assets.resources.queue import QueueDepth
 from loginetl_assets.resources.services import Services
-from loginetl_assets.settings import Environment, KeysetRole, Settings
+from loginetl_assets.settings import Environment, Identity, KeysetRole, Settings
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
 
 
@@ -496,6 +497,33 @@ def test_retention_forgets_no_id_while_a_batch_is_there_that_may_hold_its_messag
 
     assert len(pipeline.rows()) == 1, "the id was forgotten, and the message loaded again"
     assert pipeline.totals().pending == 0
+
+
+def test_retention_forgets_every_id_but_those_of_rejected_bodies(pipeline: Pipeline, tmp_path: Path) -> None:
+    by_event = replace(pipeline.settings, identity=Identity.EVENT_ID)
+    with Pipeline.on(by_event, tmp_path / "by-event") as other:
+        other.send([login(user_id="anna", event_id="e-1"), login(event_id="e-2"), login(app_version="x"), "{}"])
+        other.run()
+        services = other.services
+        subject = subject_of("anna", [], services.keyring)
+        Erasure(services.database(), services.landing(), services.keyring, subject).run("she asked")
+        (dropped,) = other.query("SELECT message_key FROM loginetl.rejected_logins WHERE reason = 'bad_version'")
+        with services.database().transaction() as connection:
+            rejections.erase(connection, [dropped.message_key])
+        other.send([login(user_id="anna", event_id="e-1")])  # as after a redrive
+        other.run()
+        assert len(other.rows()) == 1, "an event that was erased is known for as long as SQS may bring it again"
+
+        old = datetime.now(UTC) - timedelta(days=46)
+        other.execute("UPDATE loginetl.batches SET loaded_at = :old, landed_at = :old", old=old)
+        other.run({"purge": {"days": 30}}, job="retention")
+
+        kept = other.query("SELECT message_key, event_key FROM loginetl.processed_messages")
+        bodies = other.query("SELECT message_key FROM loginetl.rejected_logins")
+        assert [tuple(row) for row in kept] == [(bodies[0].message_key, None)]
+        other.run({"replay": {}}, job="replay_rejected")
+        other.run()
+        assert (other.totals().rejected, other.totals().pending) == (1, 0)
 
 
 def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:
