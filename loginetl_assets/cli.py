@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loginetl_assets import cli_privacy, cli_rejected, cli_run
+from loginetl_assets import cli_batches, cli_privacy, cli_rejected, cli_run
 from loginetl_assets.cli_run import configured_services, dagster_environment
 from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
 
@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print local variables, and those are personal data
 )
 cli_run.register(app)
+app.add_typer(cli_batches.batches_app, name="batches")
 app.add_typer(cli_rejected.rejected_app, name="rejected")
 cli_privacy.register(app)
 

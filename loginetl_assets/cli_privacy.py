@@ -137,9 +137,8 @@ def erase(
 
     services = configured_services()
     subject = subject_of(user_id, list(tokens or []), services.keyring)
-    erasure = Erasure(
-        services.database(application_name="loginetl erase"), services.landing(), services.keyring, subject
-    )
+    database = services.database(application_name="loginetl erase")
+    erasure = Erasure(database, services.bound_landing(database), services.keyring, subject)
     if dry_run:
         _print_counts("Would be removed", asdict(erasure.dry_run()))
         return
@@ -282,10 +281,11 @@ def keys_retoken(reason: Reason = "") -> None:
 
     services = configured_services()
     started = time.monotonic()
+    database = services.database(application_name="loginetl retoken")
     with _progress() as progress:
         counts = retoken(
-            services.database(application_name="loginetl retoken"),
-            services.landing(),
+            database,
+            services.bound_landing(database),
             services.keyring,
             Officer(services.settings),
             reason=reason,

@@ -100,7 +100,9 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
     _require_a_choice(ids, reason, since, until, every=every)
     which = selection(ids or [], reason, since, until)
     services = configured_services()
-    counts = replay_rejected(services.database(), services.landing(), services.payloads(), services.keyring, which)
+    database = services.database()
+    landing = services.bound_landing(database)
+    counts = replay_rejected(database, landing, services.payloads(), services.keyring, which)
     err.print(f"replayed {counts.messages} messages")
     if counts.unopened:
         err.print(

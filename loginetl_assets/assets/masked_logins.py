@@ -140,8 +140,8 @@ def masked_logins(
     with failures_without_values(retried=context):
         started = time.monotonic()
         totals = MaskingTotals()
-        masker = _Masker(landing.open(), keyring.open(), rules, context.run.run_id)
         open_database = database.open()
+        masker = _Masker(landing.open(open_database), keyring.open(), rules, context.run.run_id)
         with open_database.transaction() as connection:
             for role in KeysetRole:
                 ledger.check_keys(connection, role, masker.keys.check_values(role))

@@ -106,7 +106,7 @@ def raw_login_messages(
         started = time.monotonic()
         keys, ledger_database = keyring.open(), database.open()
         login_queue = queue.open(connections=config.receivers + 2)
-        open_landing, payloads = landing.open(), landing.open_payloads()
+        open_landing, payloads = landing.open(ledger_database), landing.open_payloads()
         # Before anything is received: a redrive policy counts receives, and would take messages away for our fault.
         with ledger_database.transaction() as connection:
             ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))

@@ -33,6 +33,7 @@ class LoadTotals:
     duplicates: int = 0
     batches: int = 0
     batches_set_aside: int = 0
+    batches_to_mask_anew: int = 0  # their masked file is gone or damaged
 
 
 @dg.asset(
@@ -60,8 +61,8 @@ def user_logins(
     with failures_without_values(retried=context):
         started = time.monotonic()
         totals = LoadTotals()
-        loader = _Loader(landing.open(), keyring.open(), context.run.run_id)
         open_database = database.open()
+        loader = _Loader(landing.open(open_database), keyring.open(), context.run.run_id)
         last = 0
         while True:
             with open_database.transaction() as connection:
@@ -72,6 +73,10 @@ def user_logins(
                 loader.load(connection, batch, totals)
         if totals.batches_set_aside:
             context.log.warning(f"{totals.batches_set_aside} batches were set aside: see `loginetl status`")  # noqa: G004 - a count
+        if totals.batches_to_mask_anew:
+            context.log.warning(
+                f"{totals.batches_to_mask_anew} masked files are gone or damaged: the next run makes them anew"  # noqa: G004 - a count
+            )
         with open_database.transaction() as connection:
             rows = table_rows(connection)
         yield dg.MaterializeResult(
@@ -92,10 +97,18 @@ class _Loader:
         self._run_id = run_id
 
     def load(self, connection: Connection, batch: Batch, totals: LoadTotals) -> None:
-        """Loads one batch, or sets it aside where it cannot be read."""
+        """Loads one batch, or sets it aside where it cannot be read.
+
+        One whose masked file is gone or damaged goes back to be masked: the next run makes the file anew.
+        """
+        try:
+            logins = read_masked(self._landing, batch)
+        except Unreadable:
+            ledger.replace_masked(connection, batch, None)
+            totals.batches_to_mask_anew += 1
+            return
         try:
             with connection.begin_nested():  # rows whose batch is set aside must not stay
-                logins = read_masked(self._landing, batch)
                 _refuse_violations(batch, logins)
                 outcome = load_logins(connection, batch, logins)
                 rejected = self._reject(connection, batch, outcome.refused)

@@ -40,7 +40,8 @@ def masked_logins_are_sound(
 ) -> Iterator[dg.AssetCheckResult]:
     """Reads every masked file that is not loaded yet, once for both checks."""
     with failures_without_values():
-        files, open_database = landing.open(), database.open()
+        open_database = database.open()
+        files = landing.open(open_database)
         batches = rows = unreadable = last = 0
         broken: dict[str, int] = {}
         while True:

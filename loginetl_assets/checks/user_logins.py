@@ -50,11 +50,13 @@ def user_logins_are_sound(
 ) -> Iterator[dg.AssetCheckResult]:
     """Holds the batches, their masked files, the ledger and the table against each other."""
     with failures_without_values():
-        with database.open().transaction() as connection:
+        open_database = database.open()
+        files = landing.open(open_database)
+        with open_database.transaction() as connection:
             # What others commit between two of these statements would make sums of theirs disagree.
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             batches = ledger.touched_by_run(connection, "loaded", context.run.run_id)
-            logins, unreadable = _read(landing.open(), batches)
+            logins, unreadable = _read(files, batches)
             ids = [batch.batch_id for batch in batches]
             settled = ledger.settled_by(connection, ids)
             keys = [UUID(key) for key in logins["message_key"].unique()]

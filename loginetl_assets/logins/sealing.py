@@ -45,6 +45,11 @@ def open_sealed(sealer: Sealer, sealed: bytes, place: str) -> bytes:
         raise NotOpened("it was altered, or sealed with another key") from None
 
 
+def key_id_of(sealed: bytes) -> int | None:
+    """The id of the key that sealed something, where Tink wrote it (the output prefix of its key templates)."""
+    return int.from_bytes(sealed[1:5], "big") if sealed.startswith(b"\x01") else None
+
+
 class VaultSealer:
     """Seals one batch's values for the vault, under a data key made for this batch alone."""
 

@@ -83,9 +83,9 @@ class LandingResource(dg.ConfigurableResource[Landing]):
 
     services: dg.ResourceDependency[Services]
 
-    def open(self) -> Landing:
-        """Opens the landing."""
-        return self.services.landing()
+    def open(self, database: LoginDatabase) -> Landing:
+        """Opens the landing and makes sure that it is this database's."""
+        return self.services.bound_landing(database)
 
     def open_payloads(self) -> Payloads:
         """Opens the bucket of payloads that messages point at, if one is named."""

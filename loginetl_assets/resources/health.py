@@ -107,7 +107,7 @@ def look(database: LoginDatabase, queue: LoginQueue) -> Health:
         unsettled = connection.execute(
             text(
                 "SELECT min(oldest_sent_at) FILTER (WHERE settled < messages) AS sent_at,"
-                " min(landed_at) FILTER (WHERE settled < messages) AS landed_at,"
+                " min(coalesce(registered_anew_at, landed_at)) FILTER (WHERE settled < messages) AS landed_at,"
                 " count(*) FILTER (WHERE settled > messages) AS overdrawn"
                 " FROM (SELECT *, loaded + duplicates + rejected + erased AS settled FROM loginetl.batches"
                 "   WHERE state <> 'loaded') pending"

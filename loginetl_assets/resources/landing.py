@@ -3,13 +3,14 @@
 A `put` is atomic: an object is there whole or not at all. Nothing is ever overwritten, since every key is new.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import botocore.exceptions
 import obstore
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 BATCHES = "batches"
 MASKED = "masked"
+PROBES = f"{BATCHES}/probe-"  # what `check_writable` writes
+MARKER = "installation.json"  # says which database the landing belongs to
 
 # Together well inside the visibility time-out: the library's own default is ten retries over three minutes.
 _RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
@@ -94,10 +97,15 @@ class Landing:
             OperatorError: not writable, or full.
             TransientError: the store failed in a way that may pass.
         """
+        self._put(key, content, mode="overwrite")
+
+    def _put(self, key: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
         try:
-            obstore.put(self._store, key, content)
+            obstore.put(self._store, key, content, mode=mode)
             if self._directory is not None:
                 self._sync(self._directory, key)
+        except obstore.exceptions.AlreadyExistsError:
+            return  # as `create` allows: another was first
         except PermissionError:
             raise OperatorError(f"the landing at {self.url} is not writable: check {self._setting}") from None
         except (BaseError, OSError) as error:
@@ -117,9 +125,31 @@ class Landing:
         Raises:
             OperatorError, TransientError: as `put` and `delete`.
         """
-        key = f"{BATCHES}/{uuid4()}"  # where retention finds it, should this process die in between
+        key = f"{PROBES}{uuid4()}"  # where retention finds it, should this process die in between
         self.put(key, b"probe")
         self.delete([key])
+
+    def bind(self, installation_id: UUID) -> None:
+        """Makes sure that the landing is this database's; the first that asks has it.
+
+        What one database's retention takes for left over is another's pending batch.
+
+        Raises:
+            OperatorError: it is another database's; or the store failed.
+            TransientError: the store failed in a way that may pass.
+        """
+        ours = json.dumps({"installation_id": str(installation_id)}).encode()
+        try:
+            found = self.get(MARKER)
+        except ObjectMissing:
+            self._put(MARKER, ours, mode="create")
+            found = self.get(MARKER)  # of two that are first at once one has it
+        if found != ours:
+            raise OperatorError(
+                f"the landing at {self.url} belongs to another database's installation: set {self._setting} to a place"
+                f" of this one's own. If that database is gone for good, delete the object {MARKER} there and run"
+                " `loginetl batches register`"
+            )
 
     def get(self, key: str, *, most_bytes: int | None = None) -> bytes:
         """Reads an object whole.

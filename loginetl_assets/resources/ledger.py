@@ -158,13 +158,27 @@ def register_batch(
     size: int,
     oldest_sent_at_ms: int,
     run_id: str | None,
+    landed_at: datetime | None = None,
 ) -> int:
-    """Records a batch that is whole in the landing; from here on it is pending. Gives its id."""
+    """Records a batch that is whole in the landing; from here on it is pending. Gives its id.
+
+    Args:
+        connection: in a transaction.
+        object_key: where it is.
+        landing_key_id: the key that it is sealed with.
+        messages: how many it holds.
+        size: its bytes.
+        oldest_sent_at_ms: when SQS took the oldest of them.
+        run_id: the Dagster run, if any.
+        landed_at: when an object was written that is registered anew: how long ids are kept follows from it.
+    """
     batch_id: int = connection.execute(
         text(
             "INSERT INTO loginetl.batches"
-            " (object_key, landing_key_id, messages, bytes, oldest_sent_at, landed_run_id) VALUES"
-            " (:object_key, :landing_key_id, :messages, :size, to_timestamp(:oldest / 1000.0), :run_id)"
+            " (object_key, landing_key_id, messages, bytes, oldest_sent_at, landed_run_id, landed_at,"
+            "  registered_anew_at) VALUES"
+            " (:object_key, :landing_key_id, :messages, :size, to_timestamp(:oldest / 1000.0), :run_id,"
+            "  coalesce(:landed_at, now()), CASE WHEN CAST(:landed_at AS timestamptz) IS NOT NULL THEN now() END)"
             " RETURNING batch_id"
         ),
         {
@@ -174,6 +188,7 @@ def register_batch(
             "size": size,
             "oldest": oldest_sent_at_ms,
             "run_id": run_id,
+            "landed_at": landed_at,
         },
     ).scalar_one()
     return batch_id
@@ -415,18 +430,24 @@ def mark_purged(connection: Connection, batch_ids: Sequence[int]) -> None:
     )
 
 
-def unknown_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
-    """Which objects no batch names: left behind by a run that died."""
+def unnamed_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Which objects no batch names, and no list of objects to be deleted."""
     return list(
         connection.execute(
             text(
                 "SELECT key FROM unnest(CAST(:keys AS text[])) key WHERE NOT EXISTS"
                 " (SELECT FROM loginetl.batches WHERE object_key = key)"
                 " AND NOT EXISTS (SELECT FROM loginetl.batches WHERE masked_key = key)"
+                " AND NOT EXISTS (SELECT FROM loginetl.doomed_objects d WHERE d.object_key = key)"
             ),
             {"keys": list(keys)},
         ).scalars()
     )
+
+
+def lock_registering(connection: Connection) -> None:
+    """Waits until nobody else registers objects that no batch names, and keeps it so until the transaction ends."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": 0x6C6F67696E75})
 
 
 def prune_messages(connection: Connection, before: datetime) -> int:

@@ -7,6 +7,7 @@ import boto3
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets.resources import ledger
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
@@ -103,6 +104,14 @@ class Services:
     def landing(self) -> Landing:
         """Opens the landing; in the local environment it is a directory of `LOGINETL_HOME` by default."""
         return Landing(self.settings.landing_url or (self.settings.home / "landing").as_uri())
+
+    def bound_landing(self, database: LoginDatabase) -> Landing:
+        """Opens the landing and makes sure that it is this database's."""
+        landing = self.landing()
+        with database.transaction() as connection:
+            installation_id = ledger.installation_id(connection)
+        landing.bind(installation_id)
+        return landing
 
     def payloads(self) -> Payloads:
         """Opens the bucket of payloads, if one is named."""

@@ -626,6 +626,27 @@ def test_a_batch_set_aside_is_shown_with_its_reason_and_read_again_once_mended(c
     assert [row[0] for row in beside.table()].count("set-aside") == 1
 
 
+def test_batches_that_the_ledger_lost_are_registered_anew_and_loaded(cli: Cli, other_queue: str) -> None:
+    beside = cli.with_queue(other_queue)
+    beside("send", "-", stdin=login(user_id="restored"))
+    beside("run")
+    for table, condition in (
+        ("loginetl.processed_messages", "batch_id = (SELECT max(batch_id) FROM loginetl.batches)"),
+        ("loginetl.batches", "batch_id = (SELECT max(batch_id) FROM loginetl.batches)"),
+        ("user_logins", "user_id = 'restored'"),
+    ):
+        beside("psql", "-c", f"DELETE FROM {table} WHERE {condition}")  # noqa: S608
+    assert "registered 0 batches" in beside("batches", "register").stderr, "a run may be writing it"
+    for path in (beside.home / "landing" / "batches").iterdir():
+        os.utime(path, (path.stat().st_mtime - 7200,) * 2)
+
+    assert "registered 1 batches with 1 messages" in beside("batches", "register").stderr
+    beside("run")
+
+    assert [row[0] for row in beside.table()].count("restored") == 1
+    assert "registered 0 batches" in beside("batches", "register").stderr
+
+
 def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
     # Null and empty, and what CSV has to quote.
     loaded.cli("psql", "-c", "INSERT INTO user_logins (user_id, locale) VALUES ('', NULL), (E'a,\"b\"\\nc', '')")

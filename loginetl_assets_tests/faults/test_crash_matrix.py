@@ -79,7 +79,7 @@ def all_is_loaded(scene: Scene) -> None:
 def all_is_loaded_and_old(scene: Scene) -> None:
     """The work is done, and was done long ago; beside it lies an object that no batch names."""
     scene.settle()
-    (scene.settings.home / "landing" / "batches" / "of-a-dead-run").write_bytes(b"sealed")
+    (scene.settings.home / "landing" / "batches" / "probe-of-a-dead-run").write_bytes(b"")
     scene.age(loaded_days_ago=40)
 
 

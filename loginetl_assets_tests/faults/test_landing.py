@@ -1,7 +1,7 @@
 """What becomes of a landing's objects, which may be gone, cut, altered or exchanged, and what becomes of S3's answers.
 
 Nothing is ever loaded from a damaged object. Its batch is set aside with a reason, the others go on, and once the
-object is mended `masked_logins` with `reprocess` brings what was missing.
+object is mended `masked_logins` with `reprocess` brings what was missing. A masked file is made anew.
 """
 
 from collections.abc import Callable, Iterator
@@ -119,14 +119,14 @@ def damage_all_but_every_second(paths: list[Path]) -> dict[Path, bytes]:
     return whole
 
 
-def assert_set_aside(pipeline: Pipeline, prefix: str, altered: str) -> None:
+def assert_set_aside(pipeline: Pipeline) -> None:
     """Every second batch is set aside for its own reason, and the others are loaded."""
     assert users_of(pipeline) == USERS[::2]
     said = reasons(pipeline)
     assert len(said) == len(DAMAGES)
     missing, *others = [said[batch_id] for batch_id in sorted(said)]
-    assert missing.startswith(f"{prefix}: the landing has no object ")
-    assert others == [f"{prefix}: {altered}"] * len(others)
+    assert missing.startswith("raw batch: the landing has no object ")
+    assert others == ["raw batch: it was altered, or sealed with another key"] * len(others)
     totals = pipeline.totals()
     assert (totals.set_aside_batches, totals.pending, totals.loaded) == (len(DAMAGES), len(DAMAGES), len(USERS) // 2)
 
@@ -149,25 +149,40 @@ def test_damaged_batches_are_set_aside_and_come_once_they_are_mended(pipeline: P
 
     assert metadata(result, "masked_logins")["batches_set_aside"] == len(DAMAGES)
     assert checks(result)["counts_reconcile"]
-    assert_set_aside(pipeline, "raw batch", "it was altered, or sealed with another key")
+    assert_set_aside(pipeline)
     for path, content in whole.items():
         path.write_bytes(content)
     pipeline.run({"masked_logins": {"reprocess": True, "batch_ids": list(reasons(pipeline))}})
     assert_all_loaded(pipeline)
 
 
-def test_damaged_masked_files_are_set_aside_by_the_load_and_made_anew(pipeline: Pipeline) -> None:
+def test_damaged_masked_files_are_never_loaded_and_made_anew_by_the_next_run(pipeline: Pipeline) -> None:
     land_users(pipeline, *USERS)
     pipeline.materialize("masked_logins")
     damage_all_but_every_second(objects(pipeline, "masked_key"))
 
     result = pipeline.run()
 
-    assert metadata(result, "user_logins")["batches_set_aside"] == len(DAMAGES)
+    assert metadata(result, "user_logins")["batches_to_mask_anew"] == len(DAMAGES)
     assert checks(result)["counts_reconcile"]
-    assert_set_aside(pipeline, "masked file", "it was altered")
-    pipeline.run({"masked_logins": {"reprocess": True}})
+    assert users_of(pipeline) == USERS[::2]
+    totals = pipeline.totals()
+    assert (totals.set_aside_batches, totals.pending, totals.loaded) == (0, len(DAMAGES), len(USERS) // 2)
+    pipeline.run()
     assert_all_loaded(pipeline)
+
+
+def test_a_damaged_masked_file_whose_batch_is_damaged_too_is_set_aside_with_it(pipeline: Pipeline) -> None:
+    land_users(pipeline, "one")
+    pipeline.materialize("masked_logins")
+    for column in ("masked_key", "object_key"):
+        (path,) = objects(pipeline, column)
+        path.write_bytes(b"")
+
+    for _ in range(2):
+        pipeline.run()
+
+    assert list(reasons(pipeline).values()) == ["raw batch: it was altered, or sealed with another key"]
 
 
 @contextmanager

@@ -432,7 +432,7 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     pipeline.send(SAMPLE)
     pipeline.run()
     landing = pipeline.services.landing()
-    landing.put("batches/orphan", b"left by a run that died")
+    landing.put("batches/probe-orphan", b"left by a run that died")
     unfinished = pipeline.settings.home / "landing" / "batches" / "killed-in-a-write#1"
     unfinished.write_bytes(b"")
     old = datetime.now(UTC) - timedelta(days=40)

@@ -119,8 +119,8 @@ def test_the_whole_pipeline_runs_as_loader(pipeline: Pipeline, logins: Logins, t
         assert len(pipeline.rows()) == 99
         pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - '90 days'::interval,"
                          " loaded_at = now() - '90 days'::interval")  # fmt: skip
-        loader.services.landing().put("batches/orphan", b"")
-        orphan = loader.settings.home / "landing" / "batches" / "orphan"
+        loader.services.landing().put("batches/probe-orphan", b"")
+        orphan = loader.settings.home / "landing" / "batches" / "probe-orphan"
         os.utime(orphan, (0, 0))
         loader.run(job="retention")
         assert not orphan.exists()

@@ -1,4 +1,4 @@
-"""Batches that are given up on, by name."""
+"""Batches that are given up on, and batches that the landing brought back."""
 
 from alembic import op
 
@@ -6,6 +6,9 @@ revision = "0006"
 down_revision = "0005"
 
 _STATEMENTS = """
+ALTER TABLE loginetl.batches ADD COLUMN registered_anew_at timestamptz;
+COMMENT ON COLUMN loginetl.batches.registered_anew_at IS
+  'When an object that no batch named became this one; it landed when it was written.';
 """
 
 

@@ -1,0 +1,127 @@
+"""Objects of the landing that the ledger does not name: registered anew, deleted, or left where they are.
+
+A run that died between its put and its commit leaves one. So does a Postgres that was put back to an earlier moment,
+and then the object is the only copy of its messages. The two cannot be told apart and need not be: what opens with our
+keys becomes a pending batch, and messages that the ledger knows end there as duplicates.
+
+What does not open may be a stranger's, or ours once the right keyset is set: it is left, and counted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from loginetl_assets.logins.message import QueuedMessage, decode_messages
+from loginetl_assets.logins.sealing import NotOpened, key_id_of, open_sealed
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.resources.landing import BATCHES, MASKED, PROBES, Landing, ObjectMissing
+from loginetl_assets.settings import KeysetRole
+
+# A run names what it has put within a transaction's life: put, lock and statement have time-outs of minutes. Should one
+# be frozen for longer, its own registration fails and its messages come again.
+REGISTER_AGE = timedelta(hours=1)
+
+_PAGE = 1_000
+
+
+@dataclass
+class UnnamedObjects:
+    """What was found in `batches/` that the ledger did not name."""
+
+    registered_batches: int = 0
+    registered_messages: int = 0
+    deleted: int = 0  # probes, and batches without a message
+    unreadable_objects: int = 0
+
+
+def register_unnamed(
+    database: LoginDatabase, landing: Landing, keys: Keyring, *, before: datetime, run_id: str | None = None
+) -> UnnamedObjects:
+    """Registers batches that the ledger does not name and that were written before a moment.
+
+    An object that an erasure or a masking has replaced is not among them, though its deletion may be outstanding.
+
+    Raises:
+        OperatorError: the landing keyset is another database's; or the landing cannot be read.
+    """
+    with database.transaction() as connection:
+        ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
+    found = UnnamedObjects()
+    for key, written_at in _unnamed(database, landing, BATCHES, before):
+        if key.startswith(PROBES):
+            landing.delete([key])
+            found.deleted += 1
+        else:
+            _register(database, landing, keys, key, written_at, run_id, found)
+    return found
+
+
+def delete_unnamed_masked(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
+    """Deletes masked files that no batch names and that were written before a moment: they can be made again."""
+    keys = [key for key, _ in _unnamed(database, landing, MASKED, before)]
+    landing.delete(keys)
+    return len(keys)
+
+
+def _unnamed(
+    database: LoginDatabase, landing: Landing, prefix: str, before: datetime
+) -> Iterator[tuple[str, datetime]]:
+    old = [(key, written_at) for key, written_at in landing.list(prefix) if written_at < before]
+    for start in range(0, len(old), _PAGE):
+        page = dict(old[start : start + _PAGE])
+        with database.transaction() as connection:
+            unnamed = ledger.unnamed_objects(connection, list(page))
+        yield from ((key, page[key]) for key in unnamed)
+
+
+def _register(
+    database: LoginDatabase,
+    landing: Landing,
+    keys: Keyring,
+    key: str,
+    written_at: datetime,
+    run_id: str | None,
+    found: UnnamedObjects,
+) -> None:
+    with database.transaction() as connection:
+        # Asked again now that nobody else registers, and read after it: an object that was replaced is deleted before
+        # the ledger forgets it.
+        ledger.lock_registering(connection)
+        if not ledger.unnamed_objects(connection, [key]):
+            return
+        try:
+            sealed = landing.get(key)
+            messages = decode_messages(open_sealed(keys.landing, sealed, key))
+        except ObjectMissing:
+            return
+        except (NotOpened, ValueError):
+            found.unreadable_objects += 1
+            return
+        if not messages:
+            landing.delete([key])
+            found.deleted += 1
+            return
+        ledger.register_batch(
+            connection,
+            object_key=key,
+            landing_key_id=_sealing_key(keys, sealed),
+            messages=len(messages),
+            size=len(sealed),
+            oldest_sent_at_ms=_oldest(messages),
+            run_id=run_id,
+            landed_at=written_at,
+        )
+    found.registered_batches += 1
+    found.registered_messages += len(messages)
+
+
+def _sealing_key(keys: Keyring, sealed: bytes) -> int:
+    held = keys.key_ids(KeysetRole.LANDING)
+    key_id = key_id_of(sealed)
+    return key_id if key_id in held else held[0]
+
+
+def _oldest(messages: list[QueuedMessage]) -> int:
+    return min(message.sent_at_ms for message in messages)
