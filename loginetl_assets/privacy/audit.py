@@ -1,4 +1,8 @@
-"""The access log: who asked for what, when and why. A row is committed before anything is shown or removed."""
+"""The access log: who asked for what, when and why. A row is committed before anything is shown or removed.
+
+Who (the database login), from where and when is set by the database. It is this software that writes before it shows:
+whoever holds the officer's key and may read the vault can open values without it, and without a row.
+"""
 
 import getpass
 import json
@@ -49,11 +53,11 @@ def record(
     with database.transaction() as connection:
         connection.execute(
             text(
-                "INSERT INTO loginetl.pii_access_log (who, action, reason, tokens, counts)"
-                " VALUES (:system_user || ' as ' || session_user, :action, :reason, :tokens, CAST(:counts AS jsonb))"
+                "INSERT INTO loginetl.pii_access_log (claimed_user, action, reason, tokens, counts)"
+                " VALUES (:claimed_user, :action, :reason, :tokens, CAST(:counts AS jsonb))"
             ),
             {
-                "system_user": _system_user(),
+                "claimed_user": _system_user(),
                 "action": action.value,
                 "reason": reason.strip(),
                 "tokens": list(tokens),

@@ -2,7 +2,8 @@
 
 `loginetl_loader` writes everything the pipeline writes and reads no value of the vault; the sealed bodies it reads, for
 a replay, are those it wrote and has the key for. `loginetl_analyst` reads the table and the views. `loginetl_privacy`
-recovers, erases and rotates; it can add to the access log and never change it. All three are group roles without a
+recovers, erases and rotates; it can add to the access log (who, from where and when is
+the database's to say) and never change it. All three are group roles without a
 login: GRANT them to logins of your own.
 """
 
@@ -38,7 +39,7 @@ GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST}, {PRIVACY}
 
 GRANT SELECT, UPDATE, DELETE ON user_logins TO {PRIVACY};
 GRANT SELECT ON {_VIEWS} TO {PRIVACY};
-GRANT SELECT, INSERT ON loginetl.pii_access_log TO {PRIVACY};
+GRANT SELECT, INSERT (claimed_user, action, reason, tokens, counts) ON loginetl.pii_access_log TO {PRIVACY};
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.pii_vault, loginetl.vault_data_keys, loginetl.token_map,
   loginetl.erased_tokens, loginetl.doomed_objects, loginetl.processed_messages TO {PRIVACY};
 GRANT SELECT, DELETE ON loginetl.rejected_logins TO {PRIVACY};

@@ -552,8 +552,8 @@ def test_the_log_names_the_number_of_a_user_without_a_name(pipeline: Pipeline, m
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     _erasure(pipeline).run("ticket 12")
-    log = pipeline.query("SELECT who FROM loginetl.pii_access_log")
-    assert [row.who.partition(" as ")[0] for row in log] == [f"uid {os.getuid()}"] * 2
+    log = pipeline.query("SELECT claimed_user FROM loginetl.pii_access_log")
+    assert [row.claimed_user for row in log] == [f"uid {os.getuid()}"] * 2
 
 
 def test_the_request_is_logged_before_anything_is_removed(pipeline: Pipeline) -> None:

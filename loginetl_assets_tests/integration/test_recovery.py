@@ -93,7 +93,7 @@ def test_the_command_shows_values_as_table_json_and_csv_and_logs_each_time(pipel
         ("recover", WHY, [ip]),
         ("recover", WHY, [device]),
     ]
-    assert all(" as " in row.who and row.at is not None for row in log)
+    assert all(row.who and row.claimed_user for row in log)
 
 
 def test_the_command_recovers_by_user_and_by_file(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -245,10 +246,24 @@ def test_the_access_log_can_be_added_to_and_never_changed(pipeline: Pipeline, lo
     database = LoginDatabase(str(logins.privacy.database_url))
     audit.record(database, audit.Action.RECOVER, "a reason")
     (row,) = _query(logins.privacy, "SELECT * FROM loginetl.pii_access_log")
-    assert make_url(str(logins.privacy.database_url)).username in row.who
+    assert row.who == make_url(str(logins.privacy.database_url)).username
     may = _for(logins.privacy)
     for statement in (
         *_writes("loginetl.pii_access_log", "who")[1:],
+        *(
+            f"INSERT INTO loginetl.pii_access_log (action, reason, {column}) VALUES ('recover', 'why', {value})"
+            for column, value in (
+                ("who", "'somebody else'"),
+                ("at", "now() - '1 year'::interval"),
+                ("client_address", "'192.0.2.1'"),
+            )
+        ),
+        "INSERT INTO loginetl.pii_access_log (access_id, action, reason)"
+        " OVERRIDING SYSTEM VALUE VALUES (1, 'recover', 'why')",
+        "TRUNCATE loginetl.pii_access_log",
+        "SELECT setval('loginetl.pii_access_log_access_id_seq', 1)",
+        "SET session_replication_role = replica",
+        "SET SESSION AUTHORIZATION postgres",
         "UPDATE loginetl.pii_access_log SET reason = 'another'",
         "DELETE FROM loginetl.pii_access_log",
         "ALTER TABLE loginetl.pii_access_log ADD COLUMN n integer",
@@ -256,6 +271,73 @@ def test_the_access_log_can_be_added_to_and_never_changed(pipeline: Pipeline, lo
     ):
         assert not may(statement), statement
     assert _query(pipeline.settings, "SELECT * FROM loginetl.pii_access_log") == [row]
+
+
+def test_nobody_else_adds_to_the_access_log(pipeline: Pipeline, logins: Logins) -> None:
+    for settings in (logins.loader, logins.analyst):
+        database = LoginDatabase(str(settings.database_url))
+        with pytest.raises(OperatorError, match=DENIED):
+            audit.record(database, audit.Action.RECOVER, "a reason")
+    assert _query(pipeline.settings, "SELECT * FROM loginetl.pii_access_log") == []
+
+
+def test_who_from_where_and_when_is_what_the_database_knows(
+    pipeline: Pipeline, logins: Logins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "the-chief")
+    audit.record(LoginDatabase(str(logins.privacy.database_url)), audit.Action.RECOVER, "a reason")
+    name = make_url(str(logins.privacy.database_url)).username
+    (row,) = _query(
+        logins.privacy,
+        "SELECT who, claimed_user, client_address, inet_client_addr() AS here, now() - at AS age"
+        " FROM loginetl.pii_access_log",
+    )
+    assert (row.who, row.claimed_user) == (name, "the-chief"), "what the client says of its user stands apart"
+    assert row.client_address == row.here
+    assert timedelta() <= row.age < timedelta(minutes=5)
+
+
+def test_even_the_owner_cannot_write_who_and_when_in_passing(pipeline: Pipeline, logins: Logins) -> None:
+    """Nor with functions of the same names found first, nor as another role than the one that logged in."""
+    pipeline.execute(f"GRANT {PRIVACY} TO CURRENT_USER")
+    with pipeline.services.database().transaction() as connection:
+        for statement in (
+            "CREATE SCHEMA mine",
+            "CREATE FUNCTION mine.clock_timestamp() RETURNS timestamptz LANGUAGE sql RETURN '2001-01-01'::timestamptz",
+            "CREATE FUNCTION mine.inet_client_addr() RETURNS inet LANGUAGE sql RETURN '192.0.2.1'::inet",
+            f"GRANT USAGE ON SCHEMA mine TO {PRIVACY}",
+            "SET LOCAL search_path = mine, pg_catalog",
+            "INSERT INTO loginetl.pii_access_log (at, who, client_address, action, reason)"
+            " VALUES ('2001-01-01', 'somebody else', '192.0.2.1', 'recover', 'first')",
+            f"SET LOCAL ROLE {PRIVACY}",
+            "INSERT INTO loginetl.pii_access_log (action, reason) VALUES ('recover', 'second')",
+            "RESET ROLE",
+        ):
+            connection.execute(text(statement))
+    rows = pipeline.query(
+        "SELECT who = session_user AS own, client_address IS NOT DISTINCT FROM inet_client_addr() AS here,"
+        " at > now() - '5 minutes'::interval AS lately FROM loginetl.pii_access_log"
+    )
+    assert [tuple(row) for row in rows] == [(True, True, True)] * 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE loginetl.pii_access_log SET reason = 'another'",
+        "UPDATE loginetl.pii_access_log SET reason = 'another' WHERE false",
+        "DELETE FROM loginetl.pii_access_log",
+        "TRUNCATE loginetl.pii_access_log",
+        "INSERT INTO loginetl.pii_access_log (access_id, action, reason) OVERRIDING SYSTEM VALUE"
+        " VALUES (1, 'recover', 'another') ON CONFLICT (access_id) DO UPDATE SET reason = excluded.reason",
+    ],
+)
+def test_the_access_log_is_append_only_for_its_owner_too(pipeline: Pipeline, statement: str) -> None:
+    audit.record(pipeline.services.database(), audit.Action.RECOVER, "a reason")
+    before = pipeline.query("SELECT * FROM loginetl.pii_access_log")
+    with pytest.raises(OperatorError):
+        pipeline.execute(statement)
+    assert pipeline.query("SELECT * FROM loginetl.pii_access_log") == before
 
 
 def test_privacy_loads_nothing_and_owns_nothing(pipeline: Pipeline, logins: Logins) -> None:
