@@ -101,8 +101,10 @@ def migrate() -> None:
     """Bring schema `loginetl` in Postgres to this version's state."""
     from loginetl_assets.resources.database import LoginDatabase
 
-    LoginDatabase(configured_services().database_url, application_name="loginetl migrate").migrate()
-    err.print("schema loginetl is up to date")
+    services = configured_services()
+    database = LoginDatabase(services.database_url, application_name="loginetl migrate")
+    database.migrate(services.settings.login_table)
+    err.print(f"schema loginetl is up to date; logins go to {escape(str(services.settings.table))}", highlight=False)
 
 
 @app.command()
@@ -172,7 +174,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write; - for stdout (csv only).")],
     file_format: Annotated[ExportFormat, typer.Option("--format", help="csv or parquet.")] = ExportFormat.CSV,
 ) -> None:
-    """Write the masked table `user_logins` to a file."""
+    """Write the masked table of logins to a file."""
     from loginetl_assets.resources.login_table import export_csv, export_parquet
 
     with configured_services().database().transaction() as connection:
@@ -262,6 +264,7 @@ def _status(services: "Services") -> dict[str, Any]:
         "queue_url": settings.queue_url or (addresses and addresses.queue_url),
         "sqs_endpoint": addresses and addresses.sqs_endpoint,
         "database_url": None,
+        "table": None,
         "landing_url": settings.landing_url or (settings.home / "landing").as_uri(),
         **counts,
     }
@@ -272,6 +275,7 @@ def _status(services: "Services") -> dict[str, Any]:
     totals = seen.totals
     return report | {
         "database_url": database.address,
+        "table": str(settings.table),
         "queued": seen.depth and seen.depth.waiting,
         "delayed": seen.depth and seen.depth.delayed,
         "in_flight": seen.depth and seen.depth.in_flight,

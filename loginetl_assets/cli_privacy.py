@@ -62,7 +62,7 @@ def register(app: typer.Typer) -> None:
 
 
 def recover(
-    tokens: Annotated[list[str] | None, typer.Argument(help="Tokens, as they stand in user_logins.")] = None,
+    tokens: Annotated[list[str] | None, typer.Argument(help="Tokens, as they stand in the table of logins.")] = None,
     reason: Reason = "",
     user_id: Annotated[str | None, typer.Option(help="All tokens of this user's rows.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with a token a line.")] = None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from loginetl_assets.errors import SettingsError
@@ -93,7 +94,7 @@ def print_summary(services: "Services", summary: "RunSummary") -> None:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_row("messages drained", f"{summary.messages:,}")
-    table.add_row("rows loaded into user_logins", f"{summary.loaded:,}")
+    table.add_row(f"rows loaded into {escape(str(services.settings.table))}", f"{summary.loaded:,}")
     table.add_row("duplicates (came before)", f"{summary.duplicates:,}")
     table.add_row("rejected", f"{summary.rejected:,}")
     for reason, count in summary.rejections.items():

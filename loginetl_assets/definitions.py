@@ -63,7 +63,11 @@ def build_definitions(
             login_queue,
             raw_login_messages,
             masked_logins,
-            user_logins.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=freshness)),
+            user_logins.map_asset_specs(
+                lambda spec: spec.replace_attributes(freshness_policy=freshness).merge_attributes(
+                    metadata={"dagster/table_name": str(settings.table)}
+                )
+            ),
         ],
         asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound, health],
         jobs=[login_etl, process_landed, replay_job, retention],

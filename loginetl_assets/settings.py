@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loginetl_assets.errors import SettingsError
+from loginetl_assets.table_name import DEFAULT_TABLE, TableName
 
 
 class Environment(StrEnum):
@@ -125,6 +126,13 @@ class Settings:
     )
     queue_url: str | None = _text("LOGINETL_QUEUE_URL", is_required=True, is_shown=False)
     database_url: str | None = _text("LOGINETL_DATABASE_URL", is_required=True, is_shown=False)
+    login_table: TableName | None = _parsed(
+        "LOGINETL_TABLE",
+        None,
+        TableName.parse,
+        'schema.table (in double quotes what is not lower case: sales."User Logins"), in no schema of ours or'
+        " Postgres's own, without colons",
+    )
     landing_url: str | None = _text("LOGINETL_LANDING_URL", is_required=True, is_shown=False)
     keysets: Mapping[KeysetRole, str] = field(default_factory=dict, repr=False)  # LOGINETL_KEYSET_<ROLE>, all required
     # For recovery only; the pipeline and its processes go without.
@@ -148,6 +156,11 @@ class Settings:
     def is_local(self) -> bool:
         """Whether embedded services and keys of our own making are allowed."""
         return self.environment is Environment.LOCAL
+
+    @property
+    def table(self) -> TableName:
+        """The table that logins are loaded into."""
+        return self.login_table or DEFAULT_TABLE
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

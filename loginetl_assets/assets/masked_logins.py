@@ -118,7 +118,7 @@ class MaskingTotals:
             metadata={
                 "dagster/table_name": "loginetl.pii_vault",
                 "dagster/column_schema": column_schema(
-                    ("token", "text", "As in user_logins."),
+                    ("token", "text", "As in the table of logins."),
                     ("field", "text", "ip or device_id."),
                     ("sealed", "bytea", "The value, sealed with a data key."),
                     ("data_key_id", "bigint", "Which data key; each is sealed to the privacy officer."),

@@ -14,6 +14,7 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.resources import ledger, rejections
+from loginetl_assets.resources.adoption import login_table
 from loginetl_assets.resources.batch_files import Unreadable, read_masked, read_messages
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.resources.keyring import Keyring
@@ -46,7 +47,6 @@ class LoadTotals:
         " changes no row."
     ),
     metadata={
-        "dagster/table_name": "user_logins",
         "dagster/column_schema": column_schema(*LOGIN_COLUMNS),
         "dagster/column_lineage": table_lineage(),
     },
@@ -78,10 +78,12 @@ def user_logins(
                 f"{totals.batches_to_mask_anew} masked files are gone or damaged: the next run makes them anew"  # noqa: G004 - a count
             )
         with open_database.transaction() as connection:
-            rows = table_rows(connection)
+            table = login_table(connection)
+            rows = table_rows(connection, table)
         yield dg.MaterializeResult(
             metadata={
                 "dagster/row_count": rows,
+                "dagster/table_name": table,
                 **vars(totals),
                 **rate(totals.loaded, time.monotonic() - started),
             }

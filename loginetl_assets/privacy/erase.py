@@ -29,6 +29,7 @@ from loginetl_assets.logins.strings import strings_in
 from loginetl_assets.logins.tokens import MASKED_FIELDS, Tokenizer
 from loginetl_assets.privacy import audit
 from loginetl_assets.resources import ledger, rejections, vault
+from loginetl_assets.resources.adoption import login_table
 from loginetl_assets.resources.batch_files import (
     Unreadable,
     delete_doomed,
@@ -67,7 +68,7 @@ class Subject(Protocol):
     """Whom an erasure is about."""
 
     audit_tokens: list[str]
-    condition: str  # on user_logins
+    condition: str  # on the table of logins
     values: dict[str, object]  # bound in it
 
     def is_meant(self, body: bytes) -> bool:
@@ -298,7 +299,7 @@ class Erasure:
             return None  # nobody can read it, ourselves included
 
     def _clean_rows(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
-        verb = "DELETE FROM user_logins" if remove else "SELECT masked_ip, masked_device_id FROM user_logins"
+        verb = f"{'DELETE' if remove else 'SELECT masked_ip, masked_device_id'} FROM {login_table(connection)}"
         returning = " RETURNING masked_ip, masked_device_id" if remove else ""
         rows = connection.execute(
             text(f"{verb} WHERE {self._subject.condition}{returning}"),

@@ -12,6 +12,7 @@ from loginetl_assets.logins.sealing import NotOpened
 from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.resources import ledger, vault
+from loginetl_assets.resources.adoption import login_table
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.login_table import require_every_row
@@ -51,11 +52,12 @@ def tokens_of_user(database: LoginDatabase, user_id: str) -> list[str]:
     """
     with database.transaction() as connection:
         require_every_row(connection)
+        table = login_table(connection)
         return list(
             connection.execute(
                 text(
-                    "SELECT masked_ip FROM user_logins WHERE user_id = :user_id AND masked_ip IS NOT NULL UNION"
-                    " SELECT masked_device_id FROM user_logins WHERE user_id = :user_id"
+                    f"SELECT masked_ip FROM {table} WHERE user_id = :user_id AND masked_ip IS NOT NULL UNION"
+                    f" SELECT masked_device_id FROM {table} WHERE user_id = :user_id"
                     " AND masked_device_id IS NOT NULL"
                 ),
                 {"user_id": user_id},

@@ -9,6 +9,7 @@ login: GRANT them to logins of your own.
 
 from sqlalchemy import text
 
+from loginetl_assets.resources.adoption import login_schema, login_table
 from loginetl_assets.resources.database import LoginDatabase
 
 LOADER, ANALYST, PRIVACY = "loginetl_loader", "loginetl_analyst", "loginetl_privacy"
@@ -18,10 +19,10 @@ _VIEWS = (
 )
 
 _GRANTS = f"""
-GRANT USAGE ON SCHEMA loginetl TO {LOADER}, {ANALYST}, {PRIVACY};
+GRANT USAGE ON SCHEMA loginetl, {{schema}} TO {LOADER}, {ANALYST}, {PRIVACY};
 GRANT SELECT ON loginetl.alembic_version, loginetl.installation TO {LOADER}, {PRIVACY};
 
-GRANT SELECT, INSERT ON user_logins TO {LOADER};
+GRANT SELECT, INSERT ON {{table}} TO {LOADER};
 GRANT SELECT, INSERT ON loginetl.keys, loginetl.token_map TO {LOADER};
 GRANT UPDATE (check_value) ON loginetl.keys TO {LOADER}, {PRIVACY};
 GRANT UPDATE, DELETE ON loginetl.token_map TO {LOADER};
@@ -34,10 +35,10 @@ GRANT SELECT (data_key_id) ON loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT, DELETE ON loginetl.erased_tokens TO {LOADER};
 GRANT SELECT, INSERT, DELETE ON loginetl.doomed_objects TO {LOADER};
 
-GRANT SELECT ON user_logins, {_VIEWS} TO {ANALYST};
+GRANT SELECT ON {{table}}, {_VIEWS} TO {ANALYST};
 GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST}, {PRIVACY};
 
-GRANT SELECT, UPDATE, DELETE ON user_logins TO {PRIVACY};
+GRANT SELECT, UPDATE, DELETE ON {{table}} TO {PRIVACY};
 GRANT SELECT ON {_VIEWS} TO {PRIVACY};
 GRANT SELECT, INSERT (claimed_user, action, reason, tokens, counts) ON loginetl.pii_access_log TO {PRIVACY};
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.pii_vault, loginetl.vault_data_keys, loginetl.token_map,
@@ -63,6 +64,7 @@ def grant_roles(database: LoginDatabase) -> None:
                 )
             )
         connection.execute(text("REVOKE ALL ON FUNCTION loginetl.version_text(integer) FROM PUBLIC"))
+        names = {"table": login_table(connection), "schema": login_schema(connection)}
         for statement in _GRANTS.split(";\n"):
             if statement.strip():
-                connection.execute(text(statement))
+                connection.execute(text(statement.format(**names)))

@@ -6,7 +6,7 @@ Retoken. A token is made from the value, so moving one needs the officer (to ope
    From the moment the pipeline holds the new key it does the same for every value it meets, before the row is loaded.
    So a value never counts as two in the view `loginetl.logins`, which looks tokens up in that map.
 2. Masked files are rewritten; pending ones are masked anew, so that no old token is loaded from here on.
-3. The rows of `user_logins` are rewritten, by pages of the table, both columns at once.
+3. The rows of the table of logins are rewritten, by pages of the table, both columns at once.
 4. Old vault entries that no row has any more are removed.
 
 Each chunk commits by itself and each step finds what is left, so a retoken that was killed is finished by another.
@@ -25,12 +25,13 @@ from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, VaultSe
 from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.resources import ledger, vault
+from loginetl_assets.resources.adoption import login_table
 from loginetl_assets.resources.batch_files import Unreadable, delete_doomed, read_masked, write_masked
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import BatchState
-from loginetl_assets.resources.login_table import require_every_row
+from loginetl_assets.resources.login_table import require_every_row, table_pages
 from loginetl_assets.settings import KeysetRole
 
 _VALUES_PER_CHUNK = 5_000
@@ -83,12 +84,13 @@ def retoken(
     with database.transaction() as connection:
         require_every_row(connection)
         vault.claim(connection)
+        table = login_table(connection)
         counts.removed_entries = connection.execute(
             text(
                 "DELETE FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary)"
                 " AND EXISTS (SELECT FROM loginetl.token_map WHERE old_token = v.token)"
-                " AND NOT EXISTS (SELECT FROM user_logins WHERE masked_ip = v.token)"
-                " AND NOT EXISTS (SELECT FROM user_logins WHERE masked_device_id = v.token)"
+                f" AND NOT EXISTS (SELECT FROM {table} WHERE masked_ip = v.token)"
+                f" AND NOT EXISTS (SELECT FROM {table} WHERE masked_device_id = v.token)"
             ),
             {"primary": primary},
         ).rowcount
@@ -199,19 +201,21 @@ def _move_values(
 
 
 def _move_rows(database: LoginDatabase, primary: str, counts: RetokenCounts, progress: Progress) -> None:
-    """Rewrites the table from its first page to its last, those that grow meanwhile included."""
+    """Rewrites the table from its first page to its last, those that grow meanwhile included.
+
+    Each statement takes a range of pages from all of its partitions at once.
+    """
     first = 0
     while True:
         with database.transaction() as connection:
             require_every_row(connection)
-            pages = connection.execute(
-                text("SELECT pg_relation_size(to_regclass('user_logins')) / current_setting('block_size')::int")
-            ).scalar_one()
+            pages, partitions = table_pages(connection)
+            beyond = first + max(1, _PAGES_PER_CHUNK // partitions)
             if first >= pages:
                 return
             counts.rows += connection.execute(
                 text(
-                    "UPDATE user_logins u SET"
+                    f"UPDATE {login_table(connection)} u SET"
                     " masked_ip = coalesce("
                     "   (SELECT new_token FROM loginetl.token_map WHERE old_token = u.masked_ip), masked_ip),"
                     " masked_device_id = coalesce("
@@ -223,9 +227,9 @@ def _move_rows(database: LoginDatabase, primary: str, counts: RetokenCounts, pro
                     " AND (EXISTS (SELECT FROM loginetl.token_map WHERE old_token = u.masked_ip)"
                     "   OR EXISTS (SELECT FROM loginetl.token_map WHERE old_token = u.masked_device_id))"
                 ),
-                {"first": f"({first},0)", "beyond": f"({first + _PAGES_PER_CHUNK},0)", "primary": primary},
+                {"first": f"({first},0)", "beyond": f"({beyond},0)", "primary": primary},
             ).rowcount
-        first += _PAGES_PER_CHUNK
+        first = beyond
         progress("rows", min(first, pages), pages)
 
 

@@ -12,6 +12,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.resources.adoption import Adoption
+from loginetl_assets.table_name import TableName
 
 # A batch is copied in well under a second (5 000 rows at 75 k rows/s with the ledger): these bounds only end what is
 # stuck. Rows wait for rows where two runs bring the same token, hence a lock time-out above one batch's time.
@@ -109,11 +111,21 @@ class LoginDatabase:
                 return None
             return connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
 
-    def migrate(self) -> None:
-        """Brings schema `loginetl` to this version's state; two at once take turns.
+    def is_complete(self) -> bool:
+        """Whether the migration that brought the schema here came to its end, which is the record of the table."""
+        with self.transaction() as connection:
+            return bool(
+                connection.execute(text("SELECT login_table IS NOT NULL FROM loginetl.installation")).scalar_one()
+            )
+
+    def migrate(self, table: TableName | None = None) -> None:
+        """Brings schema `loginetl` to this version's state and records the table of logins; two at once take turns.
+
+        Args:
+            table: what LOGINETL_TABLE says, None where it is not set.
 
         Raises:
-            OperatorError: the role may not create what is needed.
+            OperatorError: the role may not create what is needed, or the table cannot be loaded; nothing was made.
         """
         from alembic import command
         from alembic.config import Config
@@ -130,6 +142,7 @@ class LoginDatabase:
                 while not connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), _LOCK).scalar_one():
                     connection.commit()
                     time.sleep(0.1)
+                adoption = Adoption.plan(connection, table)
                 connection.execute(text("CREATE SCHEMA IF NOT EXISTS loginetl"))
                 connection.commit()
                 config.attributes["connection"] = connection
@@ -142,6 +155,7 @@ class LoginDatabase:
                         " upgrade loginetl"
                     ) from None
                 connection.commit()
+                adoption.make(connection.execution_options(isolation_level="AUTOCOMMIT"))
         except SQLAlchemyError as error:
             raise self._explained(getattr(error, "orig", None) or error) from None
 

@@ -1,6 +1,7 @@
-"""The table `user_logins`: loading it, and what the checks ask of it, each at the cost of a batch.
+"""The table of logins, `user_logins`: loading it, and what the checks ask of it, each at the cost of a batch.
 
-The table belongs to its users and stands where their search path has it. We add rows and indexes, nothing else.
+Every statement names the recorded table with its schema, and a temporary one with `pg_temp`: what a search path leads
+to may be another.
 """
 
 import errno
@@ -18,52 +19,17 @@ from sqlalchemy import Connection, text
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.adoption import COLUMNS, PARTS, login_table
 from loginetl_assets.resources.database import RowsRefused, attempt, copy_rows
 from loginetl_assets.resources.ledger import Batch
 
-TABLE = "user_logins"
-
-_COLUMNS = (
-    ("user_id", "character varying"),
-    ("device_type", "character varying"),
-    ("masked_ip", "character varying"),
-    ("masked_device_id", "character varying"),
-    ("locale", "character varying"),
-    ("app_version", "integer"),
-    ("create_date", "date"),
-)
-_DECLARED = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS)  # of any width, whatever the users' own table has
-
-
-def check_table(connection: Connection) -> None:
-    """Makes sure that `user_logins` is the table this code loads.
-
-    Raises:
-        OperatorError: it has other columns, or it is missing.
-    """
-    columns = tuple(
-        (row.name, row.type)
-        for row in connection.execute(
-            text(
-                "SELECT attname AS name, regexp_replace(format_type(atttypid, atttypmod), '\\(.*', '') AS type"
-                " FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped"
-                " ORDER BY attnum"
-            ),
-            {"name": TABLE},
-        )
-    )
-    if columns != _COLUMNS:
-        raise OperatorError(
-            "table user_logins has other columns than"
-            f" {', '.join(name for name, _ in _COLUMNS)}: rename it, or point LOGINETL_DATABASE_URL"
-            " at another database or search_path, then run `loginetl migrate`"
-        )
+_DECLARED = ", ".join(f"{name} {kind}" for name, kind in COLUMNS)  # of any width, whatever the users' own table has
 
 
 def is_filtered(connection: Connection) -> bool:
     """Whether row-level security may hide rows of the table from this session's role."""
     filtered: bool = connection.execute(
-        text("SELECT row_security_active(to_regclass(:name))"), {"name": TABLE}
+        text("SELECT row_security_active(to_regclass(:name))"), {"name": login_table(connection)}
     ).scalar_one()
     return filtered
 
@@ -79,8 +45,9 @@ def require_every_row(connection: Connection) -> None:
     if is_filtered(connection):
         role = connection.execute(text("SELECT current_user")).scalar_one()
         raise OperatorError(
-            f"row-level security hides rows of {TABLE} from role {role}, and what is decided by the others would be"
-            f" wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without FORCE ROW LEVEL SECURITY"
+            f"row-level security hides rows of {login_table(connection)} from role {role}, and what is decided by the"
+            f" others would be wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without FORCE ROW"
+            " LEVEL SECURITY"
         )
 
 
@@ -123,22 +90,22 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
             else:
                 half = part.height // 2
                 parts += [part[half:], part[:half]]  # the first half is next: rows keep their order
-    connection.execute(text("DROP TABLE new_logins"))
+    connection.execute(text("DROP TABLE pg_temp.new_logins"))
     return Loaded(inserted, refused)
 
 
 def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
-    copy_rows(connection, "new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
+    copy_rows(connection, "pg_temp.new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
     columns = ", ".join(TABLE_COLUMNS)
     counts = connection.execute(
         text(
             "WITH fresh AS ("
             "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome, event_key)"
-            "  SELECT message_key, :batch_id, 'loaded', event_key FROM new_logins"
+            "  SELECT message_key, :batch_id, 'loaded', event_key FROM pg_temp.new_logins"
             "  ORDER BY event_key NULLS LAST, message_key"
             "  ON CONFLICT DO NOTHING RETURNING message_key),"
-            f" written AS (INSERT INTO {TABLE} ({columns})"
-            f"  SELECT {columns} FROM new_logins JOIN fresh USING (message_key) ORDER BY position RETURNING 1)"
+            f" written AS (INSERT INTO {login_table(connection)} ({columns})"
+            f"  SELECT {columns} FROM pg_temp.new_logins JOIN fresh USING (message_key) ORDER BY position RETURNING 1)"
             " SELECT (SELECT count(*) FROM fresh) AS fresh, (SELECT count(*) FROM written) AS written"
         ),
         {"batch_id": batch.batch_id},
@@ -149,19 +116,35 @@ def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     if inserted < logins.height:  # by its event alone a message may be known, and still has to be settled itself
         of_events = logins.filter(pl.col("event_key").is_not_null())["message_key"]
         ledger.settle_duplicates(connection, batch, [UUID(key) for key in of_events])
-    connection.execute(text("TRUNCATE new_logins"))
+    connection.execute(text("TRUNCATE pg_temp.new_logins"))
     return inserted
 
 
-def table_rows(connection: Connection, table: str = TABLE) -> int:
+def table_rows(connection: Connection, table: str) -> int:
     """Rows of a table: exact below 100 000, above that the planner's estimate, which costs nothing."""
     estimate: int = connection.execute(
-        text("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass(:name)"), {"name": table}
+        text(  # of a table in partitions each has an estimate of its own
+            f"{PARTS} SELECT coalesce(sum(greatest(reltuples, 0)) FILTER (WHERE relkind <> 'p'), 0)::bigint"
+            " FROM part JOIN pg_class USING (oid)"
+        ),
+        {"table": table},
     ).scalar_one()
     if estimate >= 100_000:
         return estimate
     exact: int = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
     return exact
+
+
+def table_pages(connection: Connection) -> tuple[int, int]:
+    """The pages of the table of logins, or of its longest partition; and in how many partitions it is, 1 if in none."""
+    pages, partitions = connection.execute(
+        text(
+            f"{PARTS} SELECT max(pg_relation_size(oid)) / current_setting('block_size')::int, count(*)"
+            " FROM part JOIN pg_class USING (oid) WHERE relkind <> 'p'"
+        ),
+        {"table": login_table(connection)},
+    ).one()
+    return pages or 0, max(partitions, 1)
 
 
 def tokens_of_several_users(connection: Connection, column: str, tokens: Sequence[str]) -> int:
@@ -174,8 +157,9 @@ def tokens_of_several_users(connection: Connection, column: str, tokens: Sequenc
     """
     if column not in {"masked_ip", "masked_device_id"}:
         raise ValueError("no masked column")
+    table = login_table(connection)
     first, last = (
-        f"(SELECT user_id FROM {TABLE} WHERE {column} = token ORDER BY user_id {order} LIMIT 1)"
+        f"(SELECT user_id FROM {table} WHERE {column} = token ORDER BY user_id {order} LIMIT 1)"
         for order in ("ASC", "DESC")
     )
     count: int = connection.execute(
@@ -194,15 +178,15 @@ def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
     """
     distinct = logins.select(TABLE_COLUMNS).unique()
     connection.execute(text(f"CREATE TEMP TABLE seen_logins ({_DECLARED}) ON COMMIT DROP"))
-    copy_rows(connection, "seen_logins", TABLE_COLUMNS, distinct.iter_rows())
+    copy_rows(connection, "pg_temp.seen_logins", TABLE_COLUMNS, distinct.iter_rows())
     same = " AND ".join(
         f"u.{name} = s.{name}" if name in {"user_id", "masked_device_id"} else f"u.{name} IS NOT DISTINCT FROM s.{name}"
         for name in TABLE_COLUMNS
     )
     count: int = connection.execute(
         text(
-            "SELECT count(*) FROM seen_logins s WHERE"
-            f" (SELECT count(*) FROM (SELECT FROM {TABLE} u WHERE {same} LIMIT 2) found) > 1"
+            "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
+            f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
         )
     ).scalar_one()
     return count
@@ -211,8 +195,10 @@ def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
 def export_csv(connection: Connection, stream: IO[bytes]) -> int:
     """Writes the whole table as CSV with a header line (RFC 4180; null is empty); gives back the rows."""
     driver: Any = connection.connection.driver_connection
+    # Of a query: COPY of a table fails where it has partitions, and passes over what its heirs hold.
+    rows_of_table = f"SELECT {', '.join(TABLE_COLUMNS)} FROM {login_table(connection)}"
     with driver.cursor() as cursor:
-        with cursor.copy(f"COPY {TABLE} ({', '.join(TABLE_COLUMNS)}) TO STDOUT (FORMAT csv, HEADER)") as copy:
+        with cursor.copy(f"COPY ({rows_of_table}) TO STDOUT (FORMAT csv, HEADER)") as copy:
             for chunk in copy:
                 stream.write(chunk)
         rows: int = cursor.rowcount

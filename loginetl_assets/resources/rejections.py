@@ -61,7 +61,7 @@ def add(connection: Connection, batch: Batch, rejections: Iterable[SealedRejecti
     )
     copy_rows(
         connection,
-        "new_rejections",
+        "pg_temp.new_rejections",
         ("message_key", "sent_at_ms", "reason", "field", "sealed_body"),
         ((r.message_key, r.sent_at_ms, r.rejection.reason.value, r.rejection.field, r.sealed_body) for r in rejections),
     )  # fmt: skip
@@ -69,12 +69,12 @@ def add(connection: Connection, batch: Batch, rejections: Iterable[SealedRejecti
         text(
             "WITH fresh AS ("
             "  INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome)"
-            "  SELECT message_key, :batch_id, 'rejected' FROM new_rejections ORDER BY message_key"
+            "  SELECT message_key, :batch_id, 'rejected' FROM pg_temp.new_rejections ORDER BY message_key"
             "  ON CONFLICT DO NOTHING RETURNING message_key)"
             " INSERT INTO loginetl.rejected_logins"
             " (message_key, batch_id, sent_at, reason, field, sealed_body)"
             " SELECT message_key, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, sealed_body"
-            " FROM new_rejections JOIN fresh USING (message_key)"
+            " FROM pg_temp.new_rejections JOIN fresh USING (message_key)"
         ),
         {"batch_id": batch.batch_id},
     ).rowcount

@@ -8,11 +8,11 @@ import boto3
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.adoption import check_table
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import REVISION
-from loginetl_assets.resources.login_table import check_table
 from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.queue import LoginQueue, open_queue
 from loginetl_assets.settings import Settings
@@ -85,8 +85,8 @@ class Services:
         """
         if self.settings.database_url is None:
             database = LoginDatabase(self.database_url)
-            if database.revision() != REVISION:
-                database.migrate()
+            if database.revision() != REVISION or not database.is_complete():
+                database.migrate(self.settings.login_table)
         return self.unchanged_database(application_name=application_name)
 
     def unchanged_database(self, *, application_name: str = "loginetl") -> LoginDatabase:
@@ -98,7 +98,7 @@ class Services:
             remedy = "upgrade loginetl" if revision and revision > REVISION else "run `loginetl migrate`"
             raise OperatorError(f"schema loginetl is {state}, this version needs {REVISION}: {remedy}")
         with database.transaction() as connection:
-            check_table(connection)
+            check_table(connection, self.settings.table)
         return database
 
     def landing(self) -> Landing:

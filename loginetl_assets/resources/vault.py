@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, text
 
+from loginetl_assets.resources.adoption import login_table
 from loginetl_assets.resources.database import copy_rows
 
 # Held shared by whoever masks a batch, exclusively by an erasure while it decides which values nobody else shares.
@@ -74,31 +75,32 @@ def add(
         {"wrapped": wrapped_key, "officer": officer_key_id},
     ).scalar_one()
     connection.execute(text("CREATE TEMP TABLE new_vault (token text, field text, sealed bytea) ON COMMIT DROP"))
-    copy_rows(connection, "new_vault", ("token", "field", "sealed"), entries)
+    copy_rows(connection, "pg_temp.new_vault", ("token", "field", "sealed"), entries)
     added: int = connection.execute(
         text(
             "INSERT INTO loginetl.pii_vault (token, field, sealed, data_key_id)"
-            " SELECT token, field, sealed, :data_key_id FROM new_vault ORDER BY token ON CONFLICT DO NOTHING"
+            " SELECT token, field, sealed, :data_key_id FROM pg_temp.new_vault ORDER BY token ON CONFLICT DO NOTHING"
         ),
         {"data_key_id": data_key_id},
     ).rowcount
-    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token IN (SELECT token FROM new_vault)"))
-    connection.execute(text("DROP TABLE new_vault"))
+    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token IN (SELECT token FROM pg_temp.new_vault)"))
+    connection.execute(text("DROP TABLE pg_temp.new_vault"))
     return added
 
 
 def tokens_of_nobody_else(
     connection: Connection, tokens: Sequence[str], condition: str, values: dict[str, object]
 ) -> list[str]:
-    """Which tokens stand in no row of `user_logins` but those the condition holds for; by index."""
+    """Which tokens stand in no row of the table of logins but those the condition holds for; by index."""
+    table = login_table(connection)
     return list(
         connection.execute(
             text(
                 "SELECT token FROM unnest(CAST(:candidates AS text[])) token"
                 # Not NOT: a row of an older table whose user_id is null is somebody else's too.
-                f" WHERE NOT EXISTS (SELECT FROM user_logins WHERE masked_ip = token AND ({condition}) IS NOT TRUE)"
+                f" WHERE NOT EXISTS (SELECT FROM {table} WHERE masked_ip = token AND ({condition}) IS NOT TRUE)"
                 " AND NOT EXISTS"
-                f" (SELECT FROM user_logins WHERE masked_device_id = token AND ({condition}) IS NOT TRUE)"
+                f" (SELECT FROM {table} WHERE masked_device_id = token AND ({condition}) IS NOT TRUE)"
             ),
             {"candidates": list(tokens), **values},
         ).scalars()

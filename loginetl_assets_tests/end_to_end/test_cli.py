@@ -428,7 +428,7 @@ def test_a_run_shows_what_came_of_it(loaded: Loaded) -> None:
     said = loaded.ran.stdout
 
     assert cell(said, "messages drained") == "100"
-    assert cell(said, "rows loaded into user_logins") == "99"
+    assert cell(said, "rows loaded into public.user_logins") == "99"
     assert cell(said, "duplicates (came before)") == "0"
     assert cell(said, "rejected") == "1"
     assert cell(said, "not_a_login") == "1"
@@ -450,7 +450,7 @@ def test_a_run_with_nothing_queued_changes_nothing(loaded: Loaded) -> None:
     after = loaded.cli.status()
 
     assert cell(said, "messages drained") == "0"
-    assert cell(said, "rows loaded into user_logins") == "0"
+    assert cell(said, "rows loaded into public.user_logins") == "0"
     assert {**after, "sizes": None} == {**before, "sizes": None}  # sizes are estimates, and change by themselves
     assert loaded.cli.table() == rows
 
@@ -566,7 +566,7 @@ def test_a_replay_from_the_command_line_loads_what_is_accepted_now(refusing: Cli
     said = refusing("rejected", "replay", "--reason", "unknown_field")
 
     assert said.stderr.startswith("replayed 1 messages\n")
-    assert cell(said.stdout, "rows loaded into user_logins") == "1"
+    assert cell(said.stdout, "rows loaded into public.user_logins") == "1"
     names = ("landed", "loaded", "rejected", "duplicates", "pending")
     assert difference(before, refusing.status(), *names) == (1, 1, -1, 1, 0)
     assert refusing("rejected", "replay", "--reason", "unknown_field").stderr == "replayed 0 messages\n"

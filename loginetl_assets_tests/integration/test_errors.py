@@ -232,8 +232,13 @@ def the_database_is_absent(scene: Scene) -> Fault:
 
 
 def the_table_has_other_columns(scene: Scene) -> Fault:
-    scene.execute("ALTER TABLE user_logins RENAME TO kept", "CREATE TABLE user_logins (user_id text, ip text)")
-    return Fault(["user_logins", "LOGINETL_DATABASE_URL", "loginetl migrate"])
+    scene.execute("ALTER TABLE user_logins RENAME locale TO language")
+    return Fault(["public.user_logins", "locale", "LOGINETL_TABLE"])
+
+
+def the_table_is_another(scene: Scene) -> Fault:
+    scene.execute("ALTER TABLE user_logins RENAME TO kept", "CREATE TABLE user_logins (LIKE kept)")
+    return Fault(["public.user_logins", "public.kept", "LOGINETL_TABLE"])
 
 
 def the_database_is_read_only(scene: Scene) -> Fault:
@@ -286,6 +291,8 @@ def mend(scene: Scene) -> None:
     scene.execute(f"ALTER DATABASE {scene.database} RESET default_transaction_read_only", database="postgres")
     if scene.execute("SELECT to_regclass('kept')")[0][0]:
         scene.execute("DROP TABLE user_logins", "ALTER TABLE kept RENAME TO user_logins")
+    if scene.execute("SELECT FROM pg_attribute WHERE attname = 'language' AND attrelid = 'user_logins'::regclass"):
+        scene.execute("ALTER TABLE user_logins RENAME language TO locale")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +306,7 @@ def mend(scene: Scene) -> None:
         the_socket_of_postgres_is_gone,
         the_database_is_absent,
         the_table_has_other_columns,
+        the_table_is_another,
         the_database_is_read_only,
         the_landing_is_below_a_file,
         a_key_is_missing,

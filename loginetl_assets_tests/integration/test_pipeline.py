@@ -290,4 +290,4 @@ def test_definitions_name_owners_kinds_and_a_description_for_every_asset(pipelin
         spec for spec in pipeline.definitions.resolve_all_asset_specs() if spec.key == dg.AssetKey("user_logins")
     )
     assert table.freshness_policy is not None
-    assert table.metadata["dagster/table_name"] == "user_logins"
+    assert table.metadata["dagster/table_name"] == "public.user_logins"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.settings import AppVersion, Environment, Identity, KeysetRole, Settings, UnknownFields
+from loginetl_assets.table_name import TableName
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,7 @@ OPTIONAL = {
     "LOGINETL_MAX_RUNS_IN_FLIGHT": "7",
     "LOGINETL_MESSAGES_PER_RUN": "5000",
     "LOGINETL_RETENTION_DAYS": "90",
+    "LOGINETL_TABLE": 'sales."User Logins"',
     "LOGINETL_KMS_KEY_URI": "aws-kms://arn:aws:kms:eu-central-1:1:key/2",
     "LOGINETL_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/webhook-secret",
 }
@@ -99,6 +101,7 @@ def test_every_variable_is_read() -> None:
         app_version=AppVersion.MAJOR,
         identity=Identity.EVENT_ID,
         payload_bucket="login-payloads",
+        login_table=TableName("sales", "User Logins"),
         visibility_seconds=300,
         max_rejection_rate=0.25,
         freshness_hours=6.5,
@@ -331,6 +334,7 @@ ENVIRONMENTS = st.fixed_dictionaries(
         **dict.fromkeys(REQUIRED, TEXTS),
         "LOGINETL_ALERT_WEBHOOK_URL": TEXTS,
         "LOGINETL_HOME": st.sampled_from(["", "state", "/var/lib/loginetl", "with space", "../up"]),
+        "LOGINETL_TABLE": st.sampled_from(["", "sales.logins", "Sales.Logins", '"Sales"."a.b ""c"""']),
         "LOGINETL_UNKNOWN_FIELDS": st.sampled_from(["", *UnknownFields]),
         "LOGINETL_APP_VERSION": st.sampled_from(["", *AppVersion]),
         "LOGINETL_VISIBILITY_SECONDS": st.integers(30, 43_200).map(str),

@@ -1,4 +1,4 @@
-"""The ledger, the vault, and `user_logins` where it is not there yet."""
+"""The ledger and the vault."""
 
 from alembic import op
 
@@ -6,10 +6,6 @@ revision = "0001"
 down_revision = None
 
 _STATEMENTS = """
-CREATE TABLE IF NOT EXISTS user_logins (
-  user_id varchar(128), device_type varchar(32), masked_ip varchar(256), masked_device_id varchar(256),
-  locale varchar(32), app_version integer, create_date date);
-
 CREATE TABLE loginetl.keys (
   role text NOT NULL,
   key_id bigint NOT NULL,

@@ -1,4 +1,4 @@
-"""The qualified name of the table of logins."""
+"""Which table the logins are loaded into; `loginetl_assets.resources.adoption` finds it and records it."""
 
 from alembic import op
 
@@ -6,6 +6,9 @@ revision = "0010"
 down_revision = "0009"
 
 _STATEMENTS = """
+ALTER TABLE loginetl.installation ADD COLUMN login_table regclass;
+COMMENT ON COLUMN loginetl.installation.login_table IS
+  'The table of logins: named by LOGINETL_TABLE when it was adopted or made, and followed when it is renamed.';
 """
 
 
@@ -16,4 +19,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("restore a backup instead")
+    op.execute("ALTER TABLE loginetl.installation DROP COLUMN login_table")
