@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -29,10 +29,14 @@ from loginetl_assets.resources.batch_files import register_messages, write_messa
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.payloads import Payloads
+from loginetl_assets.resources.payloads import PayloadNotNow, Payloads
 from loginetl_assets.resources.queue import MOST_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import Settings
+
+# A message whose payload goes on failing is landed as the pointer it is, to be rejected and replayed: before a redrive
+# policy of five receives would take it, and long before SQS's retention.
+_RECEIVES_FOR_A_PAYLOAD = 4
 
 _DELETES_PER_TASK = 10 * MOST_PER_CALL
 _SECONDS_TO_END = 20.0
@@ -72,6 +76,7 @@ class DrainReport(msgspec.Struct):
     batches: int = 0
     bytes: int = 0
     undeleted: int = 0  # landed, but SQS did not delete them: they come again and change nothing
+    postponed: int = 0  # their payload failed in passing: they come again after their visibility time-out
 
     def add(self, other: "DrainReport") -> None:
         """Adds another process's part; the more urgent reason to stop wins."""
@@ -79,6 +84,7 @@ class DrainReport(msgspec.Struct):
         self.batches += other.batches
         self.bytes += other.bytes
         self.undeleted += other.undeleted
+        self.postponed += other.postponed
         if other.stopped_reason is not StoppedReason.QUEUE_EMPTY:
             self.stopped_reason = other.stopped_reason
 
@@ -103,6 +109,12 @@ class _OpenBatch:
             or self.size >= limits.batch_bytes
             or time.monotonic() - self.opened_at >= limits.batch_seconds
         )
+
+
+@dataclass(frozen=True)
+class _Received:
+    messages: list[ReceivedMessage]
+    postponed: int
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,8 @@ class Drain:
         self._limits = limits
         self._run_id = run_id
         self._held: set[str] = set()  # receipt handles of what is received and not landed
+        # Payloads of one receive side by side: a slow one costs its neighbours its own time and no more.
+        self._readers = ThreadPoolExecutor(MOST_PER_CALL, thread_name_prefix="payloads")
 
     def run(self) -> DrainReport:
         """Drains until the queue is empty or a limit is reached.
@@ -145,6 +159,7 @@ class Drain:
         try:
             return self._run()
         finally:
+            self._readers.shutdown()
             self._give_back()
 
     def _run(self) -> DrainReport:
@@ -153,8 +168,8 @@ class Drain:
         batch = _OpenBatch()
         empty_in_a_row = 0
         failure: BaseException | None = None
-        receives: dict[Future[list[ReceivedMessage]], int] = {}  # how many messages each may still bring
-        patient: set[Future[list[ReceivedMessage]]] = set()  # those of them that wait where there is nothing
+        receives: dict[Future[_Received], int] = {}  # how many messages each may still bring
+        patient: set[Future[_Received]] = set()  # those of them that wait where there is nothing
         landings: set[Future[_Landed]] = set()
         deletes: set[Future[int]] = set()
         with ThreadPoolExecutor(limits.receivers + 2, thread_name_prefix="drain") as pool:
@@ -196,9 +211,10 @@ class Drain:
                             del receives[future]
                             patient.discard(future)
                             received = future.result()
-                            report.messages += len(received)
-                            empty_in_a_row = 0 if received else empty_in_a_row + 1
-                            batch.add(received)
+                            report.messages += len(received.messages)
+                            report.postponed += received.postponed
+                            empty_in_a_row = 0 if received.messages or received.postponed else empty_in_a_row + 1
+                            batch.add(received.messages)
                             if batch.is_due(limits):
                                 landings.add(pool.submit(self._land, batch))
                                 batch = _OpenBatch()
@@ -227,12 +243,32 @@ class Drain:
             return StoppedReason.QUEUE_EMPTY
         return StoppedReason.MAX_SECONDS if time.monotonic() >= deadline else None
 
-    def _receive(self, most: int, wait_seconds: int) -> list[ReceivedMessage]:
+    def _receive(self, most: int, wait_seconds: int) -> _Received:
         received = self._queue.receive(
             most=most, wait_seconds=wait_seconds, visibility_seconds=self._limits.visibility_seconds
         )
+        # Before anything else can fail: what is not in here waits for its visibility time-out.
         self._held.update(one.receipt_handle for one in received)
-        return [ReceivedMessage(self._payloads.resolve(one.message), one.receipt_handle) for one in received]
+        pointers = [one for one in received if self._payloads.points_here(one.message)]
+        handles = [one.receipt_handle for one in pointers]
+        found = dict(zip(handles, self._readers.map(self._with_payload, pointers), strict=True))
+        whole: list[ReceivedMessage] = []
+        for one in received:
+            if (resolved := found.get(one.receipt_handle, one)) is not None:
+                whole.append(resolved)
+            elif self._queue.is_fifo:
+                break  # those behind it may be of its group, and must not overtake it
+        # Not held, and so not given back: at once they would be received again, and a redrive policy counts receives.
+        kept = {one.receipt_handle for one in whole}
+        self._held.difference_update(one.receipt_handle for one in received if one.receipt_handle not in kept)
+        return _Received(whole, len(received) - len(whole))
+
+    def _with_payload(self, received: ReceivedMessage) -> ReceivedMessage | None:
+        """The message with its payload, or as it is; None where the payload may be had another time."""
+        try:
+            return replace(received, message=self._payloads.resolve(received.message))
+        except PayloadNotNow:
+            return received if received.receives >= _RECEIVES_FOR_A_PAYLOAD else None
 
     def _land(self, batch: _OpenBatch) -> _Landed:
         """Seals, puts, registers: after this the messages may leave the queue."""

@@ -5,6 +5,7 @@ dies before that leaves an orphan in the landing and the rejections as they were
 as duplicates from then on: it is no longer the one that decides about them.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +20,12 @@ from loginetl_assets.resources.batch_files import register_messages, write_messa
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.payloads import Payloads
+from loginetl_assets.resources.payloads import PayloadNotNow, Payloads
 from loginetl_assets.resources.rejections import Selection
 from loginetl_assets.settings import KeysetRole
 
-_BATCH_MESSAGES = 500  # payloads are read one by one while the transaction waits: 500 at 60 ms are half a minute
+_BATCH_MESSAGES = 500
+_BATCH_SECONDS = 60  # payloads are read one by one while the transaction waits: 500 at 60 ms are half a minute
 _BATCH_BYTES = 16 * 1024 * 1024
 
 
@@ -34,6 +36,7 @@ class ReplayCounts:
     messages: int = 0
     batches: int = 0
     unopened: int = 0  # sealed with a key that the rejects keyset does not hold; they stay rejected
+    postponed: int = 0  # their payload failed in passing; they stay rejected too
 
 
 def selection(message_ids: Sequence[str], reason: str = "", since: str = "", until: str = "") -> Selection:
@@ -75,15 +78,17 @@ def replay_rejected(
     with database.transaction() as connection:
         for role in (KeysetRole.LANDING, KeysetRole.REJECTS):
             ledger.check_keys(connection, role, keys.check_values(role))
+    payloads.check_reachable()
     after = UUID(int=0)
     while True:
         with database.transaction() as connection:
             claimed = rejections.claim(connection, which, after=after, messages=_BATCH_MESSAGES, size=_BATCH_BYTES)
             if not claimed:
                 return counts
-            messages, gathered = [], 0
+            messages, gathered, started = [], 0, time.monotonic()
             for one in claimed:
-                if gathered >= _BATCH_BYTES:  # payloads are larger than the pointers that were claimed
+                # Payloads are larger than the pointers that were claimed, and take their time.
+                if gathered >= _BATCH_BYTES or time.monotonic() - started > _BATCH_SECONDS:
                     break
                 after = one.message_key
                 try:
@@ -91,7 +96,11 @@ def replay_rejected(
                 except NotOpened:
                     counts.unopened += 1
                     continue
-                message = payloads.resolve(QueuedMessage(str(one.message_key), one.sent_at_ms, body))
+                try:
+                    message = payloads.resolve(QueuedMessage(str(one.message_key), one.sent_at_ms, body))
+                except PayloadNotNow:
+                    counts.postponed += 1
+                    continue
                 messages.append(message)
                 gathered += len(message.body)
             if not messages:

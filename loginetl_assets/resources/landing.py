@@ -41,28 +41,23 @@ class ObjectMissing(Exception):  # noqa: N818 - says what happened
 class Landing:
     """Objects by key."""
 
-    def __init__(self, url: str, *, setting: str = "LOGINETL_LANDING_URL") -> None:
-        """Opens a landing; a directory that is missing is made on the first put.
-
-        Args:
-            url: file:///… or s3://bucket/….
-            setting: the variable that errors name.
+    def __init__(self, url: str) -> None:
+        """Opens a landing by its URL, file:///… or s3://bucket/…; a directory that is missing is made on the first put.
 
         Raises:
             OperatorError: the URL is neither file:///… nor s3://bucket/…, or there are no AWS credentials for it.
         """
         self.url = url
-        self._setting = setting
         parts = urlsplit(url)
         self._directory: Path | None = None
         if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
             self._directory = Path(unquote(parts.path))
         elif parts.scheme != "s3" or not parts.netloc:
-            raise OperatorError(f"{setting} must be file:///absolute/path or s3://bucket/prefix")
+            raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
         try:
             self._store = self._open(parts.netloc, parts.path.strip("/"))
         except (BaseError, OSError, ValueError):
-            raise OperatorError(f"the landing at {url} cannot be opened: check {setting}") from None
+            raise OperatorError(f"the landing at {url} cannot be opened: check LOGINETL_LANDING_URL") from None
 
     def _open(self, bucket: str, prefix: str) -> LocalStore | S3Store:
         if self._directory is not None:
@@ -107,7 +102,7 @@ class Landing:
         except obstore.exceptions.AlreadyExistsError:
             return  # as `create` allows: another was first
         except PermissionError:
-            raise OperatorError(f"the landing at {self.url} is not writable: check {self._setting}") from None
+            raise OperatorError(f"the landing at {self.url} is not writable: check LOGINETL_LANDING_URL") from None
         except (BaseError, OSError) as error:
             raise self._explained(error, "write to") from None
 
@@ -146,23 +141,20 @@ class Landing:
             found = self.get(MARKER)  # of two that are first at once one has it
         if found != ours:
             raise OperatorError(
-                f"the landing at {self.url} belongs to another database's installation: set {self._setting} to a place"
-                f" of this one's own. If that database is gone for good, delete the object {MARKER} there and run"
+                f"the landing at {self.url} belongs to another database's installation: set LOGINETL_LANDING_URL to a"
+                f" place of this one's own. If that database is gone for good, delete the object {MARKER} there and run"
                 " `loginetl batches register`"
             )
 
-    def get(self, key: str, *, most_bytes: int | None = None) -> bytes:
+    def get(self, key: str) -> bytes:
         """Reads an object whole.
 
         Raises:
-            ObjectMissing: there is none, or it has more than `most_bytes`.
+            ObjectMissing: there is none.
             OperatorError, TransientError: the store failed.
         """
         try:
-            found = obstore.get(self._store, key)
-            if most_bytes is not None and found.meta["size"] > most_bytes:
-                raise ObjectMissing(f"object {key} is larger than {most_bytes} bytes")
-            return bytes(found.bytes())
+            return bytes(obstore.get(self._store, key).bytes())
         except (FileNotFoundError, obstore.exceptions.NotFoundError):
             raise ObjectMissing(f"the landing has no object {key}") from None
         except (BaseError, OSError) as error:
@@ -205,15 +197,16 @@ class Landing:
             raise self._explained(error, "list") from None
 
     def _explained(self, error: Exception, action: str) -> Exception:
-        url, setting = self.url, self._setting
-        text = str(error)
+        url, text = self.url, str(error)
         if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
-            return OperatorError(f"the landing at {url} is full: make room or set {setting} elsewhere")
+            return OperatorError(f"the landing at {url} is full: make room or set LOGINETL_LANDING_URL elsewhere")
         if isinstance(error, (PermissionError, obstore.exceptions.PermissionDeniedError,
                               obstore.exceptions.UnauthenticatedError)) or "Permission denied" in text:  # fmt: skip
-            return OperatorError(f"not allowed to {action} the landing at {url}: check its rights and {setting}")
+            return OperatorError(
+                f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL"
+            )
         if "NoSuchBucket" in text:
-            return OperatorError(f"there is no bucket for the landing at {url}: make it or mend {setting}")
+            return OperatorError(f"there is no bucket for the landing at {url}: make it or mend LOGINETL_LANDING_URL")
         if url.startswith("file:"):
-            return OperatorError(f"cannot {action} the landing at {url}: check {setting}")
+            return OperatorError(f"cannot {action} the landing at {url}: check LOGINETL_LANDING_URL")
         return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")

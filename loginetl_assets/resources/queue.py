@@ -44,6 +44,7 @@ class ReceivedMessage:
 
     message: QueuedMessage
     receipt_handle: str
+    receives: int = 1  # how often SQS gave it out, this time included
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class LoginQueue:
                 MaxNumberOfMessages=min(most, MOST_PER_CALL),
                 WaitTimeSeconds=wait_seconds,
                 VisibilityTimeout=visibility_seconds,
-                MessageSystemAttributeNames=["SentTimestamp"],
+                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
             )
         return [
             ReceivedMessage(
@@ -83,6 +84,7 @@ class LoginQueue:
                     raw["Body"].encode("utf-8", "surrogatepass"),
                 ),
                 raw["ReceiptHandle"],
+                int(raw["Attributes"]["ApproximateReceiveCount"]),
             )
             for raw in response.get("Messages", [])
         ]

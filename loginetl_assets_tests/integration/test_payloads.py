@@ -13,6 +13,7 @@ import pytest
 from loginetl_assets.assets.replaying import replay_rejected
 from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.resources.payloads import MOST_BYTES
 from loginetl_assets.resources.rejections import Selection
 from loginetl_assets_tests.pipeline import Pipeline, login
@@ -27,6 +28,10 @@ def _pointer(bucket: str, key: str, name: str = NAME) -> str:
 
 def _enveloped(message: str) -> str:
     return json.dumps({"Type": "Notification", "MessageId": "m", "TopicArn": "arn:aws:sns:…", "Message": message})
+
+
+def _message(body: str) -> QueuedMessage:
+    return QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode("utf-8", "surrogatepass"))
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def test_a_payload_is_read_and_loaded(following: Pipeline, s3: Any, bucket: str,
 def test_a_payload_that_cannot_be_had_is_rejected_and_replayed_once_it_can(
     following: Pipeline, s3: Any, bucket: str
 ) -> None:
-    s3.put_object(Bucket=bucket, Key="large", Body=b" " * (MOST_BYTES + 1))
+    s3.put_object(Bucket=bucket, Key="large", Body=login().encode().ljust(MOST_BYTES + 1))
     s3.create_bucket(Bucket=f"{bucket}-foreign")
     s3.put_object(Bucket=f"{bucket}-foreign", Key="a", Body=login(user_id="foreign").encode())
     s3.put_object(Bucket=bucket, Key="a", Body=login(user_id="of the same name").encode())
@@ -80,6 +85,32 @@ def test_a_payload_that_cannot_be_had_is_rejected_and_replayed_once_it_can(
     following.run()
     assert [row[0] for row in following.rows()] == ["came later"]
     assert _rejected(following) == ["payload_unavailable"] * 2
+
+
+KEYS = [
+    "ok", "/ok", "ok/", "day//u1", "//", "../x", "a/./b", "a/../ok", ".", "..", "nul\0", "new\nline", "tab\t", " room ",
+    "per%20cent%2e", "a+b", "who?#&", "back\\slash", "{x}", "d\u00e9j\u00e0", "\U0001f600", "k" * 1_024,
+]  # fmt: skip
+
+
+def test_every_key_that_s3_takes_reads_its_own_object(following: Pipeline, s3: Any, bucket: str) -> None:
+    for number, key in enumerate(KEYS):
+        s3.put_object(Bucket=bucket, Key=key, Body=login(user_id=f"u-{number:02}").encode())
+    for number, key in enumerate(KEYS):
+        assert json.loads(following.services.payloads().resolve(_message(_pointer(bucket, key))).body) == json.loads(
+            login(user_id=f"u-{number:02}")
+        )
+
+
+def test_a_key_that_leads_nowhere_costs_no_other_message_its_load(following: Pipeline, bucket: str) -> None:
+    bad = [*KEYS, "", "\ud800", "k" * 2_000]
+    following.send(
+        [*(login(user_id=f"u-{number:02}") for number in range(39)), *(_pointer(bucket, key) for key in bad)]
+    )
+    following.run()
+    assert [row[0] for row in following.rows()] == [f"u-{number:02}" for number in range(39)]
+    assert _rejected(following) == ["payload_unavailable"] * len(bad)
+    assert following.totals().pending == 0
 
 
 def test_large_payloads_are_replayed_in_batches_that_fit_into_memory(following: Pipeline, s3: Any, bucket: str) -> None:
@@ -100,8 +131,19 @@ def test_a_bucket_that_does_not_answer_stops_the_run_before_it_receives(
 ) -> None:
     following.services.database()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    with pytest.raises(TransientError, match="read from"):
+    with pytest.raises(TransientError, match="LOGINETL_PAYLOAD_BUCKET"):
         following.services.payloads().check_reachable()
+    following.send([login()])
+    assert not following.run(expect_success=False).success
+    assert following.services.queue().depth().waiting == 1
+
+
+@pytest.mark.parametrize("bucket", ["no-such-bucket-anywhere", "Bad_Bucket!"])
+def test_a_bucket_that_is_not_there_stops_the_run_before_it_receives(following: Pipeline) -> None:
+    following.send([login()])
+    failed = following.run(expect_success=False)
+    assert "LOGINETL_PAYLOAD_BUCKET" in str([event.step_failure_data for event in failed.get_step_failure_events()])
+    assert following.services.queue().depth().waiting == 1
 
 
 def test_without_a_bucket_no_pointer_is_followed(pipeline: Pipeline, s3: Any, bucket: str) -> None:
