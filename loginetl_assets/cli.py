@@ -255,7 +255,7 @@ def _status(services: "Services") -> dict[str, Any]:
     counts: dict[str, object] = dict.fromkeys(
         ("queued", "delayed", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded",
          "rejected", "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside",
-         "sizes", "conditions")
+         "runs_without_worker", "sizes", "conditions")
     )  # fmt: skip
     report: dict[str, object] = {
         "environment": settings.environment,
@@ -290,6 +290,7 @@ def _status(services: "Services") -> dict[str, Any]:
         "last_loaded_at": totals.last_loaded_at and totals.last_loaded_at.isoformat(timespec="seconds"),
         "oldest_pending_seconds": seen.oldest_pending_seconds and round(seen.oldest_pending_seconds),
         "rejection_rate": round(seen.rejection_rate, 4),
+        "runs_without_worker": seen.runs_without_worker,
         "set_aside": [asdict(one) for one in seen.set_aside],
         "sizes": {name: asdict(size) for name, size in seen.sizes.items()},
         "conditions": seen.conditions(
@@ -324,6 +325,8 @@ def _shown(name: str, value: Any) -> str:
             return f"{value:.2%} within a day"
         case "set_aside":
             return "\n".join(f"batch {one['batch_id']}: {one['reason']}" for one in value) or "-"
+        case "runs_without_worker":
+            return "\n".join(value) or "-"
         case "sizes":
             return "\n".join(
                 f"{table}: {size['bytes']:,} bytes, ~{size['rows']:,} rows" for table, size in value.items()

@@ -21,8 +21,8 @@ PROCESS_LANDED = "process_landed"
 REPLAY_REJECTED = "replay_rejected"
 RETENTION = "retention"
 
-# A run that died with the code server that launched it stays STARTED: nobody else knows its process. It counts as in
-# flight, so it must not hold up the drains for longer than an hour. A drain stops receiving after 10 minutes.
+# The last resort, for a run that hangs: it counts as in flight, so it must not hold up the drains for longer than an
+# hour. A drain stops receiving after 10 minutes. Runs whose worker is gone are found by their silence.
 BOUNDED = {"dagster/max_runtime": "3600"}
 
 # In one process: three assets and their checks take 3 s there and 12 to 15 s with a process per step (two cores).

@@ -9,9 +9,11 @@ from typing import Any
 
 import dagster as dg
 
+from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
+from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.resources import rejections
+from loginetl_assets.resources import ledger, rejections
 from loginetl_assets.resources.services import Services
 
 
@@ -49,7 +51,7 @@ def run_until_empty(
         OperatorError: a run failed; the text is the failing step's.
     """
     job = definitions.resolve_job_def(LOGIN_ETL)
-    with _summary(services) as summary:
+    with _summary(services, instance) as summary:
         while True:
             left = messages_per_run if max_messages is None else max_messages - summary.messages
             _run(summary, job, instance, {"raw_login_messages": {"max_messages": min(left, messages_per_run)}})
@@ -65,18 +67,22 @@ def run_landed(
     Raises:
         OperatorError: the run failed; the text is the failing step's.
     """
-    with _summary(services) as summary:
+    with _summary(services, instance) as summary:
         _run(summary, definitions.resolve_job_def(PROCESS_LANDED), instance, {"masked_logins": masking})
     return summary
 
 
 @contextmanager
-def _summary(services: Services) -> Iterator[RunSummary]:
+def _summary(services: Services, instance: dg.DagsterInstance) -> Iterator[RunSummary]:
     summary, started = RunSummary(), time.monotonic()
-    with services.database().transaction() as connection:
+    database = services.database()
+    with database.transaction() as connection:
+        installation = str(ledger.installation_id(connection))
         before = rejections.by_reason(connection)
+    # Where there is no sensor to do it: earlier runs of this command, if they were killed, are STARTED still.
+    fail_runs_without_worker(instance, OurRuns(instance, installation, None), database)
     yield summary
-    with services.database().transaction() as connection:
+    with database.transaction() as connection:
         after = rejections.by_reason(connection)
     # A batch that is read again takes its rejections back first, so there may be fewer than before.
     summary.rejections = {reason: count - before.get(reason, 0) for reason, count in after.items()}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
 from loginetl_assets.automation.our_runs import OurRuns, label_of
@@ -54,20 +55,25 @@ def queue_depth_sensor(
         job_name=LOGIN_ETL,
         minimum_interval_seconds=TICK_SECONDS,
         default_status=default_status,
-        description="Starts drains while messages wait on the queue or batches wait in the landing.",
+        description="Starts drains while messages wait on the queue or batches wait in the landing; reports runs failed"
+        " whose worker is gone.",
     )
     def queue_depth(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
         try:
-            waiting = queue.open().depth().waiting
-            with database.open().transaction() as connection:
+            open_database = database.open()
+            with open_database.transaction() as connection:
                 installation = str(ledger.installation_id(connection))
+            ours = OurRuns(context.instance, installation, _code_location(context))
+            for run_id in fail_runs_without_worker(context.instance, ours, open_database):
+                context.log.warning(f"run {run_id} has no living worker and was reported failed")  # noqa: G004 - an id
+            with open_database.transaction() as connection:
                 pending = ledger.totals(connection).pending_batches
+            waiting = queue.open().depth().waiting
         except (OperatorError, TransientError) as error:
             # A skipped tick says so on the page; a failing one would fill the daemon's log for as long as it lasts.
             return dg.SkipReason(str(error))
-        ours = OurRuns(context.instance, installation, _code_location(context))
         at_work = ours.records(statuses=IN_FLIGHT)
         in_flight = len(_drains(at_work))
         if in_flight >= max_runs_in_flight:

@@ -35,6 +35,7 @@ def health(database: LoginDatabaseResource, queue: LoginQueueResource, rules: Ru
                 "pending_batches": seen.totals.pending_batches,
                 "set_aside_batches": seen.totals.set_aside_batches,
                 "last_loaded_at": seen.totals.last_loaded_at and dg.MetadataValue.timestamp(seen.totals.last_loaded_at),
+                "runs_without_worker": len(seen.runs_without_worker),
                 "rejection_rate": round(seen.rejection_rate, 4),
                 **sizes,
             },

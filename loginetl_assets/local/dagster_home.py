@@ -17,8 +17,10 @@ storage:
     postgres_url: {database_url}
 run_monitoring:
   enabled: true
-  start_timeout_seconds: 180
-  max_runtime_seconds: 14400 # nothing else ends a run that died with its code server, and it counts as in flight
+  poll_interval_seconds: 30
+  start_timeout_seconds: 90
+  cancel_timeout_seconds: 60
+  max_runtime_seconds: 14400 # the last resort: the queue_depth sensor ends runs whose worker is gone
   free_slots_after_run_end_seconds: 300
 run_coordinator:
   module: dagster.core.run_coordinator

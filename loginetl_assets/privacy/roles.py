@@ -34,6 +34,7 @@ GRANT SELECT (token) ON loginetl.pii_vault TO {LOADER};
 GRANT SELECT (data_key_id) ON loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT, DELETE ON loginetl.erased_tokens TO {LOADER};
 GRANT SELECT, INSERT, DELETE ON loginetl.doomed_objects TO {LOADER};
+GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.live_runs TO {LOADER};
 
 GRANT SELECT ON {{table}}, {_VIEWS} TO {ANALYST};
 GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST}, {PRIVACY};

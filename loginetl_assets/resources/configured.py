@@ -11,6 +11,7 @@ from loginetl_assets.resources import ledger
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
+from loginetl_assets.resources.live_runs import Heartbeat
 from loginetl_assets.resources.payloads import Payloads
 from loginetl_assets.resources.queue import LoginQueue, open_session
 from loginetl_assets.resources.services import Services
@@ -61,20 +62,32 @@ class LoginDatabaseResource(dg.ConfigurableResource[LoginDatabase]):
     """The Postgres that holds `user_logins` and the ledger."""
 
     services: dg.ResourceDependency[Services]
-    _context: dg.InitResourceContext | None = PrivateAttr(default=None)  # until the run is tagged
+    _context: dg.InitResourceContext | None = PrivateAttr(default=None)
+    _heartbeat: Heartbeat | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Remembers the run that it is opened in; a sensor's tick is none."""
         self._context = context
 
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Ends the run's sign of life. The executor in process keeps a resource from the first step to the last."""
+        if self._heartbeat:
+            self._heartbeat.stop()
+
     def open(self) -> LoginDatabase:
-        """Opens the database, its schema checked; the first time in a run, tags the run with whose it is."""
+        """Opens the database, its schema checked.
+
+        The first time in a run, it tags the run with the installation and begins its sign of life.
+        """
         database = self.services.database()
-        if self._context and self._context.run and self._context.instance:
+        if self._heartbeat is None and self._context and self._context.run and self._context.instance:
+            run_id = self._context.run.run_id
             with database.transaction() as connection:
                 installation = str(ledger.installation_id(connection))
-            self._context.instance.add_run_tags(self._context.run.run_id, {INSTALLATION_TAG: installation})
-            self._context = None
+            self._context.instance.add_run_tags(run_id, {INSTALLATION_TAG: installation})
+            heartbeat = Heartbeat(database, run_id)
+            heartbeat.start()
+            self._heartbeat = heartbeat
         return database
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.resources import ledger
+from loginetl_assets.resources import ledger, live_runs
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.ledger import SetAside, Totals
 from loginetl_assets.resources.queue import LoginQueue, QueueDepth
@@ -43,6 +43,7 @@ class Health:
     set_aside: list[SetAside]
     rejected_lately: int
     masked_lately: int  # messages read within REJECTION_WINDOW
+    runs_without_worker: list[str]  # ids of Dagster runs, where nobody has reported them failed so far
     sizes: dict[str, TableSize]
     seen_at: datetime
 
@@ -78,6 +79,11 @@ class Health:
             found[QUEUE_NOT_DRAINED] = (
                 f"messages wait on the queue and nothing was loaded for more than {freshness_hours:g} h: is the"
                 " queue_depth sensor on, and the daemon up?"
+            )
+        if self.runs_without_worker:
+            found["runs_without_worker"] = (
+                f"{len(self.runs_without_worker)} runs give no sign of life, and nobody has reported them failed: is"
+                " the queue_depth sensor on, and the daemon up? `loginetl run` does so too"
             )
         if self.rejection_rate > max_rejection_rate:
             found["too_many_rejected"] = (
@@ -140,6 +146,7 @@ def look(database: LoginDatabase, queue: LoginQueue) -> Health:
             set_aside=ledger.batches_set_aside(connection, limit=1_000),
             rejected_lately=int(lately.rejected),
             masked_lately=int(lately.messages),
+            runs_without_worker=live_runs.unreported(connection),
             sizes=sizes,
             seen_at=datetime.now(UTC),
         )

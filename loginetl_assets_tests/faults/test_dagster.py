@@ -44,6 +44,7 @@ from sqlalchemy import text
 
 from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.pipeline import Pipeline, login
@@ -374,6 +375,7 @@ def stack() -> Iterator[EmbeddedStack]:
 def deployed(stack: EmbeddedStack) -> Iterator[Deployment]:
     """The deployment, running, its sensors' clocks stopped."""
     addresses = stack.start()
+    LoginDatabase(addresses.database_url).migrate()
     directory = stack.home / "deployment"
     directory.mkdir()
     instance = yaml.safe_load((ROOT / "deploy/dagster.yaml").read_text())
@@ -502,6 +504,34 @@ def test_a_run_that_died_with_its_container_is_failed_by_its_age_and_the_next_se
     deployment.let_a_day_pass()
     assert deployment.ended(run_id) is FAILURE
     deployment.run_settles(users)
+
+
+@pytest.mark.timeout(400)
+def test_a_drain_that_died_with_its_code_server_is_failed_by_its_silence_and_the_queue_drained_again(
+    deployment: Deployment,
+) -> None:
+    users = deployment.send("silent", 15)
+    run_id = deployment.launch()
+    with deployment.held("loginetl.batches", "SHARE") as waiting:
+        eventually("the drain is in the middle", waiting, seconds=RUN_SECONDS)
+        deployment.kill_container("code")
+    deployment.start("code")
+    deployment.await_location()
+    queue = deployment.pipeline.services.queue()  # the killed drain's messages come again
+    eventually("all wait", lambda: queue.depth().waiting == len(users), seconds=START_SECONDS)
+    ticks = list[InstigatorTick]()
+
+    def reported() -> bool:
+        ticks.append(deployment.tick("queue_depth"))
+        return deployment.status(run_id) is FAILURE
+
+    eventually("the run is reported failed", reported, seconds=200)
+    deployment.tick("failed_run")
+    assert [alert["run_id"] for alert in deployment.alerts.got].count(run_id) == 1
+    run_ids = [each for tick in ticks for each in tick.run_ids]
+    assert run_ids, "the tick that reports it has the queue drained again"
+    assert {deployment.ended(each) for each in run_ids} == {SUCCESS}
+    deployment.assert_settled(users)
 
 
 def test_a_killed_run_is_told_and_the_sensor_s_next_one_settles_everything(deployment: Deployment) -> None:

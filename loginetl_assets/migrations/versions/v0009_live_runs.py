@@ -6,6 +6,12 @@ revision = "0009"
 down_revision = "0008"
 
 _STATEMENTS = """
+CREATE TABLE loginetl.live_runs (
+  run_id text PRIMARY KEY,
+  beat_at timestamptz NOT NULL DEFAULT now(),
+  missed_at timestamptz);
+COMMENT ON TABLE loginetl.live_runs IS
+  'Dagster runs under way: when each last gave a sign of life, and since when it is known to be silent.';
 """
 
 
@@ -16,4 +22,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("restore a backup instead")
+    op.execute("DROP TABLE loginetl.live_runs")
