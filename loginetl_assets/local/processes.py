@@ -110,7 +110,7 @@ def run(
     It gets a session of its own, so that an interrupt from the keyboard reaches the command that waits for it
     and not what it does here.
     """
-    with log.open("ab") as errors:
+    with open(log, "ab", opener=_open_log) as errors:
         return subprocess.run(  # noqa: S603 - only our own commands come here
             command,
             input=stdin,
@@ -126,6 +126,10 @@ def run(
             extra_groups=None if account is None else [],
             check=False,
         )
+
+
+def _open_log(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def launch(

@@ -112,12 +112,12 @@ class Sqs:
             "S3_PERSIST": "1",
             "S3_DATA_DIR": str(self.directory / "s3"),
             "TMPDIR": str(temporary),
+            "PYTHONSAFEPATH": "1",  # no module is looked for in the working directory
             # With a real Docker in reach it removes the containers of any other ministack at start and stop.
             "DOCKER_HOST": f"unix://{self.directory}/no-docker",
         }
         return launch(
             [sys.executable, "-X", self._mark, "-m", "ministack"],
-            # -m looks for modules in the working directory first: the caller's might hold a queue.py.
             directory=self.directory,
             log=self.log,
             env=env,

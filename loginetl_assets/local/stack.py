@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loginetl_assets.local.errors import EmbeddedStackError
+from loginetl_assets.local.home import check_home, make_home, place_of
 from loginetl_assets.local.postgres import PORT, SUPERUSER, Postgres
 from loginetl_assets.local.processes import Running
 from loginetl_assets.local.sqs import ACCOUNT, QUEUE, Sqs
@@ -56,14 +57,18 @@ class EmbeddedStack:
     """The stack below `home`, whichever process started it."""
 
     def __init__(self, home: Path) -> None:
-        # Resolved, because the servers and the next command may look at it from another directory.
-        self.home = home.expanduser().resolve()
+        self.home = place_of(home)  # the servers and the next command may look at it from another directory
         self._services = self.home / "services.json"
         self._postgres = Postgres(self.home)
         self._sqs = Sqs(self.home)
 
     def find(self) -> Addresses | None:
-        """The addresses of the running, answering stack, or None; starts nothing, waits for nobody."""
+        """The addresses of the running, answering stack, or None; starts nothing, waits for nobody.
+
+        Raises:
+            EmbeddedStackError: the home is not ours alone.
+        """
+        check_home(self.home)
         recorded = self._recorded()
         postgres, sqs = recorded.get("postgres"), recorded.get("sqs")
         if postgres is None or sqs is None or not (self._postgres.answers(postgres) and self._sqs.answers(sqs)):
@@ -74,7 +79,8 @@ class EmbeddedStack:
         """Start what is not running; a stack that runs is found in no time.
 
         Run as root, PostgreSQL gets another user, who must be able to walk to the home directory and to the
-        installed binaries: parent directories that lack the right to traverse (o+x) get it, and no other.
+        installed binaries: parent directories of root's that lack the right to traverse (o+x) get it, and no other.
+        Those of other users are theirs to open.
 
         Raises:
             EmbeddedStackError: With the setting, command or log file that helps.
@@ -88,7 +94,7 @@ class EmbeddedStack:
                 raise EmbeddedStackError(f"{module} is not installed: {remedy}")
         with self._as_stack_errors():
             # 0700 even where the parents are open; as root the postgres user gets traversal on top (0711).
-            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_home(self.home)
             (self.home / "logs").mkdir(mode=0o700, exist_ok=True)
             with self._locked():
                 return self._start_missing()
@@ -99,6 +105,7 @@ class EmbeddedStack:
         Raises:
             EmbeddedStackError: The queue's messages could not be saved, or the home directory cannot be used.
         """
+        check_home(self.home)
         if not self.home.is_dir():
             return
         with self._as_stack_errors(), self._locked(), ThreadPoolExecutor(2) as both:
@@ -119,7 +126,7 @@ class EmbeddedStack:
             sqs_start = both.submit(self._sqs.ensure, recorded.get("sqs"))
         postgres, sqs = postgres_start.result(), sqs_start.result()
         fresh = self._services.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as record:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as record:
             json.dump({"postgres": asdict(postgres), "sqs": asdict(sqs)}, record)
         fresh.replace(self._services)
         return _addresses(postgres, sqs)
@@ -137,7 +144,7 @@ class EmbeddedStack:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.home / "lock").open("w") as lock:
+        with os.fdopen(os.open(self.home / "lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -6,6 +6,7 @@ import tink
 from tink import aead, cleartext_keyset_handle, hybrid
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.local.home import check_home
 from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, open_sealed
 from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_SETTING
 from loginetl_assets.resources.keysets import check_values, enabled_key_ids, read_keyset
@@ -21,6 +22,7 @@ def officer_source(settings: Settings) -> str:
     if settings.officer_keyset:
         return settings.officer_keyset
     if settings.is_local:
+        check_home(settings.home)
         return str(settings.home / "keys" / OFFICER_FILE)
     raise OperatorError(f"{OFFICER_SETTING} is not set: recovery needs the privacy officer's private keyset")
 

@@ -1,11 +1,13 @@
 """From settings to open connections: the one place that knows whether a service is configured or embedded."""
 
+from contextlib import suppress
 from functools import cached_property
 from urllib.parse import urlsplit
 
 import boto3
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.local.home import check_home, make_home
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.adoption import check_table
@@ -103,6 +105,9 @@ class Services:
 
     def landing(self) -> Landing:
         """Opens the landing; in the local environment it is a directory of `LOGINETL_HOME` by default."""
+        if self.settings.landing_url is None:
+            with suppress(OSError):  # the landing itself says so
+                make_home(self.settings.home)
         return Landing(self.settings.landing_url or (self.settings.home / "landing").as_uri())
 
     def bound_landing(self, database: LoginDatabase) -> Landing:
@@ -120,5 +125,8 @@ class Services:
     @cached_property
     def keyring(self) -> Keyring:
         """The pipeline's keys; in the local environment missing ones are made."""
-        made_in = self.settings.home / "keys" if self.settings.is_local else None
+        made_in = None
+        if self.settings.is_local:
+            check_home(self.settings.home)
+            made_in = self.settings.home / "keys"
         return Keyring(self.settings.keysets, made_in, self.settings.kms_key_uri)

@@ -25,6 +25,7 @@ from sqlalchemy import make_url
 from tink import secret_key_access
 
 from loginetl_assets.cli import app
+from loginetl_assets.local.home import ENTRIES
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
 from loginetl_assets_tests.pipeline import COLUMNS, SAMPLE, login, sqs_client
 
@@ -340,6 +341,27 @@ def test_keys_and_home_are_their_owners_alone(elsewhere: Cli) -> None:
     assert {path.name: oct(mode(path)) for path in keys.iterdir()} == dict.fromkeys(KEYS, "0o600")
     # As root, the postgres user gets the right to walk through, and no more.
     assert mode(elsewhere.home) in {0o700, 0o701}
+
+
+def test_all_that_lies_in_a_home_is_looked_at_before_it_is_used(loaded: Loaded) -> None:
+    assert {path.name for path in loaded.cli.home.iterdir()} <= {*ENTRIES}
+
+
+@pytest.mark.parametrize(
+    "command", ["up", "down", "status", "migrate", "run", "send --sample", "psql", "keys show", "ui"]
+)
+def test_a_home_that_others_can_write_to_is_refused_by_every_command(command: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o777)
+
+    done = Cli(home)(*command.split(), exit_code=1)
+
+    assert done.stderr == (
+        f"error: {home} can be written to by other users: `chmod go-w {home}`, or set LOGINETL_HOME to a directory of"
+        " your own\n"
+    )
+    assert list(home.iterdir()) == []
 
 
 def test_two_ups_at_once_make_one_stack_and_one_set_of_keys(elsewhere: Cli) -> None:

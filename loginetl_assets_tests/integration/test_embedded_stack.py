@@ -302,12 +302,18 @@ def test_a_home_unfit_for_a_socket_path_gets_a_private_socket_directory(tmp_path
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
         stack.stop()
         sockets.chmod(0o777)
-        with pytest.raises(EmbeddedStackError, match="LOGINETL_HOME"):
+        with pytest.raises(EmbeddedStackError, match="is not ours.*LOGINETL_HOME"):
             stack.start()
+        moved = sockets.rename(tmp_path / "elsewhere")
+        moved.chmod(0o700)
+        sockets.symlink_to(moved)
+        with pytest.raises(EmbeddedStackError, match="is not ours.*LOGINETL_HOME"):
+            stack.start()
+        sockets.unlink()
     finally:
         stack.stop()
         if sockets is not None:
-            shutil.rmtree(sockets)
+            shutil.rmtree(sockets, ignore_errors=True)
 
 
 def test_what_the_servers_keep_is_closed_to_others_and_no_parent_is_opened_for_reading(
