@@ -15,6 +15,7 @@ from loginetl_assets.resources.configured import KeyringResource, LandingResourc
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.unnamed_objects import delete_unnamed_masked, register_unnamed
+from loginetl_assets.resources.vault_sweep import sweep_vault
 
 LOGIN_ETL = "login_etl"
 PROCESS_LANDED = "process_landed"
@@ -126,6 +127,7 @@ def purge(
             message_ids = ledger.prune_messages(connection, now - max(ledger.REDELIVERY, now - cutoff))
             installation = str(ledger.installation_id(connection))
         runs = _purge_runs(context.instance, OurRuns(context.instance, installation, label_of(context.run)), cutoff)
+        swept = sweep_vault(open_database, files)  # the last: it fails where row-level security hides rows
         context.add_output_metadata(
             {
                 "objects": objects,
@@ -134,6 +136,8 @@ def purge(
                 "unreadable_objects": unnamed.unreadable_objects,
                 "orphans": orphans,
                 "message_ids": message_ids,
+                "unneeded_vault_entries": swept.removed,
+                "unreadable_batches": swept.unreadable_batches,
                 "dagster_runs": runs,
                 "seconds": round(time.monotonic() - started, 3),
             }

@@ -33,6 +33,7 @@ from loginetl_assets.resources.adoption import login_table
 from loginetl_assets.resources.batch_files import (
     Unreadable,
     delete_doomed,
+    pending_logins,
     read_masked,
     read_messages,
     write_masked,
@@ -43,6 +44,7 @@ from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.resources.login_table import require_every_row
+from loginetl_assets.resources.vault_sweep import sweep_vault
 from loginetl_assets.settings import KeysetRole
 
 # Of rejected bodies: one may have a MiB, or eight where payloads come from a bucket.
@@ -61,6 +63,7 @@ class ErasureCounts:
     masked_rows: int = 0
     vault_entries: int = 0
     vault_entries_kept: int = 0  # somebody else has the same device or address
+    unneeded_vault_entries: int = 0  # whosever they were, nothing had their tokens any more; a dry run does not look
     unreadable_batches: int = 0  # set aside or damaged: they could not be searched
 
 
@@ -178,6 +181,10 @@ class Erasure:
         """
         audit.record(self._database, audit.Action.ERASE, reason, tokens=self._subject.audit_tokens)
         counts = self._go(remove=True, progress=progress)
+        # Values of messages that came to nothing: by no row or message can anybody tell any more whose they were.
+        swept = sweep_vault(self._database, self._landing, keep=self._shared)
+        counts.unneeded_vault_entries = swept.removed
+        counts.unreadable_batches += swept.unreadable_batches
         audit.record(
             self._database,
             audit.Action.ERASED,
@@ -250,7 +257,7 @@ class Erasure:
             counts.masked_rows += masked.filter(self._subject.masked()).height
             if batch.state is BatchState.MASKED:
                 others = masked.filter(~self._subject.masked())
-                self._shared |= {*others["masked_ip"], *others["masked_device_id"]} & of_batch
+                self._shared |= {*others["masked_ip"], *others["masked_device_id"]}
         if not remove:
             return
         vault.mark_tokens(connection, of_batch)
@@ -318,20 +325,11 @@ class Erasure:
         pairs = vault.token_pairs(connection, tokens)
         tokens |= {token for pair in pairs for token in pair}
         shared = tokens & self._shared
-        last = 0
-        while page := ledger.pending_masked(connection, after=last, limit=100):
-            last = page[-1].batch_id
-            for batch in page:
-                try:
-                    others = read_masked(self._landing, batch).filter(~self._subject.masked())
-                except Unreadable:
-                    continue
+        for _, logins in pending_logins(connection, self._landing):
+            if logins is not None:
+                others = logins.filter(~self._subject.masked())
                 shared |= tokens & {*others["masked_ip"], *others["masked_device_id"]}
-        candidates = sorted(tokens - shared)
-        alone = set(vault.tokens_of_nobody_else(connection, candidates, self._subject.condition, self._subject.values))
-        for pair in (*pairs, *pairs):  # one value under two keys; twice, since a new token may have several old ones
-            if not alone.issuperset(pair):
-                alone.difference_update(pair)
+        alone = vault.unneeded(connection, tokens - shared, pairs, self._subject.condition, self._subject.values)
         counts.vault_entries += vault.count(connection, sorted(alone))
         counts.vault_entries_kept += vault.count(connection, sorted(tokens - alone))
         if remove:

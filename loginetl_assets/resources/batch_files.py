@@ -1,6 +1,7 @@
 """A batch's two objects in the landing: the sealed messages and the masked rows."""
 
 import io
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import uuid4
@@ -109,6 +110,18 @@ def read_masked(landing: Landing, batch: Batch) -> pl.DataFrame:
         return pl.read_parquet(io.BytesIO(content)).match_to_schema(MASKED_SCHEMA)
     except PolarsError:  # its text quotes what it could not read
         raise Unreadable("masked file: it cannot be read as masked logins") from None
+
+
+def pending_logins(connection: Connection, landing: Landing) -> Iterator[tuple[Batch, pl.DataFrame | None]]:
+    """Reads the batches that are masked and not loaded, one by one; None for one that cannot be read."""
+    last = 0
+    while page := ledger.pending_masked(connection, after=last, limit=100):
+        last = page[-1].batch_id
+        for batch in page:
+            try:
+                yield batch, read_masked(landing, batch)
+            except Unreadable:
+                yield batch, None
 
 
 def delete_doomed(database: LoginDatabase, landing: Landing) -> int:

@@ -1,6 +1,7 @@
 """The vault: token -> sealed value, the tokens a value had before, which were erased; in the caller's transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from sqlalchemy import Connection, text
 
@@ -107,6 +108,75 @@ def tokens_of_nobody_else(
     )
 
 
+def unneeded(
+    connection: Connection,
+    tokens: Collection[str],
+    pairs: Sequence[tuple[str, str]],
+    condition: str = "false",
+    values: Mapping[str, object] = MappingProxyType({}),
+) -> set[str]:
+    """Which tokens neither stand in a row that the condition does not hold for, nor are another name of one that does.
+
+    Args:
+        connection: in a transaction that sees every row.
+        tokens: those that nothing else needs.
+        pairs: as `token_pairs` gives them; a token that is part of one and not among the tokens is needed.
+        condition: on a row of the table; by default no row is passed over.
+        values: bound in it.
+    """
+    alone = set(tokens_of_nobody_else(connection, sorted(tokens), condition, dict(values)))
+    for pair in (*pairs, *pairs):  # twice, since a new token may have several old ones
+        if not alone.issuperset(pair):
+            alone.difference_update(pair)
+    return alone
+
+
+def without_rows(connection: Connection, *, after: str, limit: int) -> tuple[str | None, set[str]]:
+    """Looks for the next tokens of the vault in the table; which are in no row, and the last of them all.
+
+    Args:
+        connection: in a transaction that sees every row.
+        after: only tokens that sort after this one.
+        limit: as many at most.
+
+    Returns:
+        the last token that was looked for, None where there were no more; and those that no row has.
+    """
+    table = login_table(connection)
+    row = connection.execute(
+        text(
+            "SELECT max(token) AS last, coalesce(array_agg(token) FILTER (WHERE NOT is_there), '{}') AS unused FROM ("
+            "  SELECT token, CASE field"
+            f"   WHEN 'ip' THEN EXISTS (SELECT FROM {table} WHERE masked_ip = token)"
+            f"   ELSE EXISTS (SELECT FROM {table} WHERE masked_device_id = token) END AS is_there"
+            "  FROM (SELECT token, field FROM loginetl.pii_vault WHERE token > :after ORDER BY token LIMIT :limit)"
+            "    page) looked_for"
+        ),
+        {"after": after, "limit": limit},
+    ).one()
+    return row.last, set(row.unused)
+
+
+def remove(connection: Connection, tokens: Collection[str]) -> int:
+    """Removes values that no row has, and data keys that hold none any more; gives back how many values.
+
+    Only while the vault is claimed.
+    """
+    removed: int = connection.execute(
+        text("SELECT loginetl.remove_values_without_rows(CAST(:tokens AS text[]))"), {"tokens": list(tokens)}
+    ).scalar_one()
+    forget_pairs(connection, tokens)
+    return removed
+
+
+def forget_pairs(connection: Connection, tokens: Collection[str]) -> None:
+    """Forgets which tokens became which in a rotation, where one of them is among these."""
+    connection.execute(
+        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"),
+        {"tokens": list(tokens)},
+    )
+
+
 def count(connection: Connection, tokens: Sequence[str]) -> int:
     """How many of the tokens the vault has."""
     return len(known_tokens(connection, tokens))
@@ -150,10 +220,7 @@ def erase(connection: Connection, tokens: Sequence[str]) -> None:
         ),
         {"tokens": list(tokens)},
     )
-    connection.execute(
-        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"),
-        {"tokens": list(tokens)},
-    )
+    forget_pairs(connection, tokens)
     drop_empty_data_keys(connection)
 
 
@@ -176,13 +243,19 @@ def mapped_tokens(connection: Connection, tokens: Sequence[str]) -> dict[str, st
     return {row.old_token: row.new_token for row in rows}
 
 
-def token_pairs(connection: Connection, tokens: Iterable[str]) -> list[tuple[str, str]]:
-    """The pairs (old, new) of the token map that any of the tokens is part of."""
-    rows = connection.execute(
-        text(
-            "SELECT old_token, new_token FROM loginetl.token_map"
-            " WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"
-        ),
-        {"tokens": list(tokens)},
-    )
-    return [(row.old_token, row.new_token) for row in rows]
+def token_pairs(connection: Connection, tokens: Collection[str]) -> list[tuple[str, str]]:
+    """The pairs (old, new) of the token map that lead to or from the tokens: all tokens of the same values."""
+    pairs: list[tuple[str, str]] = []
+    reached = set(tokens)
+    while True:
+        rows = connection.execute(
+            text(
+                "SELECT old_token, new_token FROM loginetl.token_map"
+                " WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"
+            ),
+            {"tokens": list(reached)},
+        ).all()
+        if len(rows) == len(pairs):
+            return pairs
+        pairs = [(row.old_token, row.new_token) for row in rows]
+        reached.update(*pairs)

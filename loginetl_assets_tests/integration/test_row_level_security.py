@@ -19,7 +19,7 @@ from loginetl_assets.settings import Settings
 from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
 
 ANNA, BERT, SHARED_IP = "anna-4711", "bert-0815", "203.0.113.1"
-REFUSAL = "row-level security .* user_logins .* BYPASSRLS"
+REFUSAL = r"row-level security .*user_logins .* BYPASSRLS"
 
 
 @pytest.fixture
@@ -84,6 +84,16 @@ def test_a_retoken_that_does_not_see_every_row_moves_nothing(pipeline: Pipeline,
     services = Services(restricted)
     with pytest.raises(OperatorError, match=REFUSAL):
         retoken(services.database(), services.landing(), services.keyring, Officer(restricted), reason="rotation")
+    _assert_nothing_was_touched(pipeline)
+
+
+def test_retention_that_does_not_see_every_row_removes_no_value(
+    pipeline: Pipeline, restricted: Settings, tmp_path: Path
+) -> None:
+    _load_both(pipeline)
+    with Pipeline.on(restricted, tmp_path / "restricted") as loader:
+        failed = loader.run(job="retention", expect_success=False)
+    assert not failed.success
     _assert_nothing_was_touched(pipeline)
 
 

@@ -1,0 +1,187 @@
+"""The vault keeps no value that nothing has the token of: what came to nothing is gone with the next retention."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.privacy.recover import Outcome, recover
+from loginetl_assets.resources import rejections, vault_sweep
+from loginetl_assets.resources.vault_sweep import sweep_vault
+from loginetl_assets.settings import Identity
+from loginetl_assets_tests.pipeline import Pipeline, login
+
+KEPT, GONE = "device-kept", "device-gone"
+
+
+def _land(pipeline: Pipeline, *bodies: str) -> None:
+    pipeline.land([QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in bodies])
+
+
+def _token(pipeline: Pipeline, device: str) -> str:
+    return pipeline.services.keyring.tokenizer.token("device_id", device)
+
+
+def _recovered(pipeline: Pipeline, *devices: str) -> list[str | None]:
+    tokens = [_token(pipeline, device) for device in devices]
+    answers = recover(pipeline.services.database(), Officer(pipeline.settings), tokens, reason="test")
+    assert {answer.outcome for answer in answers} <= {Outcome.RECOVERED, Outcome.UNKNOWN}
+    return [answer.value for answer in answers]
+
+
+def _duplicate_of_an_event(pipeline: Pipeline) -> None:
+    by_event = replace(pipeline.settings, identity=Identity.EVENT_ID)
+    with Pipeline.on(by_event, by_event.home / "by-event") as other:
+        for device in (KEPT, GONE):
+            _land(other, login(event_id="e-1", device_id=device))
+        other.materialize("masked_logins")
+        other.materialize("user_logins")
+        assert other.totals().duplicates == 1
+
+
+def _refused_by_the_table_and_dropped(pipeline: Pipeline) -> None:
+    pipeline.execute("ALTER TABLE user_logins ADD CHECK (user_id <> 'refused')")
+    _land(pipeline, login(device_id=KEPT), login(user_id="refused", device_id=GONE))
+    pipeline.run(job="process_landed")
+    (rejected,) = pipeline.query("SELECT message_key FROM loginetl.rejected_logins")
+    with pipeline.services.database().transaction() as connection:
+        rejections.erase(connection, [rejected.message_key])
+
+
+def _deleted_by_the_tables_owner(pipeline: Pipeline) -> None:
+    _land(pipeline, login(device_id=KEPT), login(user_id="u-2", device_id=GONE))
+    pipeline.run(job="process_landed")
+    pipeline.execute("DELETE FROM user_logins WHERE user_id = 'u-2'")
+
+
+@pytest.mark.parametrize(
+    "leave", [_duplicate_of_an_event, _refused_by_the_table_and_dropped, _deleted_by_the_tables_owner]
+)
+@pytest.mark.parametrize("after", ["retention", "erasure"])
+def test_a_value_that_came_to_nothing_cannot_be_recovered(
+    pipeline: Pipeline, leave: Callable[[Pipeline], None], after: str
+) -> None:
+    leave(pipeline)
+    assert _recovered(pipeline, KEPT, GONE) == [KEPT, GONE]
+    if after == "retention":
+        pipeline.run(job="retention")
+    else:
+        services = pipeline.services
+        subject = subject_of("somebody else", [], services.keyring)
+        counts = Erasure(services.database(), services.landing(), services.keyring, subject).run("he asked")
+        assert counts.unneeded_vault_entries == 1
+    assert _recovered(pipeline, KEPT, GONE) == [KEPT, None]
+    assert pipeline.query("SELECT FROM loginetl.erased_tokens") == [], "nobody asked for it"
+    keys_without_values = (
+        "SELECT FROM loginetl.vault_data_keys WHERE data_key_id NOT IN (SELECT data_key_id FROM loginetl.pii_vault)"
+    )
+    assert pipeline.query(keys_without_values) == []
+
+
+def test_a_rejected_row_whose_values_were_removed_is_replayed_with_them(pipeline: Pipeline) -> None:
+    pipeline.execute("ALTER TABLE user_logins ADD CONSTRAINT refusing CHECK (user_id <> 'refused')")
+    _land(pipeline, login(user_id="refused", device_id=GONE))
+    pipeline.run(job="process_landed")
+    pipeline.run(job="retention")
+    assert _recovered(pipeline, GONE) == [None]
+    pipeline.execute("ALTER TABLE user_logins DROP CONSTRAINT refusing")
+    pipeline.run({"replay": {}}, job="replay_rejected")
+    pipeline.run(job="process_landed")
+    assert _recovered(pipeline, GONE) == [GONE]
+
+
+def test_what_waits_to_be_loaded_keeps_its_values_old_ones_too(pipeline: Pipeline) -> None:
+    _deleted_by_the_tables_owner(pipeline)
+    _land(pipeline, login(user_id="u-3", device_id=GONE), login(user_id="u-3", device_id="new"))
+    pipeline.materialize("masked_logins")
+    pipeline.run(job="retention")
+    assert _recovered(pipeline, KEPT, GONE, "new") == [KEPT, GONE, "new"]
+    pipeline.materialize("user_logins")
+    pipeline.run(job="retention")
+    assert _recovered(pipeline, KEPT, GONE, "new") == [KEPT, GONE, "new"]
+
+
+def test_nothing_is_removed_while_masked_logins_cannot_be_read(pipeline: Pipeline) -> None:
+    _deleted_by_the_tables_owner(pipeline)
+    _land(pipeline, login(user_id="u-3"))
+    pipeline.materialize("masked_logins")
+    (pending,) = pipeline.query("SELECT masked_key FROM loginetl.batches WHERE state = 'masked'")
+    path = pipeline.settings.home / "landing" / pending.masked_key
+    path.rename(path.with_suffix(".away"))
+    swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
+    assert (swept.removed, swept.unreadable_batches) == (0, 1)
+    assert _recovered(pipeline, GONE) == [GONE]
+
+
+def test_a_value_under_several_tokens_stays_while_one_of_them_is_needed(pipeline: Pipeline) -> None:
+    """In a rotation from a second old key, of which a row has the token."""
+    _land(pipeline, login(device_id=KEPT), login(user_id="u-2", device_id=GONE))
+    pipeline.run(job="process_landed")
+    row, unused = _token(pipeline, KEPT), _token(pipeline, GONE)
+    pipeline.execute("DELETE FROM user_logins WHERE user_id = 'u-2'")
+    pipeline.execute(
+        "INSERT INTO loginetl.token_map VALUES (:row, '3.new'), (:unused, '3.new')", row=row, unused=unused
+    )
+    database, landing = pipeline.services.database(), pipeline.services.landing()
+    assert sweep_vault(database, landing).removed == 0
+    pipeline.execute("DELETE FROM loginetl.token_map WHERE old_token = :row", row=row)
+    assert sweep_vault(database, landing).removed == 1
+    assert pipeline.query("SELECT FROM loginetl.token_map") == []
+    assert _recovered(pipeline, KEPT, GONE) == [KEPT, None]
+
+
+def test_the_whole_vault_is_looked_through_a_page_at_a_time(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vault_sweep, "VALUES_PER_PAGE", 7)
+    _land(pipeline, *(login(user_id=f"u-{n}", device_id=f"device-{n}", ip=f"10.0.0.{n}") for n in range(40)))
+    pipeline.run(job="process_landed")
+    pipeline.execute("DELETE FROM user_logins WHERE user_id <> 'u-7'")
+    swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
+    assert swept.removed == 78
+    assert _recovered(pipeline, "device-7", "device-8") == ["device-7", None]
+
+
+def test_a_value_that_comes_again_while_it_is_removed_can_be_recovered(pipeline: Pipeline, tmp_path: Path) -> None:
+    _deleted_by_the_tables_owner(pipeline)
+
+    def mask() -> None:
+        with Pipeline.on(pipeline.settings, tmp_path / "masking") as other:
+            other.materialize("masked_logins")
+
+    def waiting(kind: str) -> bool:
+        return bool(
+            pipeline.query(
+                "SELECT FROM pg_locks WHERE NOT granted AND locktype = :kind"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                kind=kind,
+            )
+        )
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20  # whoever waits for a lock does so for 30 s
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(2) as pool:
+        with pipeline.services.database().transaction() as holder:
+            # What a sweep reads first of all once it has the vault to itself, and masking reads only in a rotation.
+            holder.execute(text("LOCK TABLE loginetl.token_map IN ACCESS EXCLUSIVE MODE"))
+            sweep = pool.submit(sweep_vault, pipeline.services.database(), pipeline.services.landing())
+            until(lambda: waiting("relation"))
+            _land(pipeline, login(user_id="u-3", device_id=GONE))
+            masking = pool.submit(mask)
+            until(lambda: masking.done() or waiting("advisory"))
+        assert sweep.result().removed == 1
+        masking.result()
+    pipeline.run(job="process_landed")
+    assert _recovered(pipeline, GONE) == [GONE]
