@@ -21,7 +21,7 @@ from uuid import UUID
 import polars as pl
 from sqlalchemy import Connection, text
 
-from loginetl_assets.errors import SettingsError
+from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.logins.canonical import canonical_values
 from loginetl_assets.logins.message import Login, is_storable, read_login
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
@@ -306,12 +306,18 @@ class Erasure:
             return None  # nobody can read it, ourselves included
 
     def _clean_rows(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
-        verb = f"{'DELETE' if remove else 'SELECT masked_ip, masked_device_id'} FROM {login_table(connection)}"
-        returning = " RETURNING masked_ip, masked_device_id" if remove else ""
-        rows = connection.execute(
-            text(f"{verb} WHERE {self._subject.condition}{returning}"),
-            self._subject.values,
-        ).all()
+        table, values = login_table(connection), self._subject.values
+        theirs = f"FROM {table} WHERE {self._subject.condition}"
+        found = f"SELECT masked_ip, masked_device_id {theirs}"
+        rows = connection.execute(text(f"{found} FOR UPDATE" if remove else found), values).all()
+        if remove:
+            meant = len(rows)
+            rows = connection.execute(text(f"DELETE {theirs} RETURNING masked_ip, masked_device_id"), values).all()
+            if len(rows) < meant:  # they were locked: nobody else has removed them
+                raise OperatorError(
+                    f"{meant - len(rows)} rows of {table} were not deleted, since a trigger of it passes them over:"
+                    " disable it, then erase again; rows and vault are as they were"
+                )
         counts.rows += len(rows)
         tokens |= {token for row in rows for token in row if token}
         if isinstance(self._subject, Tokens):

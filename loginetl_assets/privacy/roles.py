@@ -1,10 +1,9 @@
 """The Postgres roles: what each may do, and nothing more.
 
 `loginetl_loader` writes everything the pipeline writes and reads no value of the vault; the sealed bodies it reads, for
-a replay, are those it wrote and has the key for. `loginetl_analyst` reads the table and the views. `loginetl_privacy`
-recovers, erases and rotates; it can add to the access log (who, from where and when is
-the database's to say) and never change it. All three are group roles without a
-login: GRANT them to logins of your own.
+a replay, are those it wrote and has the key for. `loginetl_analyst` reads the table and the views, and what these look
+tokens up in. `loginetl_privacy` recovers, erases and rotates; it can add to the access log (who, from where and when is
+the database's to say) and never change it. All three are group roles without a login: GRANT them to logins of your own.
 """
 
 from sqlalchemy import text
@@ -37,7 +36,7 @@ GRANT SELECT, DELETE ON loginetl.erased_tokens TO {LOADER};
 GRANT SELECT, INSERT, DELETE ON loginetl.doomed_objects TO {LOADER};
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.live_runs TO {LOADER};
 
-GRANT SELECT ON {{table}}, {_VIEWS} TO {ANALYST};
+GRANT SELECT ON {{table}}, loginetl.token_map, {_VIEWS} TO {ANALYST};
 GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST}, {PRIVACY};
 
 GRANT SELECT, UPDATE, DELETE ON {{table}} TO {PRIVACY};

@@ -192,7 +192,9 @@ class Adoption:
             _build_index(connection, found, index)
         for view, (query, comment) in _VIEWS.items():
             if connection.execute(text("SELECT to_regclass(:view)"), {"view": f"loginetl.{view}"}).scalar() is None:
-                connection.execute(text(f"CREATE VIEW loginetl.{view} AS {query.format(table=found.sql)}"))
+                # By the rights of who asks, else the policies of a table with row-level security would not hold.
+                view_of = f"CREATE VIEW loginetl.{view} WITH (security_invoker = true)"
+                connection.execute(text(f"{view_of} AS {query.format(table=found.sql)}"))
                 connection.execute(text(f"COMMENT ON VIEW loginetl.{view} IS '{comment}'"))
         connection.execute(
             text("UPDATE loginetl.installation SET login_table = CAST(:name AS regclass)"), {"name": found.sql}
@@ -377,8 +379,9 @@ def _column_problems(connection: Connection, table: Relation) -> list[str]:
 def _storage_problems(connection: Connection, table: Relation) -> list[str]:
     parts = connection.execute(
         text(
-            f"{PARTS} SELECT CAST(CAST(oid AS regclass) AS text) AS name, relkind = 'f' AS is_foreign FROM part"
-            " JOIN pg_class USING (oid) WHERE relpersistence = 'u' OR relkind = 'f' ORDER BY 1"
+            f"{PARTS} SELECT format('%I.%I', nspname, relname) AS name, relkind = 'f' AS is_foreign"
+            " FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE relpersistence = 'u' OR relkind = 'f' ORDER BY 1"
         ),
         {"table": table.sql},
     )

@@ -41,6 +41,7 @@ STATUS = [
     "queue_url",
     "sqs_endpoint",
     "database_url",
+    "table",
     "landing_url",
     "queued",
     "in_flight",
@@ -318,6 +319,7 @@ def test_status_after_up_has_addresses_and_zeros(elsewhere: Cli) -> None:
     assert report["sqs_endpoint"].startswith("http://127.0.0.1:")
     assert report["queue_url"] == f"{report['sqs_endpoint']}/000000000000/login-queue"
     assert report["database_url"].startswith("postgresql+psycopg://")
+    assert report["table"] == "public.user_logins"
     assert report["last_loaded_at"] is None
     counts = STATUS[STATUS.index("queued") : STATUS.index("last_loaded_at")]
     assert {name: report[name] for name in counts} == dict.fromkeys(counts, 0)
