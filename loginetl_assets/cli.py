@@ -21,6 +21,7 @@ from rich.table import Table
 from loginetl_assets import cli_batches, cli_privacy, cli_rejected, cli_run
 from loginetl_assets.cli_run import configured_services, dagster_environment
 from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
+from loginetl_assets.terminal import TerminalStream, for_terminal
 
 if TYPE_CHECKING:
     from loginetl_assets.resources.services import Services
@@ -67,7 +68,7 @@ def main() -> None:
 
 def _fail(text: str, exit_code: int = 1) -> NoReturn:
     # Escaped: paths, and IPv6 addresses in URLs, have brackets, which rich takes for markup.
-    err.print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    err.print(f"[red]error:[/] {escape(for_terminal(text))}", highlight=False, soft_wrap=True)
     sys.exit(exit_code)
 
 
@@ -182,7 +183,9 @@ def export(
             if file == Path("-"):
                 if file_format is not ExportFormat.CSV:
                     raise SettingsError("stdout takes csv only: name a file for parquet")
-                rows = export_csv(connection, sys.stdout.buffer)
+                # A file or pipe gets the table's own bytes; a person's terminal must not obey them.
+                stream = TerminalStream(sys.stdout) if sys.stdout.isatty() else sys.stdout.buffer
+                rows = export_csv(connection, stream)
             elif file_format is ExportFormat.CSV:
                 with file.open("wb") as stream:
                     rows = export_csv(connection, stream)
@@ -311,7 +314,7 @@ def _print_status(report: dict[str, Any]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in report.items():
-        table.add_row(name.replace("_", " "), escape(_shown(name, value)))
+        table.add_row(name.replace("_", " "), escape(for_terminal(_shown(name, value), keep="\n")))
     out.print(table)
 
 

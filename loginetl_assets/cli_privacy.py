@@ -16,6 +16,7 @@ from rich.text import Text
 from loginetl_assets.cli_run import configured_services
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.terminal import for_spreadsheet, for_terminal
 
 if TYPE_CHECKING:
     from loginetl_assets.privacy.rotate import Progress
@@ -66,7 +67,9 @@ def recover(
     reason: Reason = "",
     user_id: Annotated[str | None, typer.Option(help="All tokens of this user's rows.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with a token a line.")] = None,
-    output: Annotated[OutputFormat, typer.Option("--format", help="table, json or csv.")] = OutputFormat.TABLE,
+    output: Annotated[
+        OutputFormat, typer.Option("--format", help="table, json, or csv made safe for spreadsheets; json is exact.")
+    ] = OutputFormat.TABLE,
 ) -> None:
     """Show the values of tokens; needs the privacy officer's private keyset, and is logged first."""
     from loginetl_assets.privacy.officer import Officer
@@ -90,18 +93,20 @@ def recover(
     if output is OutputFormat.JSON:
         print(json.dumps([asdict(answer) for answer in answers], indent=2))  # noqa: T201
     elif output is OutputFormat.CSV:
-        writer = csv.writer(sys.stdout)
+        # Quoted throughout: elsewhere a semicolon separates cells, and what follows one would be a cell of its own.
+        writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL)
         writer.writerow(["token", "outcome", "field", "value"])
-        writer.writerows([answer.token, answer.outcome, answer.field, answer.value] for answer in answers)
+        writer.writerows(
+            [for_spreadsheet(answer.token), answer.outcome, answer.field, for_spreadsheet(answer.value or "")]
+            for answer in answers
+        )
     else:
         table = Table()
         for name in ("token", "outcome", "field", "value"):
             table.add_column(name, overflow="fold")
         for answer in answers:
-            value = answer.value or ""
-            if not value.isprintable():  # it must not steer the terminal
-                value = value.encode("unicode_escape").decode()
-            table.add_row(answer.token, answer.outcome, answer.field or "", Text(value))
+            token, value = (Text(for_terminal(one or "")) for one in (answer.token, answer.value))
+            table.add_row(token, answer.outcome, answer.field or "", value)
         out.print(table)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import polars as pl
@@ -22,6 +22,9 @@ from loginetl_assets.resources import ledger
 from loginetl_assets.resources.adoption import COLUMNS, PARTS, login_table
 from loginetl_assets.resources.database import RowsRefused, attempt, copy_rows
 from loginetl_assets.resources.ledger import Batch
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _DECLARED = ", ".join(f"{name} {kind}" for name, kind in COLUMNS)  # of any width, whatever the users' own table has
 
@@ -192,7 +195,7 @@ def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
     return count
 
 
-def export_csv(connection: Connection, stream: IO[bytes]) -> int:
+def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:
     """Writes the whole table as CSV with a header line (RFC 4180; null is empty); gives back the rows."""
     driver: Any = connection.connection.driver_connection
     # Of a query: COPY of a table fails where it has partitions, and passes over what its heirs hold.

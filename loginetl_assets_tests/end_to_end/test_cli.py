@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -696,6 +697,53 @@ def test_parquet_is_not_written_to_a_terminal(loaded: Loaded) -> None:
 
     assert done.stderr == "error: stdout takes csv only: name a file for parquet\n"
     assert not done.stdout
+
+
+CONTROL = "\x1b]52;c;b3duZWQ=\x07\u202e"  # writes to the clipboard; what follows reads from right to left
+
+
+def seen_in_a_terminal(cli: Cli, *arguments: str) -> str:
+    """What a command prints where its standard output is a terminal."""
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        [LOGINETL, *arguments], stdout=end, cwd=cli.home.parent, env=cli.full_environment, close_fds=True
+    ) as process:
+        os.close(end)
+        seen = b""
+        with suppress(OSError):  # Linux's way to say that nobody holds the other end any more
+            while part := os.read(terminal, 65_536):
+                seen += part
+        os.close(terminal)
+    assert process.returncode == 0
+    return seen.decode()
+
+
+def test_an_export_is_exact_in_a_file_and_harmless_in_a_terminal(loaded: Loaded, tmp_path: Path) -> None:
+    insert = f"INSERT INTO user_logins (user_id, locale) VALUES ('hostile{CONTROL}', '=1+1')"  # noqa: S608
+    loaded.cli("psql", "-c", insert)
+    loaded.cli("export", str(tmp_path / "logins.csv"))
+
+    assert f"hostile{CONTROL}," in (tmp_path / "logins.csv").read_text()
+    assert f"hostile{CONTROL}," in loaded.cli("export", "-").stdout
+    seen = seen_in_a_terminal(loaded.cli, "export", "-")
+    assert "hostile\\x1b]52;c;b3duZWQ=\\x07\\u202e,,,,=1+1,," in seen
+    assert not [one for one in seen if not (one.isprintable() or one in "\r\n")]
+
+
+@pytest.mark.parametrize("device", ["=HYPERLINK(0)", "+1", "-1+1", "@SUM(1)", f"x{CONTROL}"])
+def test_recovered_values_steer_neither_terminal_nor_spreadsheet(device: str, cli: Cli, other_queue: str) -> None:
+    user = f"of-{uuid4().hex}"
+    beside = cli.with_queue(other_queue)
+    beside("send", "-", stdin=login(user_id=user, device_id=device))
+    beside("run")
+
+    command = ("recover", "--user-id", user, "--reason", "test")
+    exact = {one["value"] for one in json.loads(beside(*command, "--format", "json").stdout)}
+    assert device in exact
+    printed = beside(*command, "--format", "csv").stdout
+    (row,) = (row for row in csv.DictReader(io.StringIO(printed)) if row["field"] == "device_id")
+    assert row["value"] in {f"'{device}", "x\\x1b]52;c;b3duZWQ=\\x07\\u202e"}
+    assert not [one for one in printed + beside(*command).stdout if not (one.isprintable() or one in "\r\n")]
 
 
 def test_psql_gets_its_arguments_and_gives_its_exit_code(loaded: Loaded) -> None:
