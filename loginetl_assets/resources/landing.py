@@ -5,6 +5,8 @@ A `put` is atomic: an object is there whole or not at all. Nothing is ever overw
 
 import json
 import os
+import shlex
+import stat
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -45,7 +47,8 @@ class Landing:
         """Opens a landing by its URL, file:///… or s3://bucket/…; a directory that is missing is made on the first put.
 
         Raises:
-            OperatorError: the URL is neither file:///… nor s3://bucket/…, or there are no AWS credentials for it.
+            OperatorError: the URL is neither file:///… nor s3://bucket/…, others can enter the directory, or there are
+                no AWS credentials for the bucket.
         """
         self.url = url
         parts = urlsplit(url)
@@ -62,6 +65,13 @@ class Landing:
     def _open(self, bucket: str, prefix: str) -> LocalStore | S3Store:
         if self._directory is not None:
             make_directory(self._directory)
+            if self._directory.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                # Masked files name users, and what the library writes below is open to all but for the umask. Not
+                # closed by us: whoever opened it may have had a reason.
+                raise OperatorError(
+                    f"others can enter the landing at {self.url}: `chmod go= {shlex.quote(str(self._directory))}`,"
+                    " or set LOGINETL_LANDING_URL to a directory that is yet to be made"
+                )
             return LocalStore(prefix=self._directory)
         from obstore.auth.boto3 import Boto3CredentialProvider
 

@@ -1,5 +1,8 @@
 """The landing on both of its stores: a directory, and S3 as the emulator has it."""
 
+import os
+import stat
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +69,32 @@ def test_credentials_that_are_missing_are_named(
         monkeypatch.delenv(name)
     with pytest.raises(OperatorError, match=r"no AWS credentials: .*AWS_PROFILE"):
         Landing("s3://bucket/prefix")
+
+
+def test_a_landing_that_is_made_lets_nobody_else_in(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    try:
+        Landing((tmp_path / "made" / "landing").as_uri()).put("masked/one", b"1")
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE((tmp_path / "made" / "landing").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o770, 0o711, 0o1777, 0o704])
+def test_a_landing_that_others_can_enter_is_refused_with_the_command_that_closes_it(mode: int, tmp_path: Path) -> None:
+    directory = tmp_path / "open to $others"
+    directory.mkdir()
+    directory.chmod(mode)
+    with pytest.raises(OperatorError, match="LOGINETL_LANDING_URL") as raised:
+        Landing(directory.as_uri())
+    assert stat.S_IMODE(directory.stat().st_mode) == mode, "not ours to change: somebody may rely on it"
+
+    command = str(raised.value).partition("`")[2].partition("`")[0]
+    assert command.startswith("chmod ")
+    subprocess.run(["sh", "-c", command], check=True)
+    Landing(directory.as_uri()).put("masked/one", b"1")
 
 
 @pytest.mark.parametrize("url", ["", "landing", "/landing", "ftp://host/x", "s3://", "file://relative/path"])
