@@ -81,6 +81,18 @@ def _text(name: str, *, is_required: bool = False, is_inherited: bool = True, is
     return field(default=None, repr=is_shown, metadata={"variable": variable})
 
 
+def _address(name: str, pattern: str, form: str) -> Any:
+    """An address that status, errors and alerts show, and that so may hold no secret."""
+
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    expected = f"{form}, without user, password, query or fragment: credentials go into AWS's own variables"
+    return field(default=None, repr=False, metadata={"variable": _Variable(name, read, expected, is_required=True)})
+
+
 def _parsed(name: str, default: object, read: Callable[[str], object], expected: str) -> Any:
     return field(default=default, metadata={"variable": _Variable(name, read, expected)})
 
@@ -124,7 +136,9 @@ class Settings:
         default_factory=lambda: _path(".loginetl"),
         metadata={"variable": _Variable("LOGINETL_HOME", _path, "a path, of a user that this machine knows")},
     )
-    queue_url: str | None = _text("LOGINETL_QUEUE_URL", is_required=True, is_shown=False)
+    queue_url: str | None = _address(
+        "LOGINETL_QUEUE_URL", r"https?://[^\s/@?#]+(/[^\s@?#]*)?", "https://HOST/ACCOUNT/NAME"
+    )
     database_url: str | None = _text("LOGINETL_DATABASE_URL", is_required=True, is_shown=False)
     login_table: TableName | None = _parsed(
         "LOGINETL_TABLE",
@@ -133,7 +147,11 @@ class Settings:
         'schema.table (in double quotes what is not lower case: sales."User Logins"), in no schema of ours or'
         " Postgres's own, without colons",
     )
-    landing_url: str | None = _text("LOGINETL_LANDING_URL", is_required=True, is_shown=False)
+    landing_url: str | None = _address(
+        "LOGINETL_LANDING_URL",
+        r"file://(localhost)?/[^?#]*|s3://[A-Za-z0-9._-]+(/[^?#]*)?",
+        "file:///absolute/path or s3://bucket/prefix",
+    )
     keysets: Mapping[KeysetRole, str] = field(default_factory=dict, repr=False)  # LOGINETL_KEYSET_<ROLE>, all required
     # For recovery only; the pipeline and its processes go without.
     officer_keyset: str | None = _text("LOGINETL_KEYSET_OFFICER", is_inherited=False, is_shown=False)
@@ -151,6 +169,11 @@ class Settings:
     # Below SQS's own retention of 14 days a message could come again after its ledger row was pruned.
     retention_days: int = _whole_number("LOGINETL_RETENTION_DAYS", 30, 15, 3_650)
     alert_webhook_url: str | None = _text("LOGINETL_ALERT_WEBHOOK_URL", is_shown=False)
+
+    def __post_init__(self) -> None:
+        for at in ("queue_url", "landing_url"):  # wherever they came from: `run --queue-url` has no variable
+            if (address := getattr(self, at)) is not None:
+                _VARIABLES[at](address)
 
     @property
     def is_local(self) -> bool:

@@ -84,18 +84,20 @@ class WebhookNotifier:
                 with _urllib3_silenced():
                     requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
                 return
-            except requests.RequestException as error:
+            except (requests.RequestException, ValueError) as error:  # the latter by urllib3, of a URL that is none
                 if pause is None or not _may_pass(error):
                     raise TransientError(
                         f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"
                     ) from None
-                asked = "" if error.response is None else error.response.headers.get("Retry-After", "")
+                response = getattr(error, "response", None)
+                asked = "" if response is None else response.headers.get("Retry-After", "")
             time.sleep(min(int(asked), _LONGEST_PAUSE_SECONDS) if asked.isdecimal() else pause)
 
 
-def _may_pass(error: requests.RequestException) -> bool:
-    if error.response is not None:
-        return error.response.status_code in _RETRIED
+def _may_pass(error: Exception) -> bool:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code in _RETRIED
     return isinstance(error, (requests.ConnectionError, requests.Timeout))
 
 

@@ -140,8 +140,8 @@ class LoginQueue:
     def _failures_in_words(self) -> Iterator[None]:
         try:
             yield
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-            raise _explained(error, self.url) from None
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError) as error:
+            raise _explained(error, self.url) from None  # ValueError: an endpoint that is no URL, with all it says
 
     def _entry(self, number: int, body: str) -> "SendMessageBatchRequestEntryTypeDef":
         if self.is_fifo:
@@ -308,4 +308,7 @@ def _explained(error: Exception, url: str) -> Exception:
         return OperatorError(NO_CREDENTIALS)
     if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
         return TransientError(f"the queue at {host} cannot be reached: is it up, and is LOGINETL_QUEUE_URL right?")
-    return OperatorError(f"boto3 refused queue {name} at {host} ({type(error).__name__})")
+    return OperatorError(
+        f"boto3 refused queue {name} at {host} ({type(error).__name__}): check LOGINETL_QUEUE_URL and"
+        " AWS_ENDPOINT_URL_SQS"
+    )

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -389,6 +390,21 @@ def test_the_path_of_a_webhook_is_in_no_log_whatever_it_answers(
     assert len(got) == tries
     assert "secret-path" not in caplog.text
     assert before == [logging.getLogger(name).disabled for name in ("urllib3.connectionpool", "urllib3.connection")]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "secret-path",
+        "https://secret-path[/",
+        "https://127.0.0.1:secret-path/",
+        f"https://{'secret-path' * 10}.example/",  # no label of a host's name is that long
+    ],
+)
+def test_a_webhook_that_is_no_url_is_an_error_that_keeps_it_to_itself(url: str) -> None:
+    with pytest.raises(TransientError, match="LOGINETL_ALERT_WEBHOOK_URL") as raised:
+        WebhookNotifier(url).notify(run_failed("login_etl", "a-run", ["user_logins"]))
+    assert "secret-path" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_webhook_that_nobody_listens_at_is_in_no_log(

@@ -363,9 +363,9 @@ def test_a_role_without_rights_is_told_who_can_help(locked_role: str, scene: Sce
 
 def wrapped_in_mount(scene: Scene, options: str) -> list[str]:
     """A command line that gives the program a landing of its own kind, which nobody else sees and nothing outlives."""
-    (scene.directory / "landing").mkdir()
+    (scene.directory / "landing").mkdir(mode=0o700)
     private = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
-    mounted = f'mount -t tmpfs -o {options} tmpfs landing && exec "$@"'
+    mounted = f'mount -t tmpfs -o mode=700,{options} tmpfs landing && exec "$@"'
     within = [*private, "sh", "-c", mounted, "sh"]
     if (
         shutil.which("unshare") is None
@@ -488,12 +488,16 @@ def test_dagsters_own_command_fails_without_a_value_in_its_output_or_log(scene: 
             ["eu-west-1", "us-west-2", "AWS_DEFAULT_REGION", "LOGINETL_QUEUE_URL"],
         ),
         ("run", {"LOGINETL_LANDING_URL": "s3://bucket/x", "AWS_PROFILE": "nobody"}, 1, ["AWS_PROFILE"]),
+        ("status", {"LOGINETL_QUEUE_URL": f"https://u:{PASSWORD}@sqs.eu-west-1.amazonaws.com/1/q"}, 2, ["QUEUE_URL"]),
+        ("run", {"LOGINETL_LANDING_URL": f"s3://u:{PASSWORD}@bucket/x"}, 2, ["LOGINETL_LANDING_URL"]),
+        (f"run --queue-url=http://{PASSWORD}@127.0.0.1/1/q", {}, 2, ["LOGINETL_QUEUE_URL"]),
+        ("run", {"AWS_ENDPOINT_URL_SQS": f"http://u:{PASSWORD}/x@127.0.0.1"}, 1, ["AWS_ENDPOINT_URL_SQS"]),
     ],
 )
 def test_a_setting_that_cannot_be_right_is_named(
     command: str, variables: Mapping[str, str | None], exit_code: int | None, names: list[str], scene: Scene
 ) -> None:
-    done = scene.call("loginetl", command, fault=Fault([], variables))
+    done = scene.call("loginetl", *command.split(), fault=Fault([], variables))
 
     assert done.returncode in {1, 2}
     assert_one_clean_line(done, Fault(names, exit_code=done.returncode if exit_code is None else exit_code))

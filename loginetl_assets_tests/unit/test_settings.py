@@ -3,7 +3,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -277,6 +277,54 @@ def test_a_queue_elsewhere_alone_is_for_trying_it_on_the_embedded_database() -> 
     assert read(LOGINETL_QUEUE_URL=REQUIRED["LOGINETL_QUEUE_URL"]).is_local
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("LOGINETL_QUEUE_URL", "https://AKIA:pass-word@sqs.eu-central-1.amazonaws.com/1/q"),
+        ("LOGINETL_QUEUE_URL", "https://AKIA:pa/pass-word@sqs.eu-central-1.amazonaws.com/1/q"),
+        ("LOGINETL_QUEUE_URL", "https://pass-word@localhost:4566/0/q"),
+        ("LOGINETL_QUEUE_URL", "etl:pass-word@localhost/0/q"),
+        ("LOGINETL_QUEUE_URL", "https://localhost/0/q?X-Amz-Signature=pass-word"),
+        ("LOGINETL_QUEUE_URL", "https://localhost/0/q#pass-word"),
+        ("LOGINETL_LANDING_URL", "s3://AKIA:pass-word@bucket/prefix"),
+        ("LOGINETL_LANDING_URL", "s3://AKIA:pa/pass-word@bucket/prefix"),
+        ("LOGINETL_LANDING_URL", "s3://pass-word@bucket/prefix"),
+        ("LOGINETL_LANDING_URL", "s3://bucket/prefix?secret_access_key=pass-word"),
+        ("LOGINETL_LANDING_URL", "s3://bucket#pass-word"),
+        ("LOGINETL_LANDING_URL", "file://etl:pass-word@localhost/landing"),
+        ("LOGINETL_LANDING_URL", "file:///landing?pass-word"),
+        ("LOGINETL_LANDING_URL", "AKIA:pass-word@bucket"),
+    ],
+)
+def test_an_address_that_is_shown_takes_no_credentials(name: str, url: str) -> None:
+    attribute = name.removeprefix("LOGINETL_").lower()
+    said = refused(**REQUIRED | {"LOGINETL_ENV": "local", name: url})
+    with pytest.raises(SettingsError) as raised:
+        replace(read(), **{attribute: url})  # type: ignore[arg-type] # as an option of the command line does
+
+    assert said == str(raised.value)
+    assert said.startswith(f"{name} must be ")
+    assert "AWS" in said
+    assert "pass-word" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("LOGINETL_QUEUE_URL", "http://[::1]:4566/000000000000/login-queue.fifo"),
+        ("LOGINETL_QUEUE_URL", "http://localhost:9324/000000000000/login-queue"),
+        ("LOGINETL_LANDING_URL", "file:///srv/with%20space/and space/a@b"),
+        ("LOGINETL_LANDING_URL", "file://localhost/srv"),
+        ("LOGINETL_LANDING_URL", "s3://bucket.with-dots"),
+        ("LOGINETL_LANDING_URL", "s3://bucket/prefix/a@b:c"),
+    ],
+)
+def test_an_address_without_credentials_is_taken_as_it_is(name: str, url: str) -> None:
+    settings = read(**{"LOGINETL_ENV": "local", name: url})
+
+    assert getattr(settings, name.removeprefix("LOGINETL_").lower()) == url
+
+
 def test_white_space_around_a_value_is_no_part_of_it() -> None:
     local = {"LOGINETL_ENV": "local"}
     assert read(**local, **{name: f" {value}\n" for name, value in REQUIRED.items()}) == read(**local, **REQUIRED)
@@ -332,6 +380,8 @@ ENVIRONMENTS = st.fixed_dictionaries(
     {"LOGINETL_ENV": st.just("local")},
     optional={
         **dict.fromkeys(REQUIRED, TEXTS),
+        "LOGINETL_QUEUE_URL": st.sampled_from(["", REQUIRED["LOGINETL_QUEUE_URL"], "http://[::1]:4566/0/q"]),
+        "LOGINETL_LANDING_URL": st.sampled_from(["", REQUIRED["LOGINETL_LANDING_URL"], "file:///with space/ä"]),
         "LOGINETL_ALERT_WEBHOOK_URL": TEXTS,
         "LOGINETL_HOME": st.sampled_from(["", "state", "/var/lib/loginetl", "with space", "../up"]),
         "LOGINETL_TABLE": st.sampled_from(["", "sales.logins", "Sales.Logins", '"Sales"."a.b ""c"""']),
