@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check bench soak lock clean
+.PHONY: help demo ui test check bench soak mutants lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ soak: $(READY) ## Send messages for MINUTES (20) while 8 runs at a time are kill
 
 MINUTES ?= 20
 
+mutants: $(READY) ## Change the rules of logins and ledger one by one, and list the changes that no test notices.
+	rm -rf mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+	$(BIN)/python -m loginetl_assets_tests.mutants
+
 lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).
 	uv pip compile $(LOCK) --upgrade --extra local --group dev pyproject.toml -o requirements-dev.txt
 	uv pip compile $(LOCK) --constraint requirements-dev.txt pyproject.toml -o requirements.txt
@@ -50,7 +56,7 @@ LOCK := --quiet --universal --no-strip-extras --python-version 3.11 --generate-h
 
 clean: ## Stop the embedded services; remove their data and the virtual environment.
 	[ ! -x $(BIN)/loginetl ] || $(BIN)/loginetl down
-	rm -rf .loginetl $(VENV) node_modules bench/node_modules
+	rm -rf .loginetl mutants $(VENV) node_modules bench/node_modules
 
 # The lock files name every package with its hash, hence --no-deps: pip has nothing left to resolve.
 $(READY): requirements-dev.txt pyproject.toml

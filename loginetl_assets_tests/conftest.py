@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, text
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.settings import Environment, Settings
+from loginetl_assets_tests.mutants import RUNNING_STACK
 from loginetl_assets_tests.pipeline import Pipeline, sqs_client
 
 TEMPLATE = "loginetl_template"
@@ -39,8 +40,11 @@ def stack_home() -> Iterator[Path]:
     """The home of the session's embedded stack, stopped at the end.
 
     Not below pytest's own directory: every pytest that starts takes the others' right to walk through that, and as root
-    PostgreSQL runs as another user.
+    PostgreSQL runs as another user. `make mutants` names a home whose stack it stops itself.
     """
+    if running := os.environ.get(RUNNING_STACK):
+        yield Path(running)
+        return
     home = Path(mkdtemp(prefix="loginetl-tests-"))
     yield home
     EmbeddedStack(home).stop()
@@ -51,8 +55,9 @@ def stack_home() -> Iterator[Path]:
 def addresses(stack_home: Path) -> Addresses:
     """The session's embedded stack, with a migrated database to copy."""
     addresses = EmbeddedStack(stack_home).start()
-    _execute(addresses.database_url, f"CREATE DATABASE {TEMPLATE}")
-    LoginDatabase(_with_database(addresses.database_url, TEMPLATE)).migrate()
+    if not _execute(addresses.database_url, f"SELECT FROM pg_database WHERE datname = '{TEMPLATE}'"):
+        _execute(addresses.database_url, f"CREATE DATABASE {TEMPLATE}")
+        LoginDatabase(_with_database(addresses.database_url, TEMPLATE)).migrate()
     return addresses
 
 
@@ -60,15 +65,14 @@ def addresses(stack_home: Path) -> Addresses:
 def settings(addresses: Addresses, tmp_path: Path) -> Iterator[Settings]:
     """Settings with an empty queue, a migrated database and a landing of this test alone."""
     name = f"test_{uuid4().hex[:12]}"
-    _execute(addresses.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     queue_url = sqs_client(addresses.sqs_endpoint).create_queue(QueueName=name)["QueueUrl"]
-    yield Settings(
-        environment=Environment.LOCAL,
-        home=tmp_path / "home",
-        queue_url=f"{addresses.sqs_endpoint}/{'/'.join(queue_url.rsplit('/', 2)[1:])}",
-        database_url=_with_database(addresses.database_url, name),
-    )
-    _execute(addresses.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(addresses) as database_url:
+        yield Settings(
+            environment=Environment.LOCAL,
+            home=tmp_path / "home",
+            queue_url=f"{addresses.sqs_endpoint}/{'/'.join(queue_url.rsplit('/', 2)[1:])}",
+            database_url=database_url,
+        )
 
 
 @pytest.fixture
@@ -78,12 +82,22 @@ def pipeline(settings: Settings, tmp_path: Path) -> Iterator[Pipeline]:
         yield pipeline
 
 
-def _execute(url: str, statement: str) -> Any:
+@contextmanager
+def new_database(addresses: Addresses) -> Iterator[str]:
+    """A migrated database of its own, by its URL; gone afterwards."""
+    name = f"test_{uuid4().hex[:12]}"
+    _execute(addresses.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield _with_database(addresses.database_url, name)
+    _execute(addresses.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _execute(url: str, statement: str) -> int:
+    """Runs a statement; gives how many rows it has."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        result = connection.execute(text(statement))
+        rows = connection.execute(text(statement)).rowcount
     engine.dispose()
-    return result
+    return rows
 
 
 def _with_database(url: str, name: str) -> str:

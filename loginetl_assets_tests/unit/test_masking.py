@@ -438,3 +438,45 @@ def test_each_kind_of_violation_is_counted(column: str, value: object, rule: str
     counts = violations(logins.with_columns(two_broken))
 
     assert counts == {"version_out_of_range": 0, "ip_not_masked": 0, "device_id_not_masked": 0} | {rule: 2}
+
+
+def events(*bodies: dict[str, Any], **options: Any) -> MaskedBatch:
+    tokenizer = Tokenizer(7, tink.new_keyset_handle(prf.prf_key_templates.HMAC_SHA256).primitive(prf.PrfSet).primary())
+    messages = [
+        QueuedMessage(str(UUID(int=number)), NOON, json.dumps({**LOGIN, **body}).encode())
+        for number, body in enumerate(bodies)
+    ]
+    return mask_batch(messages, tokenizer, **options)
+
+
+def test_an_event_is_known_by_its_own_id_only_where_that_is_asked_for() -> None:
+    bodies: list[dict[str, Any]] = [{"event_id": "e-1"}, {}]
+    assert events(*bodies).logins["event_key"].to_list() == [None, None]
+    found = events(*bodies, by_event_id=True).logins["event_key"].to_list()
+    login = read_login(json.dumps({**LOGIN, "event_id": "e-1"}).encode(), by_event_id=True)
+    assert not isinstance(login, Rejection)
+    assert found == [str(login.event_key), None]
+
+
+def test_a_batch_without_some_events_has_neither_their_logins_nor_values_that_only_those_have() -> None:
+    batch = events(
+        {"event_id": "e-1", "ip": "192.0.2.1", "device_id": "shared"},
+        {"event_id": "e-2", "ip": "192.0.2.2", "device_id": "shared"},
+        {"ip": "192.0.2.3", "device_id": "own"},
+        by_event_id=True,
+    )
+    known = batch.logins["event_key"][0]
+    rest, dropped = batch.without_events([known])
+    assert dropped == [UUID(batch.logins["message_key"][0])]
+    assert rest.logins["message_key"].to_list() == batch.logins["message_key"][1:].to_list()
+    assert sorted(rest.vault["value"]) == ["192.0.2.2", "192.0.2.3", "own", "shared"]
+    assert (rest.rejected, rest.repeated, rest.unknown_fields) == (batch.rejected, batch.repeated, batch.unknown_fields)
+    unchanged, none = batch.without_events([])
+    assert (unchanged.logins.equals(batch.logins), len(unchanged.vault), none) == (True, len(batch.vault), [])
+
+
+def test_the_smallest_version_and_the_greatest_are_no_violation() -> None:
+    logins = events({}).logins
+    for version, wrong in ((-1, 1), (0, 0), (2_146_999_999, 0)):
+        frame = logins.with_columns(app_version=pl.lit(version, pl.Int32))
+        assert violations(frame)["version_out_of_range"] == wrong, version

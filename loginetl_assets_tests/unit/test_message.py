@@ -13,10 +13,12 @@ from loginetl_assets.logins.message import (
     FIELDS,
     MAX_DEPTH,
     Login,
+    PayloadPointer,
     QueuedMessage,
     decode_messages,
     encode_messages,
     read_login,
+    read_pointer,
 )
 from loginetl_assets.logins.rejection import Reason, Rejection
 
@@ -463,3 +465,46 @@ def test_any_bytes_are_a_batch_or_the_error(packed: bytes) -> None:
         assert error.args == ("not a batch of messages",)
     else:
         assert all(isinstance(message, QueuedMessage) for message in messages)
+
+
+POINTER = ["software.amazon.payloadoffloading.PayloadS3Pointer", {"s3BucketName": "bucket", "s3Key": "key"}]
+
+
+def enveloped(text: str) -> bytes:
+    return json.dumps({"Type": "Notification", "Message": text}).encode()
+
+
+@pytest.mark.parametrize("name", [POINTER[0], "com.amazon.sqs.javamessaging.MessageS3Pointer"])
+def test_a_pointer_is_read_in_an_sns_envelope_or_without(name: str) -> None:
+    text = json.dumps([name, POINTER[1]])
+    for body in (text.encode(), enveloped(text)):
+        assert read_pointer(body) == PayloadPointer("bucket", "key")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"S3Pointer",
+        json.dumps(POINTER[1]).encode(),
+        json.dumps(["another.S3Pointer", POINTER[1]]).encode(),
+        json.dumps([POINTER[0], {"s3BucketName": 1, "s3Key": "key"}]).encode(),
+        json.dumps({"Type": "Other", "Message": json.dumps(POINTER)}).encode(),
+        json.dumps({"Type": "Notification", "Text": json.dumps(POINTER)}).encode(),
+        enveloped("S3Pointer \ud800"),
+        b"[" * 15_000 + b"S3Pointer",
+    ],
+)
+def test_what_is_no_pointer_is_none(body: bytes) -> None:
+    assert read_pointer(body) is None
+
+
+def test_a_pointer_of_the_greatest_length_is_read_and_a_longer_text_is_not() -> None:
+    text = json.dumps(POINTER).encode()
+    assert read_pointer(text.ljust(16_384)) == PayloadPointer("bucket", "key")
+    assert read_pointer(text.ljust(16_385)) is None
+
+
+def test_a_login_shows_no_field() -> None:
+    login = read_login(json.dumps(FLAT).encode())
+    assert repr(login) == f"{login}" == "Login(…)"

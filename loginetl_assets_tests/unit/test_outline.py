@@ -23,12 +23,19 @@ from loginetl_assets.logins.outline import MOST_CHARACTERS, outline
         ('{"ip": "a\U000e0041\ue000"}'.encode(), '{"ip": "x··"}'),
         ('{"ip": "١.٢ \u202e\u200b ж"}'.encode(), '{"ip": "9.9 \\u202e\\u200b x"}'),
         (b'{"ip": "a\\u0000b"}', '{"ip": "x\\x9999x"}'),
+        (b'{"ip": "\x80\xff"}', '{"ip": "\\x··\\x··"}'),  # the first and the last byte that can fail to decode
+        ('{"ip": "a\u00a0b\u2028\u2029"}'.encode(), '{"ip": "x\\u00a0x\\u2028\\u2029"}'),
+        (b'{"ip": "X Y"}', '{"ip": "x x"}'),
         (b"", ""),
         (b"a\r\n\tb\x00", "x\\u000d\n\tx\\u0000"),
     ],
 )
 def test_an_outline_shows_the_form_and_no_value(body: bytes, shown: str) -> None:
     assert outline(body) == shown
+
+
+def test_a_body_that_is_shown_whole_names_no_length() -> None:
+    assert outline(b"a" * MOST_CHARACTERS) == "x" * MOST_CHARACTERS
 
 
 def test_a_long_body_is_cut_and_its_length_named() -> None:

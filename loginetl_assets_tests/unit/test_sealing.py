@@ -6,7 +6,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tink import aead, cleartext_keyset_handle, hybrid
 
-from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, Sealer, VaultSealer, open_sealed, seal
+from loginetl_assets.logins.sealing import (
+    VAULT_KEY_CONTEXT,
+    NotOpened,
+    Sealer,
+    VaultSealer,
+    key_id_of,
+    open_sealed,
+    seal,
+)
 
 aead.register()
 hybrid.register()
@@ -162,3 +170,12 @@ def test_neither_the_wrapped_key_nor_a_sealed_value_shows_the_value(officer: tin
     sealer = vault_sealer(officer)
 
     assert b"199.172" not in sealer.seal("1.t", "199.172.111.135") + sealer.wrapped_key
+
+
+def test_the_key_that_sealed_something_is_read_from_it() -> None:
+    handle = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM)
+    sealed = seal(handle.primitive(aead.Aead), SECRET, PLACE)
+    assert key_id_of(sealed) == handle.keyset_info().primary_key_id
+    assert key_id_of(b"\x01\x00\x01\x02\x03rest") == 0x00010203
+    assert key_id_of(b"\x00\x00\x01\x02\x03rest") is None
+    assert key_id_of(b"") is None

@@ -1,0 +1,523 @@
+"""The ledger's rules, each by itself on a real Postgres: what is claimed, settled, counted, kept and forgotten.
+
+The pipeline's own tests show that these rules are used; this file is what `make mutants` runs against changes of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import Connection, text
+
+from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.local.stack import Addresses
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.ledger import REDELIVERY, Batch, BatchState
+from loginetl_assets.settings import KeysetRole
+from loginetl_assets_tests.conftest import new_database
+
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+RETENTION = 30 * DAY
+
+
+class Ledger:
+    """A database, with what the tests put into it."""
+
+    def __init__(self, url: str) -> None:
+        self.database = LoginDatabase(url)
+
+    @contextmanager
+    def open(self) -> Iterator[Connection]:
+        with self.database.transaction() as connection:
+            yield connection
+
+    def add(self, state: BatchState = BatchState.LANDED, *, messages: int = 3, **columns: Any) -> int:
+        """Registers a batch of `messages`, and sets its columns; gives its id."""
+        with self.open() as connection:
+            batch_id = ledger.register_batch(
+                connection,
+                object_key=f"batches/{uuid4()}",
+                landing_key_id=1,
+                messages=messages,
+                size=10,
+                oldest_sent_at_ms=0,
+                run_id="landing",
+            )
+            changes = {"state": state.value, **columns}
+            if state is BatchState.LOADED:
+                changes = {"loaded": messages, "loaded_at": NOW, **changes}
+            connection.execute(
+                text(
+                    f"UPDATE loginetl.batches SET {', '.join(f'{name} = :{name}' for name in changes)}"  # noqa: S608
+                    " WHERE batch_id = :batch_id"
+                ),
+                {**changes, "batch_id": batch_id},
+            )
+        return batch_id
+
+    def settle(self, batch_id: int, outcome: str, *keys: UUID) -> list[UUID]:
+        """Enters messages with an outcome, of new ids where none are given; a rejected one has its body."""
+        entered = list(keys) or [uuid4()]
+        for key in entered:
+            self.execute(
+                "INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome) VALUES (:key, :id, :outcome)",
+                key=key,
+                id=batch_id,
+                outcome=outcome,
+            )
+            if outcome == "rejected":
+                self.execute(
+                    "INSERT INTO loginetl.rejected_logins (message_key, batch_id, sent_at, reason, sealed_body)"
+                    " VALUES (:key, :id, now(), 'bad_ip', '')",
+                    key=key,
+                    id=batch_id,
+                )
+        return entered
+
+    def execute(self, statement: str, **values: Any) -> None:
+        with self.open() as connection:
+            connection.execute(text(statement), values)
+
+    def query(self, statement: str, **values: Any) -> list[Any]:
+        with self.open() as connection:
+            return [tuple(row) for row in connection.execute(text(statement), values)]
+
+    def batch(self, batch_id: int) -> Batch:
+        with self.open() as connection:
+            return _of(ledger.claim_batch(connection, list(BatchState), only=[batch_id]))
+
+    def outcomes(self) -> dict[UUID, tuple[int, str]]:
+        return {
+            key: (batch_id, outcome)
+            for key, batch_id, outcome in self.query(
+                "SELECT message_key, batch_id, outcome FROM loginetl.processed_messages"
+            )
+        }
+
+
+def _of(batch: Batch | None) -> Batch:
+    assert batch is not None
+    return batch
+
+
+def _ids(batches: Sequence[Batch]) -> list[int]:
+    return [batch.batch_id for batch in batches]
+
+
+@pytest.fixture(scope="module")
+def database_url(addresses: Addresses) -> Iterator[str]:
+    """A migrated database for all tests of this module: `make mutants` runs them some hundred times."""
+    with new_database(addresses) as url:
+        yield url
+
+
+@pytest.fixture
+def rules(database_url: str) -> Ledger:
+    """An empty ledger."""
+    rules = Ledger(database_url)
+    for table in ("rejected_logins", "processed_messages", "batches", "doomed_objects", "keys"):
+        rules.execute(f"DELETE FROM loginetl.{table}")  # noqa: S608
+    return rules
+
+
+@contextmanager
+def _impatient(rules: Ledger) -> Iterator[Connection]:
+    """A second session that waits for nothing."""
+    with rules.open() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        yield connection
+
+
+def test_a_batch_is_registered_as_landed_with_what_is_known_of_it(rules: Ledger) -> None:
+    sent = int(datetime(2026, 1, 2, tzinfo=UTC).timestamp() * 1000)
+    with rules.open() as connection:
+        batch_id = ledger.register_batch(
+            connection,
+            object_key="batches/x",
+            landing_key_id=7,
+            messages=3,
+            size=11,
+            oldest_sent_at_ms=sent,
+            run_id="run",
+        )
+    assert rules.batch(batch_id) == Batch(batch_id, "batches/x", 7, 3, BatchState.LANDED, None, 0, 0, 0, 0)
+    assert rules.query("SELECT bytes, oldest_sent_at, landed_run_id FROM loginetl.batches") == [
+        (11, datetime(2026, 1, 2, tzinfo=UTC), "run")
+    ]
+
+
+def test_the_oldest_batch_of_the_states_asked_for_is_claimed(rules: Ledger) -> None:
+    rules.add(BatchState.LOADED)
+    purged = rules.add(object_purged_at=NOW)
+    first, second, masked = rules.add(), rules.add(), rules.add(BatchState.MASKED)
+    with rules.open() as connection:
+        landed = [BatchState.LANDED]
+        assert _of(ledger.claim_batch(connection, landed)).batch_id == first
+        assert _of(ledger.claim_batch(connection, landed, after=first)).batch_id == second
+        assert ledger.claim_batch(connection, landed, after=second) is None
+        assert _of(ledger.claim_batch(connection, [BatchState.MASKED])).batch_id == masked
+        assert _of(ledger.claim_batch(connection, landed, only=[second, masked])).batch_id == second
+        assert ledger.claim_batch(connection, landed, only=[masked, purged]) is None
+
+
+def test_a_claimed_batch_is_passed_over_by_others_until_the_claim_ends(rules: Ledger) -> None:
+    first, second = rules.add(), rules.add()
+    with rules.open() as mine:
+        assert _of(ledger.claim_batch(mine, [BatchState.LANDED])).batch_id == first
+        with _impatient(rules) as others:
+            assert _of(ledger.claim_batch(others, [BatchState.LANDED])).batch_id == second
+            assert ledger.claim_batch(others, [BatchState.LANDED], only=[first]) is None
+    assert rules.batch(first).batch_id == first
+
+
+def test_a_batch_that_is_locked_by_id_is_waited_for(rules: Ledger) -> None:
+    batch_id, purged = rules.add(), rules.add(object_purged_at=NOW)
+    with rules.open() as mine:
+        assert _of(ledger.lock_batch(mine, batch_id)).batch_id == batch_id
+        assert ledger.lock_batch(mine, purged) is None
+        with pytest.raises((OperatorError, TransientError)), _impatient(rules) as others:
+            ledger.lock_batch(others, batch_id)
+        with pytest.raises((OperatorError, TransientError)), _impatient(rules) as others:
+            ledger.lock_batches(others, [purged, batch_id])
+    with rules.open() as mine:
+        ledger.lock_batches(mine, [batch_id])
+        with _impatient(rules) as others:
+            assert ledger.claim_batch(others, list(BatchState)) is None
+
+
+def test_pending_masked_batches_come_oldest_first_in_pages(rules: Ledger) -> None:
+    rules.add()
+    masked = [rules.add(BatchState.MASKED) for _ in range(3)]
+    rules.add(BatchState.LOADED)
+    with rules.open() as connection:
+        assert _ids(ledger.pending_masked(connection, after=0, limit=2)) == masked[:2]
+        assert _ids(ledger.pending_masked(connection, after=masked[1], limit=2)) == masked[2:]
+
+
+@pytest.mark.parametrize("action", ["masked", "loaded"])
+def test_a_check_sees_the_batches_of_its_run_or_the_latest_that_is_there(rules: Ledger, action: Any) -> None:
+    state = BatchState(action)
+
+    def touched(run_id: str, days: int, **columns: Any) -> int:
+        changes: dict[str, Any] = {f"{action}_run_id": run_id, f"{action}_at": NOW - days * DAY, **columns}
+        return rules.add(state, **changes)
+
+    of_run = [touched("a", 3), touched("a", 4)]
+    latest = [touched("b", 1) for _ in range(2)][-1]
+    touched("c", 0, object_purged_at=NOW)
+    rules.add()
+    with rules.open() as connection:
+        assert _ids(ledger.touched_by_run(connection, action, "a")) == of_run
+        assert _ids(ledger.touched_by_run(connection, action, "nobody")) == [latest]
+
+
+def test_a_batch_that_cannot_be_read_is_told_with_its_reason(rules: Ledger) -> None:
+    rules.add()
+    aside = [rules.add(messages=count) for count in (4, 5)]
+    with rules.open() as connection:
+        for batch_id, reason in zip(aside, ("gone", "cut"), strict=True):
+            ledger.set_aside(connection, _of(ledger.lock_batch(connection, batch_id)), reason)
+    with rules.open() as connection:
+        found = ledger.batches_set_aside(connection)
+        assert [(one.batch_id, one.messages, one.reason) for one in found] == [
+            (aside[0], 4, "gone"),
+            (aside[1], 5, "cut"),
+        ]
+        assert all(NOW - DAY < one.since < NOW + DAY for one in found)
+        assert ledger.batches_set_aside(connection, limit=1) == found[:1]
+
+
+def test_what_is_settled_is_known_with_its_batch_and_outcome(rules: Ledger) -> None:
+    one, other = rules.add(), rules.add()
+    (loaded,), (rejected,) = rules.settle(one, "loaded"), rules.settle(other, "rejected")
+    strangers = [uuid4()]
+    with rules.open() as connection:
+        assert ledger.settled(connection, [loaded, rejected, *strangers]) == {
+            loaded: (one, "loaded"),
+            rejected: (other, "rejected"),
+        }
+        assert ledger.settled(connection, strangers) == {}
+        assert ledger.settled_among(connection, [loaded, rejected, *strangers]) == (2, [rejected])
+        assert ledger.settled_among(connection, strangers) == (0, [])
+    rules.settle(one, "loaded")
+    with rules.open() as connection:
+        assert ledger.settled_by(connection, [one, other]) == {(one, "loaded"): 2, (other, "rejected"): 1}
+        assert ledger.settled_by(connection, [other]) == {(other, "rejected"): 1}
+
+
+def test_an_event_is_known_and_a_message_that_brings_it_again_is_settled_once(rules: Ledger) -> None:
+    first, second = rules.add(), rules.add()
+    (key,), event, unknown = rules.settle(first, "loaded"), uuid4(), uuid4()
+    rules.execute("UPDATE loginetl.processed_messages SET event_key = :event", event=event)
+    again = uuid4()
+    with rules.open() as connection:
+        assert ledger.settled_events(connection, [event, unknown]) == {event}
+        assert ledger.settled_events(connection, [unknown]) == set()
+        ledger.settle_duplicates(connection, _of(ledger.lock_batch(connection, second)), [again, key])
+    assert rules.outcomes() == {key: (first, "loaded"), again: (second, "duplicate")}
+
+
+def test_a_masked_batch_is_recorded_with_its_counts_and_its_former_file_is_doomed(rules: Ledger) -> None:
+    batch_id, other = rules.add(messages=9), rules.add()
+    for masked_key in ("masked/one", "masked/two"):
+        with rules.open() as connection:
+            ledger.mark_masked(
+                connection,
+                _of(ledger.lock_batch(connection, batch_id)),
+                masked_key=masked_key,
+                rejected=2,
+                duplicates=3,
+                loaded=1,
+                unknown_fields=4,
+                run_id="masking",
+            )
+    found = rules.batch(batch_id)
+    assert (found.state, found.masked_key) == (BatchState.MASKED, "masked/two")
+    assert (found.rejected, found.duplicates, found.loaded) == (2, 3, 1)
+    assert rules.query(
+        "SELECT unknown_fields, masked_run_id, masked_at > now() - '1 day'::interval FROM loginetl.batches"
+        " WHERE batch_id = :id",
+        id=batch_id,
+    ) == [(4, "masking", True)]
+    assert rules.batch(other).state is BatchState.LANDED
+    assert rules.query("SELECT object_key FROM loginetl.doomed_objects") == [("masked/one",)]
+
+
+def test_a_load_adds_to_the_counts_that_masking_made(rules: Ledger) -> None:
+    batch_id = rules.add(BatchState.MASKED, messages=21, loaded=1, rejected=2, duplicates=3)
+    other = rules.add(BatchState.MASKED)
+    with rules.open() as connection:
+        batch = _of(ledger.lock_batch(connection, batch_id))
+        ledger.mark_loaded(connection, batch, loaded=4, rejected=5, duplicates=6, run_id="loading")
+    found = rules.batch(batch_id)
+    assert (found.state, found.loaded, found.rejected, found.duplicates) == (BatchState.LOADED, 5, 7, 9)
+    assert rules.query(
+        "SELECT loaded_run_id, loaded_at > now() - '1 day'::interval FROM loginetl.batches WHERE batch_id = :id",
+        id=batch_id,
+    ) == [("loading", True)]
+    assert rules.batch(other).state is BatchState.MASKED
+
+
+def test_a_loaded_batch_whose_counts_do_not_add_up_is_refused(rules: Ledger) -> None:
+    batch_id = rules.add(BatchState.MASKED, messages=3)
+    with pytest.raises(OperatorError), rules.open() as connection:
+        batch = _of(ledger.lock_batch(connection, batch_id))
+        ledger.mark_loaded(connection, batch, loaded=1, rejected=0, duplicates=0, run_id="loading")
+
+
+def test_the_totals_add_up_every_batch_by_state(rules: Ledger) -> None:
+    rules.add(messages=100)
+    rules.add(BatchState.MASKED, messages=50, rejected=4, duplicates=3, loaded=2, erased=1)
+    rules.add(BatchState.SET_ASIDE, messages=7)
+    rules.add(BatchState.LOADED, messages=20, loaded=11, rejected=4, duplicates=3, erased=2, loaded_at=NOW - DAY)
+    rules.add(BatchState.LOADED, messages=5, loaded_at=NOW - 2 * DAY, object_purged_at=NOW)
+    with rules.open() as connection:
+        found = ledger.totals(connection)
+    assert (found.batches, found.messages) == (5, 182)
+    assert (found.loaded, found.rejected, found.duplicates, found.erased) == (18, 8, 6, 3)
+    assert found.pending == 100 + 40 + 7
+    assert (found.pending_batches, found.set_aside_batches) == (2, 1)
+    assert found.last_loaded_at == NOW - DAY
+    assert found.messages == found.loaded + found.rejected + found.duplicates + found.erased + found.pending
+
+
+def test_batches_expire_once_they_were_loaded_long_enough_ago_and_are_not_in_use(rules: Ledger) -> None:
+    before = NOW - RETENTION
+    rules.add(landed_at=NOW - 99 * DAY)
+    rules.add(BatchState.MASKED, loaded_at=before - DAY)
+    rules.add(BatchState.LOADED, loaded_at=before)
+    rules.add(BatchState.LOADED, loaded_at=before - DAY, object_purged_at=NOW)
+    expired = [rules.add(BatchState.LOADED, loaded_at=before - days * DAY) for days in (1, 3, 2)]
+    with rules.open() as connection:
+        assert _ids(ledger.expired_batches(connection, before, limit=9)) == expired
+        with _impatient(rules) as others:
+            assert ledger.expired_batches(others, before, limit=9) == []
+    with rules.open() as connection:
+        assert _ids(ledger.expired_batches(connection, before, limit=2)) == expired[:2]
+        with _impatient(rules) as others:
+            assert _ids(ledger.expired_batches(others, before, limit=2)) == expired[2:]
+
+
+def test_a_purged_batch_keeps_its_counts_and_loses_its_file(rules: Ledger) -> None:
+    purged, other = (rules.add(BatchState.LOADED, masked_key=f"masked/{n}") for n in range(2))
+    with rules.open() as connection:
+        ledger.mark_purged(connection, [purged])
+    assert rules.query(
+        "SELECT batch_id, masked_key, object_purged_at IS NULL, loaded FROM loginetl.batches ORDER BY 1"
+    ) == [
+        (purged, None, False, 3),
+        (other, "masked/1", True, 3),
+    ]
+    with rules.open() as connection:
+        assert ledger.batches_in_landing(connection) == [other]
+
+
+def test_an_object_is_named_by_a_batch_or_by_the_list_of_what_is_to_be_deleted(rules: Ledger) -> None:
+    batch = rules.batch(rules.add(BatchState.LOADED, masked_key="masked/named"))
+    with rules.open() as connection:
+        ledger.doom(connection, ["batches/doomed", "masked/doomed"])
+        ledger.doom(connection, ["batches/doomed"])
+        named = [batch.object_key, "masked/named", "batches/doomed", "masked/doomed"]
+        assert ledger.unnamed_objects(connection, [*named, "batches/orphan"]) == ["batches/orphan"]
+        assert sorted(ledger.doomed_objects(connection)) == ["batches/doomed", "masked/doomed"]
+        ledger.forget_doomed(connection, ["masked/doomed"])
+        assert ledger.doomed_objects(connection) == ["batches/doomed"]
+
+
+def _pruned(rules: Ledger) -> int:
+    with rules.open() as connection:
+        return ledger.prune_messages(connection, NOW - RETENTION)
+
+
+def _old(rules: Ledger, days: float = 60, **columns: Any) -> int:
+    moment = NOW - days * DAY
+    changes = {"landed_at": moment, "object_purged_at": NOW, **columns}
+    return rules.add(changes.pop("state", BatchState.LOADED), **changes)
+
+
+def test_ids_are_forgotten_once_their_batch_is_loaded_old_and_gone(rules: Ledger) -> None:
+    gone = rules.settle(_old(rules), "loaded")
+    kept = [
+        *rules.settle(_old(rules, days=1), "loaded"),
+        *rules.settle(_old(rules, state=BatchState.SET_ASIDE, messages=1), "loaded"),
+    ]
+    assert set(rules.outcomes()) == {*gone, *kept}
+    assert _pruned(rules) == 1
+    assert set(rules.outcomes()) == set(kept)
+
+
+def test_the_id_of_a_rejected_message_is_kept_with_its_body(rules: Ledger) -> None:
+    (kept,) = rules.settle(_old(rules), "rejected")
+    (dropped,) = rules.settle(_old(rules), "rejected")
+    rules.execute("DELETE FROM loginetl.rejected_logins WHERE message_key = :key", key=dropped)
+    assert _pruned(rules) == 1
+    assert list(rules.outcomes()) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("object_landed", "kept"),
+    [
+        (timedelta(), True),  # its own
+        (-DAY, True),  # one that landed before it
+        (REDELIVERY - DAY, True),  # one with which its message may have come again
+        (REDELIVERY + DAY, False),
+    ],
+)
+def test_an_id_is_kept_while_an_object_is_there_that_may_hold_its_message(
+    rules: Ledger, object_landed: timedelta, kept: bool
+) -> None:
+    rules.settle(_old(rules), "loaded")
+    rules.add(BatchState.LOADED, landed_at=NOW - 60 * DAY + object_landed)
+    rules.add(BatchState.LOADED, landed_at=NOW - DAY)
+    assert _pruned(rules) == (0 if kept else 1)
+
+
+def test_an_id_stays_while_its_own_object_is_there(rules: Ledger) -> None:
+    rules.settle(_old(rules, object_purged_at=None), "loaded")
+    assert _pruned(rules) == 0
+
+
+def _replaced(rules: Ledger, batch_id: int, erased: Sequence[UUID], masked_key: str | None = None) -> int:
+    with rules.open() as connection:
+        batch = _of(ledger.lock_batch(connection, batch_id))
+        return ledger.replace_objects(
+            connection,
+            batch,
+            object_key="batches/new",
+            landing_key_id=8,
+            size=5,
+            masked_key=masked_key,
+            erased=erased,
+            doomed=[batch.object_key],
+        )
+
+
+def test_an_erasure_in_a_loaded_batch_moves_the_messages_to_their_own_outcome(rules: Ledger) -> None:
+    batch_id, other = rules.add(BatchState.LOADED, messages=9, loaded=4, rejected=3, duplicates=2), rules.add()
+    loaded, rejected = rules.settle(batch_id, "loaded", uuid4(), uuid4()), rules.settle(batch_id, "rejected")
+    (elsewhere,) = rules.settle(other, "rejected")
+    kept = rules.settle(batch_id, "loaded")
+    old = rules.batch(batch_id).object_key
+    assert _replaced(rules, batch_id, [*loaded, *rejected, elsewhere], "masked/new") == 1
+    found = rules.batch(batch_id)
+    assert found == Batch(batch_id, "batches/new", 8, 9, BatchState.LOADED, "masked/new", 2, 1, 2, 4)
+    assert rules.query("SELECT bytes FROM loginetl.batches WHERE batch_id = :id", id=batch_id) == [(5,)]
+    assert rules.outcomes() == {
+        **dict.fromkeys([*loaded, *rejected], (batch_id, "erased")),
+        elsewhere: (other, "rejected"),
+        **dict.fromkeys(kept, (batch_id, "loaded")),
+    }
+    assert rules.query("SELECT message_key FROM loginetl.rejected_logins") == [(elsewhere,)]
+    assert rules.query("SELECT object_key FROM loginetl.doomed_objects") == [(old,)]
+    assert rules.batch(other).erased == 0
+
+
+def test_an_erasure_sends_a_masked_batch_back_to_be_masked_anew(rules: Ledger) -> None:
+    batch_id = rules.add(BatchState.MASKED, messages=5, masked_key="masked/old", duplicates=1)
+    new = uuid4()
+    assert _replaced(rules, batch_id, [new, new]) == 0
+    found = rules.batch(batch_id)
+    assert (found.state, found.masked_key, found.erased, found.duplicates) == (BatchState.LANDED, None, 2, 0)
+    assert rules.outcomes() == {new: (batch_id, "erased")}
+
+
+def test_what_was_erased_already_is_counted_once(rules: Ledger) -> None:
+    batch_id = rules.add(BatchState.LOADED, messages=3, loaded=2, erased=1)
+    already, fresh = rules.settle(batch_id, "erased")[0], rules.settle(batch_id, "loaded")[0]
+    _replaced(rules, batch_id, [already, fresh])
+    found = rules.batch(batch_id)
+    assert (found.loaded, found.duplicates, found.erased) == (1, 0, 2)
+
+
+def test_a_masked_file_is_replaced_or_asked_for_anew(rules: Ledger) -> None:
+    batch_id, other = (rules.add(BatchState.MASKED, masked_key=f"masked/{n}") for n in "ab")
+    with rules.open() as connection:
+        ledger.replace_masked(connection, _of(ledger.lock_batch(connection, batch_id)), "masked/c")
+    assert (rules.batch(batch_id).state, rules.batch(batch_id).masked_key) == (BatchState.MASKED, "masked/c")
+    with rules.open() as connection:
+        ledger.replace_masked(connection, _of(ledger.lock_batch(connection, batch_id)), None)
+    assert (rules.batch(batch_id).state, rules.batch(batch_id).masked_key) == (BatchState.LANDED, None)
+    assert rules.batch(other).masked_key == "masked/b"
+    assert sorted(rules.query("SELECT object_key FROM loginetl.doomed_objects")) == [("masked/a",), ("masked/c",)]
+
+
+def test_keys_are_remembered_by_role_and_a_second_one_does_not_displace_the_first(rules: Ledger) -> None:
+    one, two = b"1" * 16, b"2" * 16
+    with rules.open() as connection:
+        ledger.check_keys(connection, KeysetRole.MASKING, {1: one})
+        ledger.check_keys(connection, KeysetRole.LANDING, {5: two})
+        ledger.check_keys(connection, KeysetRole.MASKING, {2: two, 1: one})
+        ledger.remember_key(connection, KeysetRole.MASKING, 2, one)
+        assert ledger.check_belonging(connection, KeysetRole.MASKING, {2: two}) == {1, 2}
+        with pytest.raises(OperatorError, match="MASKING has none"):
+            ledger.check_keys(connection, KeysetRole.MASKING, {5: two})
+        with pytest.raises(OperatorError, match="another key under the id 2"):
+            ledger.check_keys(connection, KeysetRole.MASKING, {1: one, 2: one})
+
+
+def test_a_check_value_is_filled_in_for_its_own_key_alone(rules: Ledger) -> None:
+    rules.execute("INSERT INTO loginetl.keys (role, key_id) VALUES ('masking', 1), ('masking', 2), ('landing', 1)")
+    with rules.open() as connection:
+        ledger.check_keys(connection, KeysetRole.MASKING, {1: b"x"})
+    kept = rules.query("SELECT role, key_id FROM loginetl.keys WHERE check_value IS NOT NULL")
+    assert kept == [("masking", 1)]
+
+
+def test_one_session_registers_left_objects_at_a_time(rules: Ledger) -> None:
+    with rules.open() as mine:
+        ledger.lock_registering(mine)
+        with pytest.raises((OperatorError, TransientError)), _impatient(rules) as others:
+            ledger.lock_registering(others)
+
+
+def test_a_ledger_that_cannot_be_written_is_told_before_any_work(rules: Ledger) -> None:
+    with rules.open() as connection:
+        ledger.check_writable(connection)
+    with pytest.raises(OperatorError, match="read-only"), rules.open() as connection:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        ledger.check_writable(connection)
