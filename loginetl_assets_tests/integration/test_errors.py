@@ -291,7 +291,7 @@ def mend(scene: Scene) -> None:
     scene.execute(f"ALTER DATABASE {scene.database} RESET default_transaction_read_only", database="postgres")
     if scene.execute("SELECT to_regclass('kept')")[0][0]:
         scene.execute("DROP TABLE user_logins", "ALTER TABLE kept RENAME TO user_logins")
-    if scene.execute("SELECT FROM pg_attribute WHERE attname = 'language' AND attrelid = 'user_logins'::regclass"):
+    if scene.execute("SELECT 1 FROM pg_attribute WHERE attname = 'language' AND attrelid = 'user_logins'::regclass"):
         scene.execute("ALTER TABLE user_logins RENAME language TO locale")
 
 
