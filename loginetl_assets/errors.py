@@ -26,6 +26,14 @@ class TransientError(Exception):
     """
 
 
+class BatchError(OperatorError):
+    """One batch, or one transaction, failed for a reason that others need not share."""
+
+
+class BatchConflict(TransientError):  # noqa: N818 - says what happened
+    """One transaction failed in passing, and not because the service did: by a conflict, a lock or a time-out."""
+
+
 def withheld(error: BaseException) -> str:
     """Says of an unforeseen error what may be shown: its kind and where it came up, never its text.
 

@@ -12,6 +12,11 @@ from loginetl_assets.errors import OperatorError, TransientError, withheld
 _RETRY_TRANSIENT = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
+def retries_left(context: dg.AssetExecutionContext) -> bool:
+    """Whether a step that fails in passing is tried again."""
+    return bool(context.retry_number < _RETRY_TRANSIENT.max_retries)
+
+
 @contextmanager
 def failures_without_values(retried: dg.AssetExecutionContext | None = None) -> Iterator[None]:
     """Turns every exception of the block into a `dagster.Failure` that names what happened and no value.

@@ -13,9 +13,12 @@ import dagster as dg
 from pydantic import Field
 from sqlalchemy import Connection
 
-from loginetl_assets.assets.failures import failures_without_values
+from loginetl_assets.assets.batches import each_batch
+from loginetl_assets.assets.failures import failures_without_values, retries_left
 from loginetl_assets.assets.metadata import (
+    LOADED,
     LOGIN_COLUMNS,
+    NOT_MASKED,
     OWNERS,
     PRIVACY_OWNERS,
     column_schema,
@@ -67,6 +70,11 @@ class MaskingTotals:
     unknown_fields: int = 0
     new_tokens: int = 0
     bytes: int = 0
+
+    def add(self, other: "MaskingTotals") -> None:
+        """Adds a batch's."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
 
 @dg.multi_asset(
@@ -146,14 +154,9 @@ def masked_logins(
             for role in KeysetRole:
                 ledger.check_keys(connection, role, masker.keys.check_values(role))
         states = list(BatchState) if config.reprocess else [BatchState.LANDED]
-        last = 0
-        while True:
-            with open_database.transaction() as connection:
-                batch = ledger.claim_batch(connection, states, after=last, only=config.batch_ids)
-                if batch is None:
-                    break
-                last = batch.batch_id
-                masker.mask(connection, batch, totals)
+        failed = each_batch(open_database, states, masker.mask, totals.add, only=config.batch_ids)
+        if failed.may_pass and retries_left(context):
+            raise failed.error()
         if totals.set_aside:
             context.log.warning(
                 f"{totals.set_aside} batches could not be read and were set aside: see `loginetl status`"  # noqa: G004 - a count
@@ -178,6 +181,7 @@ def masked_logins(
                 "unknown_fields": totals.unknown_fields,
                 "bytes": totals.bytes,
                 **speed,
+                **({NOT_MASKED: str(failed)} if failed else {}),
             },
             "rejected_logins": {"dagster/row_count": rejected_rows, **counts, **speed},
             "pii_vault": {"dagster/row_count": vault_rows, "new_tokens": totals.new_tokens, **speed},
@@ -187,6 +191,18 @@ def masked_logins(
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             else:  # it was written all the same, and its history should say so
                 context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+        if failed:
+            context.log.error(str(failed))
+            if not _load_follows(context):
+                raise failed.error()
+
+
+def _load_follows(context: dg.AssetExecutionContext) -> bool:
+    """Whether user_logins comes later in this run; it is skipped where this step fails, and so fails for both."""
+    steps = context.run.step_keys_to_execute
+    return LOADED in context.job_def.asset_layer.selected_asset_keys and (
+        steps is None or LOADED.to_python_identifier() in steps
+    )
 
 
 class _Masker:
@@ -198,15 +214,14 @@ class _Masker:
         self._rules = rules
         self._run_id = run_id
 
-    def mask(self, connection: Connection, batch: Batch, totals: MaskingTotals) -> None:
+    def mask(self, connection: Connection, batch: Batch) -> MaskingTotals:
         """Masks one batch, or sets it aside where it cannot be read."""
         vault.share(connection)
         try:
             messages = read_messages(self._landing, self.keys, batch)
         except Unreadable as error:
             ledger.set_aside(connection, batch, str(error))
-            totals.set_aside += 1
-            return
+            return MaskingTotals(set_aside=1)
         rejections.forget_batch(connection, batch)
         settled = ledger.settled(connection, [message.key for message in messages])
         loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
@@ -246,15 +261,17 @@ class _Masker:
             unknown_fields=masked.unknown_fields,
             run_id=self._run_id,
         )
-        totals.batches += 1
-        totals.messages += len(messages)
-        totals.masked += masked.logins.height
-        totals.rejected += rejected
-        totals.duplicates += duplicates
-        totals.loaded_before += loaded_before
-        totals.unknown_fields += masked.unknown_fields
-        totals.new_tokens += new_tokens
-        totals.bytes += size
+        return MaskingTotals(
+            batches=1,
+            messages=len(messages),
+            masked=masked.logins.height,
+            rejected=rejected,
+            duplicates=duplicates,
+            loaded_before=loaded_before,
+            unknown_fields=masked.unknown_fields,
+            new_tokens=new_tokens,
+            bytes=size,
+        )
 
     def _without_known_events(self, connection: Connection, masked: MaskedBatch) -> tuple[MaskedBatch, list[UUID]]:
         """Leaves out logins whose event is loaded, by whatever message; and gives their messages."""

@@ -6,6 +6,9 @@ import dagster as dg
 
 RAW = dg.AssetKey("raw_login_messages")
 MASKED = dg.AssetKey("masked_logins")
+LOADED = dg.AssetKey("user_logins")
+
+NOT_MASKED = "not_masked"  # of masked_logins: which batches failed, and why the first did
 
 OWNERS = ["team:data-engineering"]
 PRIVACY_OWNERS = ["team:data-engineering", "team:privacy"]

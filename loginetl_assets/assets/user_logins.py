@@ -8,9 +8,10 @@ import dagster as dg
 import polars as pl
 from sqlalchemy import Connection
 
-from loginetl_assets.assets.failures import failures_without_values
-from loginetl_assets.assets.metadata import LOGIN_COLUMNS, OWNERS, column_schema, rate, table_lineage
-from loginetl_assets.errors import OperatorError
+from loginetl_assets.assets.batches import each_batch
+from loginetl_assets.assets.failures import failures_without_values, retries_left
+from loginetl_assets.assets.metadata import LOGIN_COLUMNS, NOT_MASKED, OWNERS, column_schema, rate, table_lineage
+from loginetl_assets.errors import BatchError, OperatorError
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.resources import ledger, rejections
@@ -35,6 +36,11 @@ class LoadTotals:
     batches: int = 0
     batches_set_aside: int = 0
     batches_to_mask_anew: int = 0  # their masked file is gone or damaged
+
+    def add(self, other: "LoadTotals") -> None:
+        """Adds a batch's."""
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
 
 @dg.asset(
@@ -63,14 +69,9 @@ def user_logins(
         totals = LoadTotals()
         open_database = database.open()
         loader = _Loader(landing.open(open_database), keyring.open(), context.run.run_id)
-        last = 0
-        while True:
-            with open_database.transaction() as connection:
-                batch = ledger.claim_batch(connection, [BatchState.MASKED], after=last)
-                if batch is None:
-                    break
-                last = batch.batch_id
-                loader.load(connection, batch, totals)
+        failed = each_batch(open_database, [BatchState.MASKED], loader.load, totals.add)
+        if failed.may_pass and retries_left(context):
+            raise failed.error()
         if totals.batches_set_aside:
             context.log.warning(f"{totals.batches_set_aside} batches were set aside: see `loginetl status`")  # noqa: G004 - a count
         if totals.batches_to_mask_anew:
@@ -88,6 +89,20 @@ def user_logins(
                 **rate(totals.loaded, time.monotonic() - started),
             }
         )
+        # At the end, and for both steps: a failure of masking's own would have kept the load from its batches.
+        not_masked = _not_masked_by(context.instance, context.run.run_id)
+        if failed and not not_masked:
+            raise failed.error()
+        if not_masked:
+            raise OperatorError("; ".join(filter(None, [not_masked, str(failed) if failed else ""])))
+
+
+def _not_masked_by(instance: dg.DagsterInstance, run_id: str) -> str:
+    """What the run's step before this one said of batches that it could not mask; empty where all went well."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+        if entry.asset_materialization and NOT_MASKED in entry.asset_materialization.metadata:
+            return str(entry.asset_materialization.metadata[NOT_MASKED].value)
+    return ""
 
 
 class _Loader:
@@ -98,7 +113,7 @@ class _Loader:
         self._keys = keys
         self._run_id = run_id
 
-    def load(self, connection: Connection, batch: Batch, totals: LoadTotals) -> None:
+    def load(self, connection: Connection, batch: Batch) -> LoadTotals:
         """Loads one batch, or sets it aside where it cannot be read.
 
         One whose masked file is gone or damaged goes back to be masked: the next run makes the file anew.
@@ -107,8 +122,7 @@ class _Loader:
             logins = read_masked(self._landing, batch)
         except Unreadable:
             ledger.replace_masked(connection, batch, None)
-            totals.batches_to_mask_anew += 1
-            return
+            return LoadTotals(batches_to_mask_anew=1)
         try:
             with connection.begin_nested():  # rows whose batch is set aside must not stay
                 _refuse_violations(batch, logins)
@@ -116,8 +130,7 @@ class _Loader:
                 rejected = self._reject(connection, batch, outcome.refused)
         except Unreadable as error:
             ledger.set_aside(connection, batch, str(error))
-            totals.batches_set_aside += 1
-            return
+            return LoadTotals(batches_set_aside=1)
         duplicates = logins.height - outcome.inserted - rejected
         ledger.mark_loaded(
             connection,
@@ -127,11 +140,9 @@ class _Loader:
             duplicates=duplicates,
             run_id=self._run_id,
         )
-        totals.rows_in += logins.height
-        totals.loaded += outcome.inserted
-        totals.rejected += rejected
-        totals.duplicates += duplicates
-        totals.batches += 1
+        return LoadTotals(
+            rows_in=logins.height, loaded=outcome.inserted, rejected=rejected, duplicates=duplicates, batches=1
+        )
 
     def _reject(self, connection: Connection, batch: Batch, refused: list[str]) -> int:
         """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
@@ -148,7 +159,7 @@ def _refuse_violations(batch: Batch, logins: pl.DataFrame) -> None:
     """The rules of the blocking checks, once more: the load may run without them."""
     broken = {name: count for name, count in violations(logins).items() if count}
     if broken:
-        raise OperatorError(
+        raise BatchError(
             f"batch {batch.batch_id} breaks {', '.join(broken)} and is not loaded: materialise masked_logins with"
             f" reprocess and batch_ids [{batch.batch_id}]"
         )

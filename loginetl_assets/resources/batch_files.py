@@ -10,7 +10,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 from sqlalchemy import Connection
 
-from loginetl_assets.errors import OperatorError
+from loginetl_assets.errors import BatchError
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
 from loginetl_assets.logins.sealing import NotOpened, open_sealed, seal
@@ -65,10 +65,10 @@ def read_messages(landing: Landing, keys: Keyring, batch: Batch) -> list[QueuedM
 
     Raises:
         Unreadable: the object is gone or damaged.
-        OperatorError: it was sealed with a key that the keyring does not hold.
+        BatchError: it was sealed with a key that the keyring does not hold.
     """
     if batch.landing_key_id not in keys.key_ids(KeysetRole.LANDING):
-        raise OperatorError(
+        raise BatchError(
             f"batch {batch.batch_id} was sealed with landing key {batch.landing_key_id}, which"
             " LOGINETL_KEYSET_LANDING does not hold: set the keyset that does"
         )

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.errors import BatchConflict, BatchError, OperatorError, TransientError
 from loginetl_assets.resources.adoption import Adoption
 from loginetl_assets.table_name import TableName
 
@@ -26,7 +26,9 @@ _LOCK = {"lock": 0x6C6F67696E65746C}  # "loginetl": the advisory lock that migra
 
 # Connection, conflict, resources, lock, intervention, system; and our own time-outs of an idle transaction.
 _TRANSIENT = ("08", "40", "53", "55", "57", "58", "25P03", "25P04")
-_REFUSED_CLASSES = ("22", "23", "P0")  # data, constraint, RAISE in a trigger
+_OF_THE_SERVER = ("08", "53300", "57P", "58")  # of these, what the next transaction would meet too
+_REFUSED_CLASSES = ("22", "23", "44", "54", "P0")  # data, constraint, view's check, size; RAISE without a code
+_NEVER_OF_A_ROW = ("08", "40", "53", "57P", "58")  # wherever it came up: connection, conflict, resources, server
 
 
 class RowsRefused(Exception):  # noqa: N818 - says what happened
@@ -195,13 +197,14 @@ class LoginDatabase:
         if code == "53100":
             return OperatorError(f"the disk of Postgres is full at {where}: make room and run again")
         if code.startswith(_TRANSIENT):
-            return TransientError(f"Postgres failed in passing at {where} (SQLSTATE {code})")
-        return OperatorError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
+            kind = TransientError if code.startswith(_OF_THE_SERVER) else BatchConflict
+            return kind(f"Postgres failed in passing at {where} (SQLSTATE {code})")
+        return BatchError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
 
 
 @contextmanager
 def attempt(connection: Connection) -> Iterator[None]:
-    """A savepoint around rows that the server may refuse: by width, constraint, encoding, or a trigger's exception.
+    """A savepoint around rows that the server may refuse: by width, constraint, encoding, trigger or policy.
 
     Raises:
         RowsRefused: it did, at once or by a constraint that would have waited for the commit.
@@ -211,10 +214,29 @@ def attempt(connection: Connection) -> Iterator[None]:
             yield
             connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
     except (SQLAlchemyError, psycopg.Error) as error:
-        code = getattr(getattr(error, "orig", None) or error, "sqlstate", None) or ""
-        if code.startswith(_REFUSED_CLASSES) or _is_made_up(code):
+        cause = getattr(error, "orig", None) or error
+        # COPY runs past SQLAlchemy, and its context quotes the row: what was sent must not look like a trigger's words.
+        if isinstance(cause, psycopg.Error) and _refuses_rows(cause, copying=cause is error):
             raise RowsRefused from None
         raise
+
+
+def _refuses_rows(error: psycopg.Error, *, copying: bool) -> bool:
+    """Whether an error says no to what the rows are, and not to who writes them or when.
+
+    By what no server translates: the code, the name of a function or file of Postgres's own source, and the name of
+    the language in the lines that say in which function the error came up (`PL/pgSQL function f() line 1 at RAISE`).
+    """
+    code, diag = error.sqlstate or "", error.diag
+    if code.startswith(_REFUSED_CLASSES) or _is_made_up(code):
+        return True
+    if copying or code.startswith(_NEVER_OF_A_ROW):
+        return False
+    if diag.source_function == "ExecWithCheckOptions":  # a policy of row-level security
+        return True
+    if code.startswith(_TRANSIENT):  # a time-out or a lock within a trigger is one, unless its own words say so
+        return (diag.source_file or "").startswith("pl")  # pl_exec.c, plperl.c, plpy_elog.c
+    return "PL/" in (diag.context or "")
 
 
 def _is_made_up(code: str) -> bool:

@@ -1,19 +1,40 @@
 """Rows that the users' own `user_logins` refuses: each is rejected with its body kept, and the rest is loaded."""
 
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import dagster as dg
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
+from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.privacy.roles import grant_roles
+from loginetl_assets.resources.database import LoginDatabase, attempt, copy_rows
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
 
 REFUSED = "refused_by_table"
+
+
+@pytest.fixture
+def loader(pipeline: Pipeline, tmp_path: Path) -> Iterator[Pipeline]:
+    """The same pipeline as a login of the role that loads: row-level security and grants hold for it."""
+    grant_roles(pipeline.services.database())
+    name = f"loader_{uuid4().hex[:12]}"
+    pipeline.execute(f"CREATE ROLE {name} LOGIN IN ROLE loginetl_loader")
+    url = make_url(pipeline.settings.database_url or "").set(username=name).render_as_string(hide_password=False)
+    with Pipeline.on(replace(pipeline.settings, database_url=url), tmp_path / "loader") as loader:
+        yield loader
+    pipeline.execute(f"DROP ROLE {name}")
+
+
+def _failures(result: dg.ExecuteInProcessResult) -> str:
+    return str([event.step_failure_data.user_failure_data for event in result.get_step_failure_events()])
 
 
 def narrower_column(pipeline: Pipeline) -> None:
@@ -41,6 +62,52 @@ def trigger_with_a_code_of_its_own(pipeline: Pipeline) -> None:
     trigger(pipeline, "USING ERRCODE = 'LG001'")
 
 
+def raising(code: str) -> Callable[[Pipeline], None]:
+    """A trigger that gives its refusal a code that Postgres has for something else."""
+
+    def refuse(pipeline: Pipeline) -> None:
+        trigger(pipeline, f"USING ERRCODE = '{code}'")
+
+    refuse.__name__ = f"raising_{code}"
+    return refuse
+
+
+def before_each_row(pipeline: Pipeline, body: str) -> None:
+    pipeline.execute(
+        f"CREATE FUNCTION no_refused() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF NEW.user_id LIKE 'refused-%' THEN {body}; END IF; RETURN NEW; END $$"
+    )
+    pipeline.execute(
+        "CREATE TRIGGER no_refused BEFORE INSERT ON user_logins FOR EACH ROW EXECUTE FUNCTION no_refused()"
+    )
+
+
+def trigger_that_needs_a_table_which_is_gone(pipeline: Pipeline) -> None:
+    before_each_row(pipeline, "PERFORM * FROM gone")
+
+
+def trigger_without_a_right_it_needs(pipeline: Pipeline) -> None:
+    before_each_row(pipeline, "SET LOCAL ROLE pg_monitor; PERFORM * FROM loginetl.batches")
+
+
+def constraint_trigger_that_waits_for_the_commit(pipeline: Pipeline) -> None:
+    trigger(pipeline, "USING ERRCODE = '0A000'")
+    pipeline.execute("DROP TRIGGER no_refused ON user_logins")
+    pipeline.execute(
+        "CREATE CONSTRAINT TRIGGER no_refused AFTER INSERT ON user_logins DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION no_refused()"
+    )
+
+
+def index_that_has_no_room(pipeline: Pipeline) -> None:
+    pipeline.execute(
+        "CREATE FUNCTION wide(text) RETURNS text IMMUTABLE LANGUAGE sql AS $$"
+        " SELECT CASE WHEN $1 LIKE 'refused-%' THEN string_agg(md5($1 || n), '') ELSE '' END"
+        " FROM generate_series(1, 500) n $$"
+    )
+    pipeline.execute("CREATE INDEX ON user_logins (wide(user_id))")
+
+
 def trigger_that_passes_rows_over(pipeline: Pipeline) -> None:
     pipeline.execute(
         "CREATE FUNCTION pass_over() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -63,6 +130,11 @@ def foreign_key_checked_at_commit(pipeline: Pipeline) -> None:
         check_constraint,
         trigger,
         trigger_with_a_code_of_its_own,
+        *map(raising, ("42501", "0A000", "55P03", "55000", "57014", "42P01", "XX000", "25006")),
+        trigger_that_needs_a_table_which_is_gone,
+        trigger_without_a_right_it_needs,
+        constraint_trigger_that_waits_for_the_commit,
+        index_that_has_no_room,
         trigger_that_passes_rows_over,
         foreign_key_checked_at_commit,
     ],
@@ -84,6 +156,76 @@ def test_a_row_that_the_table_refuses_does_not_sink_its_batch(pipeline: Pipeline
     assert metadata(result, "user_logins")["rejected"] == 2
     assert checks(result)["counts_reconcile"]
     assert checks(result)["no_message_loaded_twice"]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "CREATE POLICY welcome ON user_logins USING (true) WITH CHECK (user_id NOT LIKE 'refused-%')",
+        "CREATE FUNCTION allowed(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN IF $1 LIKE 'refused-%' THEN"
+        " RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END IF; RETURN true; END $$;"
+        "CREATE POLICY welcome ON user_logins USING (true) WITH CHECK (allowed(user_id))",
+    ],
+    ids=["check", "function"],
+)
+def test_a_row_that_row_level_security_refuses_does_not_sink_its_batch(
+    pipeline: Pipeline, loader: Pipeline, policy: str
+) -> None:
+    pipeline.execute("ALTER TABLE user_logins ENABLE ROW LEVEL SECURITY")
+    pipeline.execute(policy)
+    pipeline.send(login(user_id=user) for user in ("u-1", "refused-1", "u-2"))
+    loader.run()
+    assert [row[0] for row in pipeline.rows()] == ["u-1", "u-2"]
+    assert [row[0] for row in pipeline.query("SELECT reason FROM loginetl.rejected_logins")] == [REFUSED]
+
+
+def test_a_right_that_is_missing_refuses_no_row(pipeline: Pipeline, loader: Pipeline) -> None:
+    pipeline.execute("REVOKE INSERT ON user_logins FROM loginetl_loader")
+    pipeline.send([login()])
+    failed = loader.run(expect_success=False)
+    assert "lacks a right" in _failures(failed)
+    totals = pipeline.totals()
+    assert (totals.rejected, totals.pending) == (0, 1)
+
+
+# What comes from elsewhere than the row, within a trigger too.
+NOT_THE_ROW = {
+    "our own statement time-out": ("PERFORM pg_sleep(60)", "SET LOCAL statement_timeout = 50", TransientError),
+    "our own lock time-out": ("LOCK TABLE loginetl.keys", "SET LOCAL lock_timeout = 50", TransientError),
+    "somebody's lock": ("LOCK TABLE loginetl.keys NOWAIT", "SELECT 1", TransientError),
+    "deadlock": ("RAISE EXCEPTION 'x' USING ERRCODE = '40P01'", "SELECT 1", TransientError),
+    "serialization": ("RAISE EXCEPTION 'x' USING ERRCODE = '40001'", "SELECT 1", TransientError),
+    "disk full": ("RAISE EXCEPTION 'x' USING ERRCODE = '53100'", "SELECT 1", OperatorError),
+    "shut-down": ("PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(5)", "SELECT 1", TransientError),
+}
+
+
+@pytest.mark.parametrize(("body", "before", "kind"), NOT_THE_ROW.values(), ids=NOT_THE_ROW)
+def test_what_has_nothing_to_do_with_a_row_refuses_none(
+    pipeline: Pipeline, body: str, before: str, kind: type[Exception]
+) -> None:
+    before_each_row(pipeline, body)
+    database = pipeline.services.database()
+    with database.transaction() as other:
+        other.execute(text("LOCK TABLE loginetl.keys IN EXCLUSIVE MODE"))
+        with pytest.raises(kind), database.transaction() as connection:
+            connection.execute(text(before))
+            with attempt(connection):
+                connection.execute(text("INSERT INTO user_logins (user_id) VALUES ('refused-1')"))
+
+
+def test_a_time_out_while_rows_are_copied_refuses_none(pipeline: Pipeline) -> None:
+    with pytest.raises(TransientError), pipeline.services.database().transaction() as connection:
+        connection.execute(text("CREATE TEMP TABLE copied (user_id text)"))
+        connection.execute(text("SET LOCAL statement_timeout = 100"))
+
+        def rows() -> Iterator[list[str]]:
+            yield ["PL/pgSQL function f() line 1 at RAISE" * 10_000]
+            time.sleep(1)
+            yield ["PL/pgSQL function f() line 1 at RAISE" * 10_000]
+
+        with attempt(connection):
+            copy_rows(connection, "copied", ["user_id"], rows())
 
 
 def test_a_text_that_the_database_s_encoding_lacks_is_refused_by_itself(
