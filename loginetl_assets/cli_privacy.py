@@ -157,6 +157,11 @@ def erase(
     _print_counts("Removed", asdict(counts))
     if counts.unreadable_batches:
         err.print(f"{counts.unreadable_batches} batches could not be read and so not searched: see `loginetl status`")
+    if counts.unreadable_objects:
+        err.print(
+            f"{counts.unreadable_objects} objects that no batch names do not open and were not searched: check"
+            " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
+        )
 
 
 @keys_app.command("init")

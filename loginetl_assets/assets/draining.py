@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from loginetl_assets.errors import OperatorError, TransientError, withheld
+from loginetl_assets.resources import vault
 from loginetl_assets.resources.batch_files import register_messages, write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
@@ -273,8 +274,9 @@ class Drain:
     def _land(self, batch: _OpenBatch) -> _Landed:
         """Seals, puts, registers: after this the messages may leave the queue."""
         messages = [one.message for one in batch.received]
-        written = write_messages(self._landing, self._keyring, messages)
         with self._database.transaction() as connection:
+            vault.share(connection)  # from before the put: an erasure waits for what is about to be registered
+            written = write_messages(self._landing, self._keyring, messages)
             register_messages(connection, self._keyring, messages, written, self._run_id)
         handles = [one.receipt_handle for one in batch.received]
         self._held.difference_update(handles)

@@ -15,7 +15,7 @@ from loginetl_assets.errors import SettingsError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.logins.sealing import NotOpened, open_sealed
-from loginetl_assets.resources import ledger, rejections
+from loginetl_assets.resources import ledger, rejections, vault
 from loginetl_assets.resources.batch_files import register_messages, write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
@@ -105,6 +105,7 @@ def replay_rejected(
                 gathered += len(message.body)
             if not messages:
                 continue
+            vault.share(connection)
             register_messages(connection, keys, messages, write_messages(landing, keys, messages), run_id)
             rejections.hand_over(connection, [message.key for message in messages])
             counts.messages += len(messages)

@@ -2,10 +2,10 @@
 
 Order, and why: the landing first, batch by batch, so that nothing can be loaded later that the table no longer has;
 then rows and rejects; the vault last, while nobody masks, when it can be told who else shares a value. This goes round
-until a look at the ledger, in the transaction that cleans the vault, finds no batch that was not searched: what was
-registered before that look is clean, with all that was made of it, and what is registered later is new data. Every step
-commits by itself and finds its work anew, so an erasure that was killed is finished by asking again. Objects that were
-replaced are listed in the transaction that replaces them and deleted after it.
+until a look at ledger and landing, in the transaction that cleans the vault and while nobody lands either, finds
+nothing that was not searched: what was in the landing before that look is clean, with all that was made of it, and what
+lands later is new data. Every step commits by itself and finds its work anew, so an erasure that was killed is finished
+by asking again. Objects that were replaced are listed in the transaction that replaces them and deleted after it.
 
 What stays: message ids (until retention, so that a redelivery is not loaded), the ledger's counts, the access log, and
 the erased tokens (so that recovery can say so). A message that the person sends later is new data and is loaded.
@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -44,12 +45,15 @@ from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.resources.login_table import require_every_row
+from loginetl_assets.resources.unnamed_objects import delete_unnamed_masked, register_unnamed
 from loginetl_assets.resources.vault_sweep import sweep_vault
 from loginetl_assets.settings import KeysetRole
 
 # Of rejected bodies: one may have a MiB, or eight where payloads come from a bucket.
 _PAGE_MESSAGES = 1_000
 _PAGE_BYTES = 16 * 1024 * 1024
+
+_ANY_TIME = datetime.max.replace(tzinfo=UTC)  # the landing's clock may be ahead of ours
 
 
 @dataclass
@@ -65,6 +69,9 @@ class ErasureCounts:
     vault_entries_kept: int = 0  # somebody else has the same device or address
     unneeded_vault_entries: int = 0  # whosever they were, nothing had their tokens any more; a dry run does not look
     unreadable_batches: int = 0  # set aside or damaged: they could not be searched
+    # Nor does a dry run look for what no batch names:
+    unnamed_objects: int = 0  # masked files and unfinished writes of runs that died
+    unreadable_objects: int = 0  # they do not open: another's, or written under a key that the keyset lacks
 
 
 class Subject(Protocol):
@@ -225,13 +232,24 @@ class Erasure:
             with self._database.transaction() as connection:
                 require_every_row(connection)
                 vault.claim(connection)
-                # The last look, while nobody masks. What landed meanwhile may be the person's too, sent before the
-                # request, and it may have a lower id than what was seen: ids are taken before the commit.
-                in_landing = ledger.batches_in_landing(connection) if remove else []
-                batch_ids = [batch_id for batch_id in in_landing if batch_id not in seen]
+                batch_ids = self._batches_not_in(seen, connection, counts) if remove else []
                 if not batch_ids:
                     self._clean_vault(connection, counts, tokens, remove=remove)
                     return counts
+
+    def _batches_not_in(self, seen: set[int], connection: Connection, counts: ErasureCounts) -> list[int]:
+        """Looks once more while nobody lands and nobody masks: what is to be searched still, ledger and landing alike.
+
+        What landed meanwhile may be the person's too, sent before the request, and may have a lower id than what was
+        seen: ids are taken before the commit. What no batch names now, nobody is about to name: it was left by a run
+        that died, and its messages become a batch that is searched as any other.
+        """
+        now = datetime.now(UTC)
+        unnamed = register_unnamed(self._database, self._landing, self._keys, before=_ANY_TIME)
+        counts.unreadable_objects = unnamed.unreadable_objects
+        counts.unnamed_objects += self._landing.delete_unfinished(now)
+        counts.unnamed_objects += delete_unnamed_masked(self._database, self._landing, before=_ANY_TIME)
+        return [batch_id for batch_id in ledger.batches_in_landing(connection) if batch_id not in seen]
 
     def _clean_batch(
         self, connection: Connection, batch: Batch, counts: ErasureCounts, tokens: set[str], *, remove: bool
@@ -261,6 +279,7 @@ class Erasure:
         if not remove:
             return
         vault.mark_tokens(connection, of_batch)
+        vault.share(connection)
         doomed = [batch.object_key, *([batch.masked_key] if batch.masked_key else [])]
         gone = {id(message) for message in meant}
         kept = [message for message in messages if id(message) not in gone]

@@ -45,7 +45,7 @@ GRANT SELECT, INSERT (claimed_user, action, reason, tokens, counts) ON loginetl.
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.pii_vault, loginetl.vault_data_keys, loginetl.token_map,
   loginetl.erased_tokens, loginetl.doomed_objects, loginetl.processed_messages TO {PRIVACY};
 GRANT SELECT, DELETE ON loginetl.rejected_logins TO {PRIVACY};
-GRANT SELECT, UPDATE ON loginetl.batches TO {PRIVACY};
+GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {PRIVACY};
 GRANT SELECT, INSERT ON loginetl.keys TO {PRIVACY};
 """
 

@@ -249,6 +249,7 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
             if not new:
                 continue
             if batch.state is BatchState.LOADED:
+                vault.share(connection)
                 masked_key, _ = write_masked(
                     landing, logins.with_columns(pl.col("masked_ip", "masked_device_id").replace(new))
                 )

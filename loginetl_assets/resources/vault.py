@@ -8,17 +8,19 @@ from sqlalchemy import Connection, text
 from loginetl_assets.resources.adoption import login_table
 from loginetl_assets.resources.database import copy_rows
 
-# Held shared by whoever masks a batch, exclusively by an erasure while it decides which values nobody else shares.
+# Held shared by whoever puts an object into the landing, until a batch names it, and by whoever masks; exclusively by
+# an erasure or a sweep while it decides which values nobody else needs, and what in the landing nobody is to name. It
+# is taken after the lock on a batch, never before it.
 _LOCK = {"lock": 0x6C6F67696E76}
 
 
 def share(connection: Connection) -> None:
-    """Keeps erasures from deciding about the vault until the transaction ends; others may share it."""
+    """Keeps erasures from deciding about vault and landing until the transaction ends; others may share it."""
     connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), _LOCK)
 
 
 def claim(connection: Connection) -> None:
-    """Waits until nobody masks, and keeps it so until the transaction ends."""
+    """Waits until nobody lands or masks, and keeps it so until the transaction ends."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), _LOCK)
 
 

@@ -17,12 +17,14 @@ from sqlalchemy import make_url, text
 
 from loginetl_assets.cli_privacy import RotatingRole, keys_rotate
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.roles import ANALYST, LOADER, PRIVACY, grant_roles
 from loginetl_assets.privacy.rotate import retoken, rewrap
+from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
@@ -346,7 +348,6 @@ def test_privacy_loads_nothing_and_owns_nothing(pipeline: Pipeline, logins: Logi
     for statement in (
         "INSERT INTO user_logins (user_id) VALUES ('u-1')",
         "TRUNCATE user_logins",
-        "INSERT INTO loginetl.batches DEFAULT VALUES",
         "DELETE FROM loginetl.batches",
         "INSERT INTO loginetl.rejected_logins DEFAULT VALUES",
         "UPDATE loginetl.rejected_logins SET reason = ''",
@@ -372,7 +373,10 @@ def test_privacy_recovers_and_erases(pipeline: Pipeline, logins: Logins) -> None
     pipeline.send([login(user_id="a", ip="192.0.2.2")])
     pipeline.materialize("raw_login_messages")
     pipeline.materialize("masked_logins")
+    left = QueuedMessage(str(uuid4()), 1_700_000_000_000, login(user_id="a", ip="192.0.2.3").encode())
+    write_messages(pipeline.services.landing(), pipeline.services.keyring, [left])  # by a drain that died
     _erase(logins.privacy, "a")
+    assert pipeline.query("SELECT sum(erased) FROM loginetl.batches") == [(4,)]
     assert [row[0] for row in pipeline.rows()] == ["u-1"]
     assert {answer.outcome for answer in recover(database, officer, tokens, reason="test")} == {Outcome.ERASED}
     assert checks(pipeline.run())["counts_reconcile"]

@@ -1,0 +1,104 @@
+"""Erasure of what runs left in the landing that died before the ledger named it, and of what is about to be named."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.resources import ledger
+from loginetl_assets.resources.batch_files import read_masked, write_masked, write_messages
+from loginetl_assets.resources.landing import BATCHES, MASKED
+from loginetl_assets.resources.services import Services
+from loginetl_assets_tests.pipeline import Pipeline, checks, login
+
+ANNA, BERT = "anna-4711", "bert-0815"
+BODIES = [login(user_id=ANNA, device_id="anna-device"), login(user_id=BERT)]
+
+
+def _messages() -> list[QueuedMessage]:
+    return [QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in BODIES]
+
+
+def _erase(pipeline: Pipeline) -> ErasureCounts:
+    services = Services(pipeline.settings)
+    subject = subject_of(ANNA, [], services.keyring)
+    return Erasure(services.database(), services.landing(), services.keyring, subject).run("she asked")
+
+
+def _objects(pipeline: Pipeline, prefix: str) -> set[str]:
+    return {key for key, _ in pipeline.services.landing().list(prefix)}
+
+
+def _named(pipeline: Pipeline) -> set[str]:
+    rows = pipeline.query("SELECT object_key FROM loginetl.batches WHERE object_purged_at IS NULL")
+    return {row.object_key for row in rows}
+
+
+def test_a_batch_that_a_killed_drain_left_is_cleaned_and_its_other_messages_are_loaded(pipeline: Pipeline) -> None:
+    left = write_messages(pipeline.services.landing(), pipeline.services.keyring, _messages()).object_key
+    counts = _erase(pipeline)
+    assert (counts.landed_messages, counts.unreadable_objects) == (1, 0)
+    assert left not in _objects(pipeline, BATCHES)
+    assert _objects(pipeline, BATCHES) == _named(pipeline)
+    assert checks(pipeline.run(job="process_landed"))["counts_reconcile"]
+    assert [row[0] for row in pipeline.rows()] == [BERT]
+
+
+def test_an_object_that_does_not_open_is_left_and_told(pipeline: Pipeline) -> None:
+    pipeline.services.landing().put("batches/a-strangers", b"sealed otherwise")
+    assert _erase(pipeline).unreadable_objects == 1
+    assert _objects(pipeline, BATCHES) == {"batches/a-strangers"}
+
+
+def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> None:
+    pipeline.land(_messages())
+    pipeline.materialize("masked_logins")
+    landing = pipeline.services.landing()
+    with pipeline.services.database().transaction() as connection:
+        (batch,) = ledger.pending_masked(connection, after=0, limit=1)
+    write_masked(landing, read_masked(landing, batch))
+    unfinished = pipeline.settings.home / "landing" / "masked" / "killed-in-a-write#1"
+    unfinished.write_bytes(ANNA.encode())
+    counts = _erase(pipeline)
+    assert counts.unnamed_objects == 2
+    assert _objects(pipeline, MASKED) == set()
+    assert not unfinished.exists()
+    pipeline.run(job="process_landed")
+    assert [row[0] for row in pipeline.rows()] == [BERT]
+
+
+def test_a_batch_that_a_drain_is_about_to_register_is_waited_for_and_cleaned(pipeline: Pipeline) -> None:
+    def waiting(kind: str) -> bool:
+        return bool(
+            pipeline.query(
+                "SELECT FROM pg_locks WHERE NOT granted AND locktype = :kind"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                kind=kind,
+            )
+        )
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20  # whoever waits for a lock does so for 30 s
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    pipeline.send(BODIES)
+    with ThreadPoolExecutor(2) as pool:
+        with pipeline.services.database().transaction() as holder:
+            holder.execute(text("LOCK TABLE loginetl.batches IN SHARE ROW EXCLUSIVE MODE"))  # nobody registers
+            drain = pool.submit(pipeline.drain, visibility_seconds=30)
+            until(lambda: waiting("relation"))
+            assert len(_objects(pipeline, BATCHES)) == 1
+            erasure = pool.submit(_erase, pipeline)
+            until(lambda: erasure.done() or waiting("advisory"))
+        assert drain.result().undeleted == 0
+        assert erasure.result().landed_messages == 1
+    assert _objects(pipeline, BATCHES) == _named(pipeline)
+    assert checks(pipeline.run())["counts_reconcile"]
+    assert [row[0] for row in pipeline.rows()] == [BERT]
+    assert (pipeline.totals().messages, pipeline.totals().pending) == (2, 0)
