@@ -1,10 +1,16 @@
 """What the database's URL may say, and what of it is shown."""
 
+import json
+import logging
+import traceback
+from collections.abc import Callable
+
 import pytest
-from sqlalchemy import text
+from dagster._utils.error import serializable_error_info_from_exc_info
+from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.resources.database import LoginDatabase, RowsRefused, attempt, copy_rows
 from loginetl_assets.settings import Settings
 
 PASSWORD = "correct-horse"  # noqa: S105 - to be searched for
@@ -40,3 +46,86 @@ def test_the_options_of_the_url_reach_the_server_beside_our_own(settings: Settin
     with LoginDatabase(url.render_as_string(hide_password=False)).transaction() as connection:
         assert connection.execute(text("SHOW search_path")).scalar_one() == "sales"
         assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "30s"
+
+
+CANARY = "203.0.113.199"
+
+
+def told(error: BaseException) -> str:
+    """All that Python and Dagster would show of an error, the errors behind it included."""
+    assert error.__traceback__ is not None
+    shown = serializable_error_info_from_exc_info((type(error), error, error.__traceback__))
+    return "".join(traceback.format_exception(error)) + json.dumps(shown, default=str) + shown.to_string()
+
+
+def by_a_statement(connection: Connection) -> None:
+    connection.execute(text("SELECT CAST(:value AS integer)"), {"value": CANARY})
+
+
+def by_a_constraint_that_quotes_the_row(connection: Connection) -> None:
+    connection.execute(text("CREATE TEMP TABLE seen (ip text PRIMARY KEY)"))
+    for _ in range(2):
+        connection.execute(text("INSERT INTO seen VALUES (:value)"), {"value": CANARY})
+
+
+def by_a_row_that_is_copied(connection: Connection) -> None:
+    connection.execute(text("CREATE TEMP TABLE seen (version integer)"))
+    copy_rows(connection, "seen", ["version"], [[CANARY]])
+
+
+def at_the_commit(connection: Connection) -> None:
+    connection.execute(text("CREATE TEMP TABLE seen (ip text UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+    connection.execute(text("INSERT INTO seen VALUES (:value), (:value)"), {"value": CANARY})
+
+
+@pytest.mark.parametrize(
+    "fails", [by_a_statement, by_a_constraint_that_quotes_the_row, by_a_row_that_is_copied, at_the_commit]
+)
+def test_no_value_is_in_what_leaves_a_transaction_or_behind_it(
+    fails: Callable[[Connection], None], settings: Settings
+) -> None:
+    assert settings.database_url is not None
+    with pytest.raises(OperatorError) as raised, LoginDatabase(settings.database_url).transaction() as connection:
+        fails(connection)
+
+    assert "SQLSTATE 2" in str(raised.value)  # the server refused it, and said why with the value
+    assert CANARY not in told(raised.value)
+
+
+def test_no_value_is_in_a_refusal_or_behind_it(settings: Settings) -> None:
+    assert settings.database_url is not None
+    with LoginDatabase(settings.database_url).transaction() as connection:
+        with pytest.raises(RowsRefused) as raised, attempt(connection):
+            by_a_constraint_that_quotes_the_row(connection)
+        connection.rollback()
+
+    assert CANARY not in told(raised.value)
+
+
+def test_no_text_of_the_server_is_in_a_failed_migration_or_behind_it(settings: Settings) -> None:
+    assert settings.database_url is not None
+    database = LoginDatabase(settings.database_url)
+    with database.transaction() as connection:
+        connection.execute(text("DROP SCHEMA loginetl CASCADE"))
+        connection.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS"
+                f" $$ BEGIN RAISE EXCEPTION 'not while {CANARY} is here'; END $$"
+            )
+        )
+        connection.execute(text("CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse()"))
+    with pytest.raises(OperatorError) as raised:
+        database.migrate()
+
+    assert "P0001" in str(raised.value)
+    assert CANARY not in told(raised.value)
+
+
+def test_a_log_of_statements_has_no_parameters(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    assert settings.database_url is not None
+    caplog.set_level(logging.INFO, "sqlalchemy.engine")  # as a logging configuration may
+    with LoginDatabase(settings.database_url).transaction() as connection:
+        connection.execute(text("SELECT CAST(:value AS text)"), {"value": CANARY})
+
+    assert "SELECT CAST" in caplog.text
+    assert CANARY not in caplog.text

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections import namedtuple
 from collections.abc import Iterator
@@ -336,6 +337,50 @@ def test_what_the_servers_keep_is_closed_to_others_and_no_parent_is_opened_for_r
             assert stat.S_IMODE((stack.home / name).stat().st_mode) == 0o600, name
     finally:
         stack.stop()
+
+
+def reaches(socket_file: Path, *, uid: int) -> bool:
+    """Whether a user can connect to a unix socket; asked by root, who can be anybody."""
+    groups, group = os.getgroups(), os.getegid()
+    with socket.socket(socket.AF_UNIX) as connection:
+        os.setgroups([])
+        os.setegid(uid)
+        os.seteuid(uid)
+        try:
+            connection.connect(str(socket_file))
+        except PermissionError:
+            return False
+        finally:
+            os.seteuid(0)
+            os.setegid(group)
+            os.setgroups(groups)
+    return True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_gets_past_neither_the_sockets_directory_nor_its_mode() -> None:
+    base = Path(tempfile.mkdtemp(prefix="loginetl-socket-"))  # others can walk to it, unlike to pytest's own
+    base.chmod(0o711)
+    stack = EmbeddedStack(base / "home")
+    try:
+        stack.start()
+        sockets = stack.home / "postgres"
+        socket_file = sockets / ".s.PGSQL.5432"
+        owner, other = sockets.stat().st_uid, 54_321
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+        assert stat.S_IMODE(socket_file.stat().st_mode) == 0o700
+        assert reaches(socket_file, uid=owner)
+        assert not reaches(socket_file, uid=other)
+        sockets.chmod(0o711)
+        assert not reaches(socket_file, uid=other), "the socket's own mode does not hold"
+        sockets.chmod(0o700)
+        socket_file.chmod(0o777)
+        assert not reaches(socket_file, uid=other), "the directory's mode does not hold"
+        sockets.chmod(0o711)
+        assert reaches(socket_file, uid=other), "nothing was tried here"
+    finally:
+        stack.stop()
+        shutil.rmtree(base)
 
 
 def test_a_value_in_a_failing_statement_reaches_no_log(stack: EmbeddedStack) -> None:
