@@ -1,6 +1,6 @@
 """`make ui` as a newcomer meets it: the server as a process of its own, driven in a real Chromium.
 
-LOGINETL_SCREENSHOTS=docs/images makes the two pictures of the documentation on the way.
+SCREENSHOTS=docs/images makes the two pictures of the documentation on the way.
 """
 
 import json
@@ -31,8 +31,7 @@ from loginetl_assets.local.stack import EmbeddedStack
 # One worker runs them all: they share an instance and a browser.
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("web page")]
 
-# Read here, on import: a session fixture takes all LOGINETL_* away from the tests.
-SCREENSHOTS = os.environ.get("LOGINETL_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 REPOSITORY = Path(__file__).parents[2]
 LOGINETL = str(Path(sys.executable).with_name("loginetl"))

@@ -23,6 +23,7 @@ import psycopg
 import pytest
 import sqlalchemy
 
+from loginetl_assets.local.home import make_home
 from loginetl_assets.local.stack import Addresses, EmbeddedStack, EmbeddedStackError
 
 if TYPE_CHECKING:
@@ -392,6 +393,17 @@ def test_a_value_in_a_failing_statement_reaches_no_log(stack: EmbeddedStack) -> 
     logs = [log.read_text() for log in (stack.home / "logs").iterdir()]
     assert any("ready to accept connections" in log for log in logs)
     assert not any("198.51.100.77" in log for log in logs)
+
+
+@pytest.mark.parametrize("module", ["ministack", "queue"])
+def test_no_module_is_loaded_from_the_home(stack: EmbeddedStack, module: str) -> None:
+    make_home(stack.home)
+    (stack.home / "sqs").mkdir(mode=0o700)
+    loaded = stack.home / "loaded"
+    (stack.home / "sqs" / f"{module}.py").write_text(f"open({str(loaded)!r}, 'w')\nraise SystemExit(1)\n")
+
+    assert answers(stack.start())
+    assert not loaded.exists()
 
 
 def test_a_home_that_cannot_be_made_is_an_error_that_names_its_setting(tmp_path: Path) -> None:
