@@ -205,13 +205,17 @@ def keys_show() -> None:
 
     services = configured_services()
     with services.database().transaction() as connection:
-        used = connection.execute(text("SELECT role, key_id, first_used_at FROM loginetl.keys")).all()
+        used = connection.execute(text("SELECT role, key_id, check_value, first_used_at FROM loginetl.keys")).all()
     since = {(row.role, row.key_id): f"{row.first_used_at:%Y-%m-%d %H:%M}" for row in used}
+    written_with = {(row.role, row.key_id): row.check_value for row in used}
     table = Table("keyset", "key id", "", "in use since (UTC)")
     for role in KeysetRole:
-        held = services.keyring.key_ids(role)
-        for key_id in held:
-            table.add_row(role, str(key_id), "primary" if key_id == held[0] else "", since.get((role, key_id), "-"))
+        held = services.keyring.check_values(role)
+        for key_id, check_value in held.items():
+            what = "primary" if key_id == next(iter(held)) else ""
+            if written_with.get((role, key_id)) not in {None, check_value}:
+                what = "[red]another key under this id[/]"
+            table.add_row(role, str(key_id), what, since.get((role, key_id), "-"))
         for row in used:
             if row.role == role and row.key_id not in held:
                 table.add_row(role, str(row.key_id), "[yellow]not held[/]", since[(role, row.key_id)])

@@ -191,6 +191,7 @@ def test_another_key_under_the_same_id_is_refused_before_any_work(
         assert str(key_id) in said
         assert [*_vault(loaded), loaded.rows()] == before
         assert pipeline.totals().set_aside_batches == 0, "a wrong keyset is no damaged object"
+    assert "another key under this id" in run_cli(settings, "keys", "show").stdout
 
 
 def test_check_values_are_filled_in_where_an_earlier_version_kept_none(loaded: Pipeline, tmp_path: Path) -> None:
