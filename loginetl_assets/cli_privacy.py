@@ -143,7 +143,8 @@ def erase(
     services = configured_services()
     subject = subject_of(user_id, list(tokens or []), services.keyring)
     database = services.database(application_name="loginetl erase")
-    erasure = Erasure(database, services.bound_landing(database), services.keyring, subject)
+    landing = services.bound_landing(database)
+    erasure = Erasure(database, landing, services.keyring, subject)
     if dry_run:
         _print_counts("Would be removed", asdict(erasure.dry_run()))
         return
@@ -161,6 +162,16 @@ def erase(
         err.print(
             f"{counts.unreadable_objects} objects that no batch names do not open and were not searched: check"
             " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
+        )
+    if counts.kept_versions:
+        raise OperatorError(
+            f"the landing's bucket keeps versions of {counts.kept_versions} deleted objects: grant"
+            " s3:ListBucketVersions and s3:DeleteObjectVersion, or wait for the end of their lock, and erase again"
+        )
+    if landing.keeps_versions is None:
+        raise OperatorError(
+            "all was removed, but whether the landing's bucket keeps versions of it cannot be told: grant"
+            " s3:GetBucketVersioning and erase again"
         )
 
 

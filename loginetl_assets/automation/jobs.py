@@ -10,7 +10,7 @@ from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.assets.replaying import replay_rejected, selection
 from loginetl_assets.automation.our_runs import OurRuns, label_of
 from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import delete_doomed
+from loginetl_assets.resources.batch_files import delete_doomed, delete_objects
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.landing import Landing
@@ -154,7 +154,7 @@ def _purge_expired(database: LoginDatabase, files: Landing, cutoff: datetime) ->
                 return objects
             # The files go before the rows that name them: a purge that dies in between meets them again.
             keys = [key for batch in expired for key in (batch.object_key, batch.masked_key) if key]
-            files.delete(keys)
+            delete_objects(connection, files, keys)
             ledger.mark_purged(connection, [batch.batch_id for batch in expired])
             objects += len(keys)
 

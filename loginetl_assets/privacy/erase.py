@@ -71,6 +71,7 @@ class ErasureCounts:
     unreadable_batches: int = 0  # set aside or damaged: they could not be searched
     # Nor does a dry run look for what no batch names:
     unnamed_objects: int = 0  # masked files and unfinished writes of runs that died
+    kept_versions: int = 0  # deleted objects of which the bucket keeps versions that may not be deleted
     unreadable_objects: int = 0  # they do not open: another's, or written under a key that the keyset lacks
 
 
@@ -192,6 +193,8 @@ class Erasure:
         swept = sweep_vault(self._database, self._landing, keep=self._shared)
         counts.unneeded_vault_entries = swept.removed
         counts.unreadable_batches += swept.unreadable_batches
+        with self._database.transaction() as connection:
+            counts.kept_versions = len(ledger.doomed_objects(connection))
         audit.record(
             self._database,
             audit.Action.ERASED,
@@ -213,18 +216,16 @@ class Erasure:
                 pairs = vault.token_pairs(connection, self._subject.audit_tokens)
                 self._subject.add(token for pair in pairs for token in pair)
             batch_ids = ledger.batches_in_landing(connection)
-        if remove:
-            delete_doomed(self._database, self._landing)
         while True:
             for batch_id in batch_ids:
                 with self._database.transaction() as connection:
                     batch = ledger.lock_batch(connection, batch_id)
                     if batch is not None:
                         self._clean_batch(connection, batch, counts, tokens, remove=remove)
-                if remove:
-                    delete_doomed(self._database, self._landing)
                 seen.add(batch_id)
                 progress(len(seen), len(seen.union(batch_ids)))
+            if remove:
+                delete_doomed(self._database, self._landing)
             with self._database.transaction() as connection:
                 require_every_row(connection)
                 self._clean_rejected(connection, counts, tokens, remove=remove)

@@ -257,8 +257,8 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
             else:
                 ledger.replace_masked(connection, batch, None)
             counts.masked_files += 1
-        delete_doomed(database, landing)
         progress("masked files", done, len(batch_ids))
+    delete_doomed(database, landing)
 
 
 def rewrap(

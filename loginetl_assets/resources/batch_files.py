@@ -1,7 +1,7 @@
 """A batch's two objects in the landing: the sealed messages and the masked rows."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import uuid4
@@ -20,6 +20,8 @@ from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import BATCHES, MASKED, Landing, ObjectMissing
 from loginetl_assets.resources.ledger import Batch
 from loginetl_assets.settings import KeysetRole
+
+_DELETED_TOGETHER = 500
 
 
 class Unreadable(Exception):  # noqa: N818 - says what happened
@@ -124,10 +126,20 @@ def pending_logins(connection: Connection, landing: Landing) -> Iterator[tuple[B
                 yield batch, None
 
 
+def delete_objects(connection: Connection, landing: Landing, keys: Iterable[str]) -> None:
+    """Deletes objects that no batch needs; those of which versions stay are listed to be tried again."""
+    ledger.doom(connection, landing.delete(keys))
+
+
 def delete_doomed(database: LoginDatabase, landing: Landing) -> int:
     """Deletes the objects that were replaced, and takes them off the list once they are gone; gives back how many."""
     with database.transaction() as connection:
         doomed = ledger.doomed_objects(connection)
-        landing.delete(doomed)
-        ledger.forget_doomed(connection, doomed)
-    return len(doomed)
+    gone = 0
+    for start in range(0, len(doomed), _DELETED_TOGETHER):
+        page = doomed[start : start + _DELETED_TOGETHER]
+        left = landing.delete(page)  # outside a transaction: it may take a minute
+        with database.transaction() as connection:
+            ledger.forget_doomed(connection, sorted({*page}.difference(left)))
+        gone += len(page) - len(left)
+    return gone

@@ -9,6 +9,7 @@ import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -25,6 +26,8 @@ from loginetl_assets.resources.queue import NO_CREDENTIALS, open_session
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
+
+    from loginetl_assets.resources.object_versions import ObjectVersions
 
 BATCHES = "batches"
 MASKED = "masked"
@@ -53,6 +56,7 @@ class Landing:
         self.url = url
         parts = urlsplit(url)
         self._directory: Path | None = None
+        self._versions: ObjectVersions | None = None
         if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
             self._directory = Path(unquote(parts.path))
         elif parts.scheme != "s3" or not parts.netloc:
@@ -75,6 +79,8 @@ class Landing:
             return LocalStore(prefix=self._directory)
         from obstore.auth.boto3 import Boto3CredentialProvider
 
+        from loginetl_assets.resources.object_versions import ObjectVersions
+
         session = open_session()
         try:
             credentials = Boto3CredentialProvider(session)
@@ -93,6 +99,7 @@ class Landing:
                 "virtual_hosted_style_request": False,
                 "client_options": {**_TIMEOUTS, "allow_http": endpoint.startswith("http:")},
             }
+        self._versions = ObjectVersions(session, bucket, prefix, url=self.url)
         return S3Store(bucket, credential_provider=credentials, **options)
 
     def put(self, key: str, content: bytes) -> None:
@@ -170,15 +177,28 @@ class Landing:
         except (BaseError, OSError) as error:
             raise self._explained(error, "read from") from None
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """Deletes objects; one that is gone already is no error."""
+    def delete(self, keys: Iterable[str]) -> list[str]:
+        """Deletes objects, in every version that the bucket keeps; one that is gone already is no error.
+
+        Returns:
+            those of which versions stay, for want of a right or because they are locked.
+        """
+        left = []
         for key in keys:
             try:
                 obstore.delete(self._store, key)
             except (FileNotFoundError, obstore.exceptions.NotFoundError):
-                continue
+                pass
             except (BaseError, OSError) as error:
                 raise self._explained(error, "delete from") from None
+            if self.keeps_versions and not (self._versions and self._versions.delete(key)):
+                left.append(key)
+        return left
+
+    @cached_property
+    def keeps_versions(self) -> bool | None:
+        """Whether deleted objects stay as noncurrent versions; None where we may not ask."""
+        return self._versions.are_kept() if self._versions else False
 
     def delete_unfinished(self, before: datetime) -> int:
         """Deletes what writes left behind that were killed before that moment; gives back how many files.

@@ -233,9 +233,10 @@ def test_two_that_register_at_once_register_each_object_once(pipeline: Pipeline)
 class _Undeletable(Landing):
     """A landing whose deletes fail, as for a process that is killed before its first one."""
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> list[str]:
         if list(keys):
             raise TransientError("killed")
+        return []
 
 
 def test_what_an_erasure_replaced_is_never_registered_anew(pipeline: Pipeline) -> None:
