@@ -2,6 +2,8 @@
 
 # ruff: noqa: S608 - names of our own tables
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.local.stack import Addresses
@@ -21,6 +24,7 @@ from loginetl_assets.privacy.rotate import retoken
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.login_table import export_csv
 from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import Settings
 from loginetl_assets.table_name import TableName
 from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
 from loginetl_assets_tests.server import COLUMNS, Server, erased, indexes, keys_rotated
@@ -278,3 +282,48 @@ def test_the_record_survives_dump_and_restore(server: Server, addresses: Address
         Services(restored.settings()).database()
     finally:
         server.execute_alone(f"DROP DATABASE {copy} WITH (FORCE)")
+
+
+def test_the_commands_go_by_the_setting(server: Server, tmp_path: Path) -> None:
+    server.execute("CREATE SCHEMA sales")
+    settings = server.settings(login_table=TableName("sales", "User Logins"))
+
+    def loginetl(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [Path(sys.executable).parent / "loginetl", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+            env={**os.environ, **settings.as_environment(), **environment},
+            check=False,
+        )
+
+    migrated = loginetl("migrate")
+    assert migrated.returncode == 0, migrated.stderr
+    assert 'logins go to sales."User Logins"' in migrated.stderr
+    assert json.loads(loginetl("status", "--json").stdout)["table"] == 'sales."User Logins"'
+    refused = loginetl("status", LOGINETL_TABLE="")
+    assert (refused.returncode, "LOGINETL_TABLE=sales." in refused.stderr) == (1, True)
+    unread = loginetl("migrate", LOGINETL_TABLE="User Logins")
+    assert (unread.returncode, "LOGINETL_TABLE must be schema.table" in unread.stderr) == (2, True)
+
+
+def test_a_migration_that_was_ended_before_the_record_is_finished_by_the_next(
+    server: Server, settings: Settings, stack_home: Path
+) -> None:
+    server.migrate()
+    unfinished = "UPDATE loginetl.installation SET login_table = NULL"
+    server.execute(unfinished, "DROP VIEW loginetl.daily_activity", "DROP INDEX public.user_logins_by_ip")
+    with pytest.raises(OperatorError, match="loginetl migrate"):
+        Services(server.settings()).database()
+    server.migrate()
+    Services(server.settings()).database()
+    assert len(indexes(server)) == 3
+    assert server.execute("SELECT * FROM loginetl.daily_activity") == []
+
+    # The embedded database is brought up to date by its start.
+    embedded = Services(replace(settings, home=stack_home, database_url=None))
+    with embedded.database().transaction() as connection:
+        connection.execute(text(unfinished))
+    embedded.database()
