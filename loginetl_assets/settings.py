@@ -81,7 +81,7 @@ def _text(name: str, *, is_required: bool = False, is_inherited: bool = True, is
     return field(default=None, repr=is_shown, metadata={"variable": variable})
 
 
-def _address(name: str, pattern: str, form: str) -> Any:
+def _address(name: str, pattern: str, form: str, *, is_required: bool = True) -> Any:
     """An address that status, errors and alerts show, and that so may hold no secret."""
 
     def read(text: str) -> str:
@@ -90,7 +90,8 @@ def _address(name: str, pattern: str, form: str) -> Any:
         return text
 
     expected = f"{form}, without user, password, query or fragment: credentials go into AWS's own variables"
-    return field(default=None, repr=False, metadata={"variable": _Variable(name, read, expected, is_required=True)})
+    variable = _Variable(name, read, expected, is_required=is_required)
+    return field(default=None, repr=False, metadata={"variable": variable})
 
 
 def _parsed(name: str, default: object, read: Callable[[str], object], expected: str) -> Any:
@@ -159,7 +160,9 @@ class Settings:
     unknown_fields: UnknownFields = _choice("LOGINETL_UNKNOWN_FIELDS", UnknownFields.IGNORE)
     app_version: AppVersion = _choice("LOGINETL_APP_VERSION", AppVersion.PACKED)
     identity: Identity = _choice("LOGINETL_IDENTITY", Identity.MESSAGE_ID)
-    payload_bucket: str | None = _text("LOGINETL_PAYLOAD_BUCKET")
+    payload_bucket: str | None = _address(
+        "LOGINETL_PAYLOAD_BUCKET", r"[A-Za-z0-9._-]+", "a bucket's name alone", is_required=False
+    )
     # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
     visibility_seconds: int = _whole_number("LOGINETL_VISIBILITY_SECONDS", 120, 30, 43_200)
     max_rejection_rate: float = _number("LOGINETL_MAX_REJECTION_RATE", 0.05, 0, 1)
@@ -171,7 +174,11 @@ class Settings:
     alert_webhook_url: str | None = _text("LOGINETL_ALERT_WEBHOOK_URL", is_shown=False)
 
     def __post_init__(self) -> None:
-        for at in ("queue_url", "landing_url"):  # wherever they came from: `run --queue-url` has no variable
+        for at in (
+            "queue_url",
+            "landing_url",
+            "payload_bucket",
+        ):  # wherever they came from: `run --queue-url` has no variable
             if (address := getattr(self, at)) is not None:
                 _VARIABLES[at](address)
 

@@ -294,6 +294,8 @@ def test_a_queue_elsewhere_alone_is_for_trying_it_on_the_embedded_database() -> 
         ("LOGINETL_LANDING_URL", "file://etl:pass-word@localhost/landing"),
         ("LOGINETL_LANDING_URL", "file:///landing?pass-word"),
         ("LOGINETL_LANDING_URL", "AKIA:pass-word@bucket"),
+        ("LOGINETL_PAYLOAD_BUCKET", "s3://AKIA:pass-word@bucket"),
+        ("LOGINETL_PAYLOAD_BUCKET", "bucket?pass-word"),
     ],
 )
 def test_an_address_that_is_shown_takes_no_credentials(name: str, url: str) -> None:
@@ -317,6 +319,7 @@ def test_an_address_that_is_shown_takes_no_credentials(name: str, url: str) -> N
         ("LOGINETL_LANDING_URL", "file://localhost/srv"),
         ("LOGINETL_LANDING_URL", "s3://bucket.with-dots"),
         ("LOGINETL_LANDING_URL", "s3://bucket/prefix/a@b:c"),
+        ("LOGINETL_PAYLOAD_BUCKET", "bucket.with-dots"),
     ],
 )
 def test_an_address_without_credentials_is_taken_as_it_is(name: str, url: str) -> None:
