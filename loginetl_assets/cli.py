@@ -25,6 +25,7 @@ from loginetl_assets.terminal import TerminalStream, for_terminal
 
 if TYPE_CHECKING:
     from loginetl_assets.resources.services import Services
+    from loginetl_assets.settings import Settings
 
 app = typer.Typer(
     name="loginetl",
@@ -258,7 +259,7 @@ def _status(services: "Services") -> dict[str, Any]:
     counts: dict[str, object] = dict.fromkeys(
         ("queued", "delayed", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded",
          "rejected", "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside",
-         "runs_without_worker", "sizes", "conditions")
+         "automation", "runs_at_work", "runs_without_worker", "sizes", "conditions")
     )  # fmt: skip
     report: dict[str, object] = {
         "environment": settings.environment,
@@ -276,6 +277,7 @@ def _status(services: "Services") -> dict[str, Any]:
     database = services.unchanged_database()
     seen = look(database, services.queue())
     totals = seen.totals
+    automation, conditions = _automation(settings)
     return report | {
         "database_url": database.address,
         "table": str(settings.table),
@@ -293,13 +295,39 @@ def _status(services: "Services") -> dict[str, Any]:
         "last_loaded_at": totals.last_loaded_at and totals.last_loaded_at.isoformat(timespec="seconds"),
         "oldest_pending_seconds": seen.oldest_pending_seconds and round(seen.oldest_pending_seconds),
         "rejection_rate": round(seen.rejection_rate, 4),
+        "automation": automation,
+        "runs_at_work": seen.runs_at_work,
         "runs_without_worker": seen.runs_without_worker,
         "set_aside": [asdict(one) for one in seen.set_aside],
         "sizes": {name: asdict(size) for name, size in seen.sizes.items()},
         "conditions": seen.conditions(
             max_rejection_rate=settings.max_rejection_rate, freshness_hours=settings.freshness_hours
-        ),
+        )
+        | seen.not_begun()
+        | conditions,
     }
+
+
+def _automation(settings: "Settings") -> tuple[str, dict[str, str]]:
+    """Whether runs start by themselves, in words, and what is wrong about it.
+
+    Dagster is asked, and imported, only where DAGSTER_HOME says which instance is meant.
+    """
+    import os
+
+    default = f"sensors and schedules are {'on' if settings.is_automatic else 'off'} unless switched on the page"
+    if not os.environ.get("DAGSTER_HOME"):
+        return f"{default}; DAGSTER_HOME is not set, so more is not known", {}
+    import dagster as dg
+
+    from loginetl_assets.resources.automatic import read_automation
+
+    try:
+        with dg.DagsterInstance.get() as instance:
+            state = read_automation(instance, settings)
+    except Exception as error:  # noqa: BLE001 - whatever storage it has; nothing else of the report depends on it
+        return f"{default}; the instance of DAGSTER_HOME cannot be read ({type(error).__name__})", {}
+    return (str(state), state.conditions(settings)) if state else (default, {})
 
 
 def _print_status(report: dict[str, Any]) -> None:

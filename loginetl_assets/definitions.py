@@ -54,9 +54,9 @@ def build_definitions(
     if notifier is None:
         url = settings.alert_webhook_url
         notifier = WebhookNotifier(url) if url else LogNotifier()
-    # Elsewhere a person switches them on, once the settings were seen to be right.
-    sensors = dg.DefaultSensorStatus.RUNNING if settings.is_local else dg.DefaultSensorStatus.STOPPED
-    schedules = dg.DefaultScheduleStatus.RUNNING if settings.is_local else dg.DefaultScheduleStatus.STOPPED
+    automatic = settings.is_automatic
+    sensors = dg.DefaultSensorStatus.RUNNING if automatic else dg.DefaultSensorStatus.STOPPED
+    schedules = dg.DefaultScheduleStatus.RUNNING if automatic else dg.DefaultScheduleStatus.STOPPED
     freshness = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=settings.freshness_hours))
     return dg.Definitions(
         assets=[

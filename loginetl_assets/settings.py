@@ -56,6 +56,13 @@ class AppVersion(StrEnum):
     MAJOR = "major"
 
 
+class Automation(StrEnum):
+    """Whether sensors and schedules run unless somebody switches one on the page; unset, in the local environment."""
+
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True)
 class _Variable:
     """The environment's variable of a setting."""
@@ -171,6 +178,7 @@ class Settings:
     messages_per_run: int = _whole_number("LOGINETL_MESSAGES_PER_RUN", 100_000, 1, 1_000_000_000)
     # Below SQS's own retention of 14 days a message could come again after its ledger row was pruned.
     retention_days: int = _whole_number("LOGINETL_RETENTION_DAYS", 30, 15, 3_650)
+    automation: Automation | None = _parsed("LOGINETL_AUTOMATION", None, Automation, "one of on, off")
     alert_webhook_url: str | None = _text("LOGINETL_ALERT_WEBHOOK_URL", is_shown=False)
 
     def __post_init__(self) -> None:
@@ -191,6 +199,11 @@ class Settings:
     def table(self) -> TableName:
         """The table that logins are loaded into."""
         return self.login_table or DEFAULT_TABLE
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether sensors and schedules run by default: elsewhere once the settings were seen to be right."""
+        return self.is_local if self.automation is None else self.automation is Automation.ON
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

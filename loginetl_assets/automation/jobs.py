@@ -8,10 +8,10 @@ from pydantic import Field
 
 from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.assets.replaying import replay_rejected, selection
-from loginetl_assets.automation.our_runs import OurRuns, label_of
+from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import delete_doomed, delete_objects
-from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
+from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource, label_of
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.unnamed_objects import delete_unnamed_masked, register_unnamed

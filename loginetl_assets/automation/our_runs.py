@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
-from loginetl_assets.resources.configured import INSTALLATION_TAG
+from loginetl_assets.resources.configured import INSTALLATION_TAG, label_of
 
 RUNS_PER_PAGE = 1_000
 
@@ -69,9 +69,3 @@ class OurRuns:
         while page := self._instance.get_runs(dg.RunsFilter(tags=tags, **filters), cursor=cursor, limit=RUNS_PER_PAGE):
             yield from (run.run_id for run in page if self.is_ours(run))
             cursor = page[-1].run_id
-
-
-def label_of(run: dg.DagsterRun) -> str | None:
-    """The label (repository@location) of the code location from which a run was launched, if it was launched."""
-    origin = run.remote_job_origin
-    return origin.repository_origin.get_label() if origin else None

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -10,16 +11,19 @@ import dagster as dg
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
-from loginetl_assets.automation.our_runs import OurRuns, label_of
+from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources import ledger
+from loginetl_assets.resources.automatic import read_automation
 from loginetl_assets.resources.configured import (
     INSTALLATION_TAG,
     LoginDatabaseResource,
     LoginQueueResource,
     RulesResource,
+    label_of,
 )
 from loginetl_assets.resources.health import QUEUE_NOT_DRAINED, look
+from loginetl_assets.settings import Settings
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -200,6 +204,7 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         try:
             seen = look(database.open(), queue.open())
             hold = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
+            hold |= _switched_off(context, database.services.settings)
             if seen.depth is None and QUEUE_NOT_DRAINED in told:
                 hold[QUEUE_NOT_DRAINED] = ""  # of this nothing is known
         except (OperatorError, TransientError) as error:
@@ -212,3 +217,9 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         return dg.SkipReason("; ".join(text or name for name, text in sorted(hold.items())) or "all is well")
 
     return health
+
+
+def _switched_off(context: dg.SensorEvaluationContext, settings: Settings) -> dict[str, str]:
+    """What of the automation is off while this sensor is on, which some daemon evaluates."""
+    automation = read_automation(context.instance, settings, _code_location(context))
+    return replace(automation, daemon_beats=True).conditions(settings) if automation else {}

@@ -3,7 +3,8 @@
 import dagster as dg
 
 from loginetl_assets.assets.failures import failures_without_values
-from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource, RulesResource
+from loginetl_assets.resources.automatic import read_automation
+from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource, RulesResource, label_of
 from loginetl_assets.resources.health import look
 
 
@@ -12,11 +13,19 @@ from loginetl_assets.resources.health import look
     description="Warns of batches set aside, messages that wait too long, a queue that is not drained or cannot be"
     " reached, and too many rejections within a day; shows ages, counts and sizes.",
 )
-def health(database: LoginDatabaseResource, queue: LoginQueueResource, rules: RulesResource) -> dg.AssetCheckResult:
+def health(
+    context: dg.AssetCheckExecutionContext,
+    database: LoginDatabaseResource,
+    queue: LoginQueueResource,
+    rules: RulesResource,
+) -> dg.AssetCheckResult:
     """Looks at queue and ledger as they are now, whatever this run did."""
     with failures_without_values():
         seen = look(database.open(), queue.open())
         conditions = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
+        settings = database.services.settings
+        if automation := read_automation(context.instance, settings, label_of(context.run)):
+            conditions |= automation.conditions(settings)
         sizes = {
             f"{name.removeprefix('loginetl.')}_{part}": value
             for name, size in seen.sizes.items()

@@ -20,6 +20,12 @@ from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFiel
 INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
 
 
+def label_of(run: dg.DagsterRun) -> str | None:
+    """The label (repository@location) of the code location from which a run was launched, if it was launched."""
+    origin = run.remote_job_origin
+    return origin.repository_origin.get_label() if origin else None
+
+
 class LoginQueueResource(ResourceWithBoto3Configuration):
     """The login queue on SQS, with dagster-aws's own boto3 settings; unset ones follow AWS's variables and profiles."""
 

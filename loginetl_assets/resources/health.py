@@ -43,6 +43,8 @@ class Health:
     set_aside: list[SetAside]
     rejected_lately: int
     masked_lately: int  # messages read within REJECTION_WINDOW
+    installed_at: datetime  # when the schema was made
+    runs_at_work: int
     runs_without_worker: list[str]  # ids of Dagster runs, where nobody has reported them failed so far
     sizes: dict[str, TableSize]
     seen_at: datetime
@@ -56,6 +58,23 @@ class Health:
     def rejection_rate(self) -> float:
         """The share of messages read within REJECTION_WINDOW that were rejected."""
         return self.rejected_lately / self.masked_lately if self.masked_lately else 0.0
+
+    @property
+    def _messages_wait(self) -> bool:
+        return self.depth is not None and self.depth.waiting > 0
+
+    def not_begun(self) -> dict[str, str]:
+        """The condition that messages wait where no run ever landed any, and none is at work.
+
+        True at once and for as long as it takes a sensor to start the first run, so it is for people who look, and no
+        alert: for those `conditions` waits.
+        """
+        if not self._messages_wait or self.totals.batches or self.runs_at_work:
+            return {}
+        return {
+            "never_drained": "messages wait on the queue, none was ever landed, and no run is at work: start one"
+            " (`loginetl run`), or switch sensors and schedules on (LOGINETL_AUTOMATION=on) where a daemon is up"
+        }
 
     def conditions(self, *, max_rejection_rate: float, freshness_hours: float) -> dict[str, str]:
         """What is wrong, by name; each text says what mends it. Empty when all is well."""
@@ -73,9 +92,8 @@ class Health:
                 f"messages wait in the landing for more than {freshness_hours:g} h: materialise masked_logins and"
                 " user_logins, and see why runs fail"
             )
-        last = self.totals.last_loaded_at
-        waits = self.depth is not None and self.depth.waiting > 0
-        if waits and last is not None and self.seen_at - last > timedelta(hours=freshness_hours):
+        last = self.totals.last_loaded_at or self.installed_at
+        if self._messages_wait and self.seen_at - last > timedelta(hours=freshness_hours):
             found[QUEUE_NOT_DRAINED] = (
                 f"messages wait on the queue and nothing was loaded for more than {freshness_hours:g} h: is the"
                 " queue_depth sensor on, and the daemon up?"
@@ -146,6 +164,8 @@ def look(database: LoginDatabase, queue: LoginQueue) -> Health:
             set_aside=ledger.batches_set_aside(connection, limit=1_000),
             rejected_lately=int(lately.rejected),
             masked_lately=int(lately.messages),
+            installed_at=connection.execute(text("SELECT installed_at FROM loginetl.installation")).scalar_one(),
+            runs_at_work=live_runs.at_work(connection),
             runs_without_worker=live_runs.unreported(connection),
             sizes=sizes,
             seen_at=datetime.now(UTC),

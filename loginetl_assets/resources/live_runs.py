@@ -113,3 +113,12 @@ def unreported(connection: Connection) -> list[str]:
             {"age": UNREPORTED},
         ).scalars()
     )
+
+
+def at_work(connection: Connection) -> int:
+    """How many runs have a living worker, as far as is known; takes note of nothing."""
+    found: int = connection.execute(
+        text("SELECT count(*) FROM loginetl.live_runs WHERE beat_at >= now() - CAST(:silence AS interval)"),
+        {"silence": SILENCE},
+    ).scalar_one()
+    return found

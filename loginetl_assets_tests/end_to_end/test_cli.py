@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import stat
 import subprocess
 import sys
@@ -327,6 +328,28 @@ def test_status_after_up_has_addresses_and_zeros(elsewhere: Cli) -> None:
     for name in STATUS[: STATUS.index("rejection_rate")]:
         expected = "-" if report[name] is None else str(report[name])
         assert cell(printed, name.replace("_", " ")) in expected  # a long address goes on in the next line
+
+
+def test_status_says_whether_anything_starts_by_itself(elsewhere: Cli) -> None:
+    elsewhere("up")
+    assert elsewhere.status()["conditions"] == {}
+    elsewhere("send", "-", stdin=login())
+
+    untold = Cli(elsewhere.home, {"PYTHONPROFILEIMPORTTIME": "1"})("status", "--json")
+    report = json.loads(untold.stdout)
+    assert "DAGSTER_HOME is not set" in report["automation"]
+    assert list(report["conditions"]) == ["never_drained"]
+    assert re.search(r"\| +loginetl_assets\.cli$", untold.stderr, re.MULTILINE)
+    assert not re.search(r"\| +dagster$", untold.stderr, re.MULTILINE), "it takes seconds to import"
+
+    dagster_home = elsewhere.home / "of-dagster"
+    dagster_home.mkdir()
+    told = Cli(elsewhere.home, {"DAGSTER_HOME": str(dagster_home), "LOGINETL_AUTOMATION": "on"}).status()
+    assert told["automation"] == "sensors on; there is no daemon"
+    assert sorted(told["conditions"]) == ["daemon_down", "never_drained"]
+    off = Cli(elsewhere.home, {"DAGSTER_HOME": str(dagster_home), "LOGINETL_AUTOMATION": "off"}).status()
+    assert off["automation"] == "sensors off: queue_depth, failed_run, health; there is no daemon"
+    assert sorted(off["conditions"]) == ["never_drained"]
 
 
 def test_up_again_finds_the_same_stack(cli: Cli) -> None:

@@ -32,10 +32,11 @@ from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.resources import ledger, rejections
+from loginetl_assets.resources.automatic import SENSORS
 from loginetl_assets.resources.configured import INSTALLATION_TAG
 from loginetl_assets.resources.queue import QueueDepth
 from loginetl_assets.resources.services import Services
-from loginetl_assets.settings import Environment, Identity, KeysetRole, Settings
+from loginetl_assets.settings import Automation, Environment, Identity, KeysetRole, Settings
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
 
 
@@ -250,14 +251,23 @@ def test_what_cannot_be_reached_is_a_skip_with_a_reason(pipeline: Pipeline, tmp_
     assert "cannot be reached" in (answer.skip_message or "")
 
 
-def test_sensors_and_schedule_are_on_in_local_and_off_elsewhere(settings: Settings) -> None:
-    local = build_definitions(settings)
-    staging = build_definitions(replace(settings, environment=Environment.STAGING))
-    for name in ("queue_depth", "failed_run", "health"):
-        assert local.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
-        assert staging.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.STOPPED
-    assert local.resolve_schedule_def("daily_retention").default_status is dg.DefaultScheduleStatus.RUNNING
-    assert staging.resolve_schedule_def("daily_retention").default_status is dg.DefaultScheduleStatus.STOPPED
+@pytest.mark.parametrize(
+    ("environment", "automation", "on"),
+    [
+        (Environment.LOCAL, None, True),
+        (Environment.STAGING, None, False),
+        (Environment.PRODUCTION, Automation.ON, True),
+        (Environment.LOCAL, Automation.OFF, False),
+    ],
+)
+def test_sensors_and_schedule_are_on_in_local_and_elsewhere_where_asked_for(
+    settings: Settings, environment: Environment, automation: Automation | None, on: bool
+) -> None:
+    definitions = build_definitions(replace(settings, environment=environment, automation=automation))
+    for name in SENSORS:
+        assert (definitions.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING) is on
+    schedule = definitions.resolve_schedule_def("daily_retention")
+    assert (schedule.default_status is dg.DefaultScheduleStatus.RUNNING) is on
 
 
 class _Recorder:

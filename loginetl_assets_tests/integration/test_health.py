@@ -1,6 +1,7 @@
 """Health: what is wrong is seen by the check, by `status`'s own look, and told once by the sensor."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,18 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType
+from dagster._daemon.types import DaemonHeartbeat
 
 from loginetl_assets.automation.notifiers import Alert
+from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
+from loginetl_assets.resources import live_runs
+from loginetl_assets.resources.automatic import SENSORS, read_automation
 from loginetl_assets.resources.health import Health, look
-from loginetl_assets.settings import Settings
+from loginetl_assets.resources.services import Services
+from loginetl_assets.settings import Automation, Environment, Settings
 from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login
 
 RULES = {"max_rejection_rate": 0.05, "freshness_hours": 24.0}
@@ -52,6 +60,14 @@ class _Sensor:
 @pytest.fixture
 def recorder() -> _Recorder:
     return _Recorder()
+
+
+@pytest.fixture
+def lasting(settings: Settings, tmp_path: Path, recorder: _Recorder) -> Iterator[Pipeline]:
+    """On an instance that remembers switches and heartbeats."""
+    (tmp_path / "lasting").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "lasting")) as instance:
+        yield Pipeline(settings, Services(settings), build_definitions(settings, notifier=recorder), instance)
 
 
 @pytest.fixture
@@ -117,6 +133,85 @@ def test_each_condition_is_named_with_what_mends_it(pipeline: Pipeline) -> None:
     assert _look(pipeline).conditions(**RULES) == {}
     pipeline.execute("UPDATE loginetl.batches SET state = 'masked', loaded = messages + 1 WHERE batch_id = 1")
     assert list(_look(pipeline).conditions(**RULES)) == ["counts_disagree"]
+
+
+def test_messages_that_nobody_ever_drained_are_not_well(pipeline: Pipeline) -> None:
+    assert _look(pipeline).not_begun() == {}
+    pipeline.send([login()])
+    assert "LOGINETL_AUTOMATION=on" in _look(pipeline).not_begun()["never_drained"]
+    assert _look(pipeline).conditions(**RULES) == {}, "no alert, as a sensor may be about to start the first run"
+    with pipeline.services.database().transaction() as connection:
+        live_runs.beat(connection, "at work")
+    assert _look(pipeline).not_begun() == {}
+    pipeline.execute("UPDATE loginetl.installation SET installed_at = now() - interval '25 hours'")
+    assert list(_look(pipeline).conditions(**RULES)) == ["queue_not_drained"]
+    pipeline.run()
+    pipeline.send([login()])
+    assert _look(pipeline).not_begun() == _look(pipeline).conditions(**RULES) == {}
+
+
+def _switch(instance: dg.DagsterInstance, status: InstigatorStatus, *names: str, location: str = "loginetl") -> None:
+    """Has somebody switch sensors on the page."""
+    for name in names:
+        repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__")
+        origin = repository.get_instigator_origin(name)
+        instance.add_instigator_state(InstigatorState(origin, InstigatorType.SENSOR, status))
+
+
+def _beat(instance: dg.DagsterInstance, *, seconds_ago: float) -> None:
+    """Has the daemon give a sign of life."""
+    instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - seconds_ago, "SENSOR", "a-daemon"))
+
+
+def _conditions(instance: dg.DagsterInstance, settings: Settings, location: str | None = None) -> list[str]:
+    state = read_automation(instance, settings, location)
+    assert state is not None
+    return sorted(state.conditions(settings))
+
+
+def test_automation_that_is_off_and_a_daemon_that_is_down_are_said(lasting: Pipeline) -> None:
+    instance, local = lasting.instance, lasting.settings
+    unset = replace(local, environment=Environment.PRODUCTION)
+    on, off = replace(unset, automation=Automation.ON), replace(unset, automation=Automation.OFF)
+    assert _conditions(instance, unset) == [], "no daemon ever was, and none was asked for: cron"
+    assert _conditions(instance, local) == []
+    assert _conditions(instance, on) == ["daemon_down"]
+    _beat(instance, seconds_ago=10)
+    assert _conditions(instance, unset) == ["automation_off"], "it runs, and does nothing"
+    assert _conditions(instance, local) == _conditions(instance, on) == _conditions(instance, off) == []
+    assert str(read_automation(instance, on)) == "sensors on; the daemon beats"
+
+    _switch(instance, InstigatorStatus.RUNNING, *SENSORS)
+    assert _conditions(instance, unset) == []
+    assert _conditions(instance, unset, "__repository__@loginetl") == []
+    assert _conditions(instance, unset, "__repository__@another") == ["automation_off"]
+    _beat(instance, seconds_ago=3_600)
+    assert _conditions(instance, unset) == _conditions(instance, on) == ["daemon_down"]
+    assert _conditions(instance, local) == _conditions(instance, off) == []
+
+
+def test_a_sensor_that_somebody_switched_off_is_said_though_automation_is_on(lasting: Pipeline) -> None:
+    settings = replace(lasting.settings, automation=Automation.ON)
+    _beat(lasting.instance, seconds_ago=10)
+    _switch(lasting.instance, InstigatorStatus.STOPPED, "failed_run")
+    _switch(lasting.instance, InstigatorStatus.DECLARED_IN_CODE, "health")
+    state = read_automation(lasting.instance, settings)
+    assert state is not None
+    assert list(state.conditions(settings)) == ["automation_off"]
+    assert "(failed_run)" in state.conditions(settings)["automation_off"]
+
+
+def test_the_health_sensor_and_the_check_tell_of_a_drain_that_is_switched_off(
+    lasting: Pipeline, recorder: _Recorder
+) -> None:
+    sensor = _Sensor(lasting)
+    _beat(lasting.instance, seconds_ago=10)
+    assert sensor.tick() == "all is well"
+    assert checks(lasting.run())["health"]
+    _switch(lasting.instance, InstigatorStatus.STOPPED, "queue_depth")
+    assert "queue_depth" in sensor.tick()
+    assert recorder.told == [("automation_off", True)]
+    assert not checks(lasting.run())["health"]
 
 
 def test_a_condition_is_told_once_and_its_end_once(watched: Pipeline, recorder: _Recorder) -> None:

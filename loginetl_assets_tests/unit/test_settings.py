@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from loginetl_assets.errors import OperatorError, SettingsError
-from loginetl_assets.settings import AppVersion, Environment, Identity, KeysetRole, Settings, UnknownFields
+from loginetl_assets.settings import AppVersion, Automation, Environment, Identity, KeysetRole, Settings, UnknownFields
 from loginetl_assets.table_name import TableName
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,7 @@ OPTIONAL = {
     "LOGINETL_RETENTION_DAYS": "90",
     "LOGINETL_TABLE": 'sales."User Logins"',
     "LOGINETL_KMS_KEY_URI": "aws-kms://arn:aws:kms:eu-central-1:1:key/2",
+    "LOGINETL_AUTOMATION": "on",
     "LOGINETL_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/webhook-secret",
 }
 EVERYTHING = {"LOGINETL_ENV": "production"} | REQUIRED | OPTIONAL
@@ -108,6 +109,7 @@ def test_every_variable_is_read() -> None:
         max_runs_in_flight=7,
         messages_per_run=5_000,
         retention_days=90,
+        automation=Automation.ON,
         alert_webhook_url=OPTIONAL["LOGINETL_ALERT_WEBHOOK_URL"],
         kms_key_uri=OPTIONAL["LOGINETL_KMS_KEY_URI"],
     )
@@ -390,6 +392,7 @@ ENVIRONMENTS = st.fixed_dictionaries(
         "LOGINETL_TABLE": st.sampled_from(["", "sales.logins", "Sales.Logins", '"Sales"."a.b ""c"""']),
         "LOGINETL_UNKNOWN_FIELDS": st.sampled_from(["", *UnknownFields]),
         "LOGINETL_APP_VERSION": st.sampled_from(["", *AppVersion]),
+        "LOGINETL_AUTOMATION": st.sampled_from(["", *Automation]),
         "LOGINETL_VISIBILITY_SECONDS": st.integers(30, 43_200).map(str),
         "LOGINETL_MAX_REJECTION_RATE": st.floats(0, 1).map(str),
         "LOGINETL_FRESHNESS_HOURS": st.floats(0.1, 8_760).map(str),

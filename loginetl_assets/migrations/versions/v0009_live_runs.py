@@ -1,4 +1,4 @@
-"""Which runs have a living worker."""
+"""Which runs have a living worker, and since when there was anything to run."""
 
 from alembic import op
 
@@ -12,6 +12,7 @@ CREATE TABLE loginetl.live_runs (
   missed_at timestamptz);
 COMMENT ON TABLE loginetl.live_runs IS
   'Dagster runs under way: when each last gave a sign of life, and since when it is known to be silent.';
+ALTER TABLE loginetl.installation ADD COLUMN installed_at timestamptz NOT NULL DEFAULT now();
 """
 
 
@@ -23,3 +24,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TABLE loginetl.live_runs")
+    op.execute("ALTER TABLE loginetl.installation DROP COLUMN installed_at")
