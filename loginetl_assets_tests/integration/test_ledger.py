@@ -151,6 +151,27 @@ def test_a_batch_is_registered_as_landed_with_what_is_known_of_it(rules: Ledger)
     ]
 
 
+def test_a_batch_that_is_registered_anew_landed_when_its_object_was_written(rules: Ledger) -> None:
+    written = datetime(2026, 1, 2, tzinfo=UTC)
+    with rules.open() as connection:
+        for landed_at in (None, written):
+            ledger.register_batch(
+                connection,
+                object_key=f"batches/{landed_at}",
+                landing_key_id=1,
+                messages=1,
+                size=1,
+                oldest_sent_at_ms=0,
+                run_id=None,
+                landed_at=landed_at,
+            )
+        now = connection.execute(text("SELECT now()")).scalar_one()
+    assert rules.query("SELECT landed_at, registered_anew_at FROM loginetl.batches ORDER BY batch_id") == [
+        (now, None),
+        (written, now),
+    ]
+
+
 def test_the_oldest_batch_of_the_states_asked_for_is_claimed(rules: Ledger) -> None:
     rules.add(BatchState.LOADED)
     purged = rules.add(object_purged_at=NOW)
