@@ -258,8 +258,8 @@ def _status(services: "Services") -> dict[str, Any]:
     addresses = services.stack.find() if services.needs_stack else None
     counts: dict[str, object] = dict.fromkeys(
         ("queued", "delayed", "in_flight", "landed", "pending_batches", "pending", "set_aside_batches", "loaded",
-         "rejected", "erased", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate", "set_aside",
-         "automation", "runs_at_work", "runs_without_worker", "sizes", "conditions")
+         "rejected", "erased", "lost", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate",
+         "set_aside", "automation", "runs_at_work", "runs_without_worker", "sizes", "conditions")
     )  # fmt: skip
     report: dict[str, object] = {
         "environment": settings.environment,
@@ -291,6 +291,7 @@ def _status(services: "Services") -> dict[str, Any]:
         "loaded": totals.loaded,
         "rejected": totals.rejected,
         "erased": totals.erased,
+        "lost": totals.lost,
         "duplicates": totals.duplicates,
         "last_loaded_at": totals.last_loaded_at and totals.last_loaded_at.isoformat(timespec="seconds"),
         "oldest_pending_seconds": seen.oldest_pending_seconds and round(seen.oldest_pending_seconds),

@@ -49,7 +49,8 @@ class MaskingConfig(dg.Config):
     reprocess: bool = Field(
         default=False,
         description="Read every batch again that is still in the landing, loaded and set-aside ones too (a mended"
-        " rule, another key). A message that was loaded stays loaded and is not loaded twice.",
+        " rule, another key), and lost ones that `batch_ids` names. A message that was loaded stays loaded and is not"
+        " loaded twice.",
     )
     batch_ids: list[int] = Field(
         default_factory=list, description="Only these batches of `loginetl.batches`; empty for all."
@@ -153,7 +154,7 @@ def masked_logins(
         with open_database.transaction() as connection:
             for role in KeysetRole:
                 ledger.check_keys(connection, role, masker.keys.check_values(role))
-        states = list(BatchState) if config.reprocess else [BatchState.LANDED]
+        states = _states(config)
         failed = each_batch(open_database, states, masker.mask, totals.add, only=config.batch_ids)
         if failed.may_pass and retries_left(context):
             raise failed.error()
@@ -203,6 +204,13 @@ def _load_follows(context: dg.AssetExecutionContext) -> bool:
     return LOADED in context.job_def.asset_layer.selected_asset_keys and (
         steps is None or LOADED.to_python_identifier() in steps
     )
+
+
+def _states(config: MaskingConfig) -> list[BatchState]:
+    if not config.reprocess:
+        return [BatchState.LANDED]
+    # What was given up is not quarantined again by a reprocess that means others.
+    return [state for state in BatchState if state is not BatchState.LOST or config.batch_ids]
 
 
 class _Masker:

@@ -22,7 +22,7 @@ from loginetl_assets.resources.configured import (
     RulesResource,
     label_of,
 )
-from loginetl_assets.resources.health import QUEUE_NOT_DRAINED, look
+from loginetl_assets.resources.health import BATCHES_SET_ASIDE, QUEUE_NOT_DRAINED, look
 from loginetl_assets.settings import Settings
 
 IN_FLIGHT = [
@@ -184,7 +184,8 @@ def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dag
 def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Builds the sensor that tells a notifier when something about the pipeline's health begins and ceases to be wrong.
 
-    The conditions that hold are its cursor, so each is told once, however long it lasts and however many runs see it.
+    The conditions that hold are its cursor, and each quarantined batch, so each is told once, however long it lasts and
+    however many runs see it.
     """
 
     @dg.sensor(
@@ -200,20 +201,24 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         database: LoginDatabaseResource,
         rules: RulesResource,
     ) -> dg.SkipReason:
-        told: dict[str, str] = dict.fromkeys(json.loads(context.cursor or "[]"), "")
+        told: set[str] = set(json.loads(context.cursor or "[]"))
+        told_conditions = {_condition_of(mark) for mark in told}
         try:
             seen = look(database.open(), queue.open())
             hold = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
             hold |= _switched_off(context, database.services.settings)
             if seen.depth is None and QUEUE_NOT_DRAINED in told:
                 hold[QUEUE_NOT_DRAINED] = ""  # of this nothing is known
+            marks = hold.keys() | {f"{BATCHES_SET_ASIDE}/{one.batch_id}" for one in seen.set_aside}
         except (OperatorError, TransientError) as error:
-            hold = {**told, "database_unreachable": str(error)}  # of the others nothing is known
-        for name in hold.keys() - told.keys():
+            # Of the others nothing is known.
+            hold = {**dict.fromkeys(told_conditions, ""), "database_unreachable": str(error)}
+            marks = told | hold.keys()
+        for name in {_condition_of(mark) for mark in marks - told}:
             notifier.notify(condition_changed(name, hold[name], holds=True))
-        for name in told.keys() - hold.keys():
+        for name in told_conditions - hold.keys():
             notifier.notify(condition_changed(name, "", holds=False))
-        context.update_cursor(json.dumps(sorted(hold)))
+        context.update_cursor(json.dumps(sorted(marks)))
         return dg.SkipReason("; ".join(text or name for name, text in sorted(hold.items())) or "all is well")
 
     return health
@@ -223,3 +228,8 @@ def _switched_off(context: dg.SensorEvaluationContext, settings: Settings) -> di
     """What of the automation is off while this sensor is on, which some daemon evaluates."""
     automation = read_automation(context.instance, settings, _code_location(context))
     return replace(automation, daemon_beats=True).conditions(settings) if automation else {}
+
+
+def _condition_of(mark: str) -> str:
+    """The condition of a mark in the health sensor's cursor: `condition`, or `condition/batch`."""
+    return mark.partition("/")[0]

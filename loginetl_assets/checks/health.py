@@ -42,6 +42,7 @@ def health(
                 "oldest_pending_seconds": seen.oldest_pending_seconds,
                 "pending": seen.totals.pending,
                 "pending_batches": seen.totals.pending_batches,
+                "lost": seen.totals.lost,
                 "set_aside_batches": seen.totals.set_aside_batches,
                 "last_loaded_at": seen.totals.last_loaded_at and dg.MetadataValue.timestamp(seen.totals.last_loaded_at),
                 "runs_without_worker": len(seen.runs_without_worker),

@@ -35,7 +35,8 @@ _ASSET = dg.AssetKey("user_logins")
         dg.AssetCheckSpec(
             "counts_reconcile",
             asset="user_logins",
-            description="Per batch: landed = loaded + duplicates + rejected, and the ledger's message ids agree.",
+            description="Per batch: landed = loaded + duplicates + rejected + erased + lost, and the ledger's message"
+            " ids agree.",
         ),
         dg.AssetCheckSpec(
             "duplicates",
@@ -74,7 +75,7 @@ def user_logins_are_sound(
         rejected = {batch.batch_id: settled.get((batch.batch_id, "rejected"), 0) for batch in batches}
         twice = sum(max(0, batch.loaded - loaded[batch.batch_id]) for batch in batches)
         disagreeing = sum(
-            batch.messages != batch.loaded + batch.duplicates + batch.rejected + batch.erased
+            batch.messages != batch.loaded + batch.duplicates + batch.rejected + batch.erased + batch.lost
             or batch.loaded != loaded[batch.batch_id]
             or batch.rejected != rejected[batch.batch_id]
             for batch in batches
@@ -94,6 +95,7 @@ def user_logins_are_sound(
                     "duplicates": sum(batch.duplicates for batch in batches),
                     "rejected": sum(batch.rejected for batch in batches),
                     "erased": sum(batch.erased for batch in batches),
+                    "lost": sum(batch.lost for batch in batches),
                     "batches_that_disagree": disagreeing,
                 },
             ),

@@ -15,6 +15,7 @@ from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.ledger import SetAside, Totals
 from loginetl_assets.resources.queue import LoginQueue, QueueDepth
 
+BATCHES_SET_ASIDE = "batches_set_aside"
 QUEUE_NOT_DRAINED = "queue_not_drained"  # cannot be told while the queue does not answer
 REJECTION_WINDOW = timedelta(hours=24)
 
@@ -82,9 +83,9 @@ class Health:
         if self.queue_error:
             found["queue_unreachable"] = self.queue_error
         if self.set_aside:
-            found["batches_set_aside"] = (
+            found[BATCHES_SET_ASIDE] = (
                 f"{self.totals.set_aside_batches} batches cannot be read: `loginetl status` says why; once mended,"
-                " `loginetl reprocess` brings them in"
+                " `loginetl reprocess` brings them in; what is gone for good, `loginetl batches give-up` counts as lost"
             )
         # By its landing, not by its message: a replay brings old messages.
         if self.oldest_landed_at and self.seen_at - self.oldest_landed_at > timedelta(hours=freshness_hours):
@@ -133,7 +134,7 @@ def look(database: LoginDatabase, queue: LoginQueue) -> Health:
                 "SELECT min(oldest_sent_at) FILTER (WHERE settled < messages) AS sent_at,"
                 " min(coalesce(registered_anew_at, landed_at)) FILTER (WHERE settled < messages) AS landed_at,"
                 " count(*) FILTER (WHERE settled > messages) AS overdrawn"
-                " FROM (SELECT *, loaded + duplicates + rejected + erased AS settled FROM loginetl.batches"
+                " FROM (SELECT *, loaded + duplicates + rejected + erased + lost AS settled FROM loginetl.batches"
                 "   WHERE state <> 'loaded') pending"
             )
         ).one()

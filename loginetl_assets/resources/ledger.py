@@ -7,7 +7,7 @@ meet its like, Postgres ends one of them and the step is tried again.)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
@@ -29,6 +29,7 @@ class BatchState(StrEnum):
     MASKED = "masked"
     LOADED = "loaded"
     SET_ASIDE = "set_aside"
+    LOST = "lost"
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,15 @@ class Batch:
     duplicates: int
     rejected: int
     erased: int
+    lost: int
 
 
 @dataclass(frozen=True)
 class Totals:
-    """The ledger in numbers: messages = loaded + duplicates + rejected + erased + pending, or something is wrong."""
+    """The ledger in numbers.
+
+    messages = loaded + duplicates + rejected + erased + lost + pending, or something is wrong.
+    """
 
     batches: int
     messages: int
@@ -57,13 +62,15 @@ class Totals:
     duplicates: int
     rejected: int
     erased: int
+    lost: int  # of batches that were given up
     pending_batches: int
     pending: int  # messages landed and not yet settled, set-aside batches included
     set_aside_batches: int
     last_loaded_at: datetime | None
 
 
-_BATCH = "batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected, erased"
+_BATCH = "batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected, erased, lost"
+_NOT_LOST = "lost = 0, lost_reason = NULL, lost_at = NULL, lost_by = NULL"  # it was read again, by whatever way
 
 
 def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> None:
@@ -246,16 +253,16 @@ def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], 
 
 
 def _batch(row: Any) -> Batch:
-    fields = dict(row._mapping)
-    return Batch(**{**fields, "state": BatchState(fields["state"])})
+    columns = dict(row._mapping)
+    return Batch(**{**columns, "state": BatchState(columns["state"])})
 
 
 def set_aside(connection: Connection, batch: Batch, reason: str) -> None:
     """Takes a batch that cannot be read out of the way; its messages stay pending and the reason is shown."""
     connection.execute(
         text(
-            "UPDATE loginetl.batches SET state = 'set_aside', set_aside_reason = :reason, set_aside_at = now()"
-            " WHERE batch_id = :batch_id"
+            "UPDATE loginetl.batches SET state = 'set_aside', set_aside_reason = :reason, set_aside_at = now(),"
+            f" {_NOT_LOST} WHERE batch_id = :batch_id"
         ),
         {"batch_id": batch.batch_id, "reason": reason},
     )
@@ -281,6 +288,109 @@ def batches_set_aside(connection: Connection, *, limit: int | None = None) -> li
         {"limit": limit},
     )
     return [SetAside(**row._mapping) for row in rows]
+
+
+def give_up(connection: Connection, batch_id: int, reason: str) -> int:
+    """Counts the pending messages of a quarantined batch as lost, with the reason and the database's user.
+
+    Retention and pruning treat the batch as a loaded one from then on. Until its object is purged it can be taken back
+    by being read again. Returns how many messages were pending.
+
+    Raises:
+        OperatorError: there is no such batch, or it is not quarantined.
+    """
+    row = connection.execute(
+        text("SELECT state, masked_key FROM loginetl.batches WHERE batch_id = :batch_id FOR UPDATE"),
+        {"batch_id": batch_id},
+    ).one_or_none()
+    if row is None or row.state != BatchState.SET_ASIDE:
+        what = "is not in the ledger" if row is None else f"is {row.state}"
+        raise OperatorError(
+            f"batch {batch_id} {what}; only a quarantined one can be given up: `loginetl batches list --state"
+            f" {BatchState.SET_ASIDE}` names them"
+        )
+    lost: int = connection.execute(
+        text(
+            "UPDATE loginetl.batches SET state = 'lost', lost = messages - loaded - duplicates - rejected - erased,"
+            " lost_reason = :reason, lost_at = now(), lost_by = session_user, masked_key = NULL"
+            " WHERE batch_id = :batch_id RETURNING lost"
+        ),
+        {"batch_id": batch_id, "reason": reason},
+    ).scalar_one()
+    if row.masked_key:  # it names users in plaintext, and nothing loads it any more
+        doom(connection, [row.masked_key])
+    return lost
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A row of `loginetl.batches` as it is shown: no value of a message."""
+
+    batch_id: int
+    state: str
+    messages: int
+    loaded: int
+    duplicates: int
+    rejected: int
+    erased: int
+    lost: int
+    pending: int
+    bytes: int
+    unknown_fields: int
+    object_key: str
+    masked_key: str | None
+    landing_key_id: int
+    oldest_sent_at: datetime
+    landed_at: datetime
+    landed_run_id: str | None
+    registered_anew_at: datetime | None
+    masked_at: datetime | None
+    masked_run_id: str | None
+    loaded_at: datetime | None
+    loaded_run_id: str | None
+    object_purged_at: datetime | None
+    set_aside_at: datetime | None
+    set_aside_reason: str | None
+    lost_at: datetime | None
+    lost_reason: str | None
+    lost_by: str | None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is in its state, if that needs a reason."""
+        return {BatchState.SET_ASIDE: self.set_aside_reason, BatchState.LOST: self.lost_reason}.get(
+            BatchState(self.state)
+        )
+
+
+_PENDING = "messages - loaded - duplicates - rejected - erased - lost AS pending"
+_RECORD = ", ".join(_PENDING if field.name == "pending" else field.name for field in fields(BatchRecord))
+
+
+def newest_batches(connection: Connection, state: BatchState | None, *, limit: int) -> list[BatchRecord]:
+    """Batches, newest first; of one state, if one is given."""
+    rows = connection.execute(
+        text(
+            f"SELECT {_RECORD} FROM loginetl.batches WHERE CAST(:state AS text) IS NULL OR state = :state"
+            " ORDER BY batch_id DESC LIMIT :limit"
+        ),
+        {"state": state, "limit": limit},
+    )
+    return [BatchRecord(**row._mapping) for row in rows]
+
+
+def batch_record(connection: Connection, batch_id: int) -> BatchRecord:
+    """One batch.
+
+    Raises:
+        OperatorError: there is no such batch.
+    """
+    row = connection.execute(
+        text(f"SELECT {_RECORD} FROM loginetl.batches WHERE batch_id = :batch_id"), {"batch_id": batch_id}
+    ).one_or_none()
+    if row is None:
+        raise OperatorError(f"there is no batch {batch_id}: `loginetl batches list` names those there are")
+    return BatchRecord(**row._mapping)
 
 
 def settled_events(connection: Connection, keys: Sequence[UUID]) -> set[UUID]:
@@ -330,7 +440,7 @@ def mark_masked(
         text(
             "UPDATE loginetl.batches SET state = 'masked', masked_key = :masked_key, rejected = :rejected,"
             " duplicates = :duplicates, loaded = :loaded, unknown_fields = :unknown_fields, masked_at = now(),"
-            " masked_run_id = :run_id WHERE batch_id = :batch_id"
+            f" masked_run_id = :run_id, {_NOT_LOST} WHERE batch_id = :batch_id"
         ),
         {
             "batch_id": batch.batch_id,
@@ -371,16 +481,17 @@ def totals(connection: Connection) -> Totals:
             "SELECT count(*) AS batches, coalesce(sum(messages), 0) AS messages,"
             " coalesce(sum(loaded), 0) AS loaded, coalesce(sum(duplicates), 0) AS duplicates,"
             " coalesce(sum(rejected), 0) AS rejected, coalesce(sum(erased), 0) AS erased,"
+            " coalesce(sum(lost), 0) AS lost,"
             " count(*) FILTER (WHERE state IN ('landed', 'masked')) AS pending_batches,"
-            " coalesce(sum(messages - loaded - duplicates - rejected - erased) FILTER (WHERE state <> 'loaded'), 0)"
-            "   AS pending,"
+            " coalesce(sum(messages - loaded - duplicates - rejected - erased - lost)"
+            "   FILTER (WHERE state <> 'loaded'), 0) AS pending,"
             " count(*) FILTER (WHERE state = 'set_aside') AS set_aside_batches,"
             " max(loaded_at) AS last_loaded_at FROM loginetl.batches"
         )
     ).one()
-    fields = dict(row._mapping)
-    last_loaded_at = fields.pop("last_loaded_at")
-    return Totals(**{name: int(value) for name, value in fields.items()}, last_loaded_at=last_loaded_at)
+    columns = dict(row._mapping)
+    last_loaded_at = columns.pop("last_loaded_at")
+    return Totals(**{name: int(value) for name, value in columns.items()}, last_loaded_at=last_loaded_at)
 
 
 def settled_by(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
@@ -409,10 +520,11 @@ def settled_among(connection: Connection, keys: Sequence[UUID]) -> tuple[int, li
 
 
 def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:
-    """Batches loaded before a moment whose objects are still in the landing; locked, those in use passed over."""
+    """Batches loaded or given up before a moment and not purged since; locked, those in use passed over."""
     rows = connection.execute(
         text(
-            f"SELECT {_BATCH} FROM loginetl.batches WHERE state = 'loaded' AND loaded_at < :before"
+            f"SELECT {_BATCH} FROM loginetl.batches"
+            " WHERE (state = 'loaded' AND loaded_at < :before OR state = 'lost' AND lost_at < :before)"
             " AND object_purged_at IS NULL ORDER BY batch_id LIMIT :limit FOR UPDATE SKIP LOCKED"
         ),
         {"before": before, "limit": limit},
@@ -451,7 +563,7 @@ def lock_registering(connection: Connection) -> None:
 
 
 def prune_messages(connection: Connection, before: datetime) -> int:
-    """Forgets the message ids of batches that landed before a moment, are loaded, and whose objects are gone.
+    """Forgets the message ids of batches that landed before a moment, are loaded or lost, and whose objects are gone.
 
     While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
     is kept with the batch that settled it, and SQS may have delivered the message anew for as long as it keeps one: so
@@ -461,7 +573,7 @@ def prune_messages(connection: Connection, before: datetime) -> int:
     return connection.execute(
         text(
             "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
-            " AND b.state = 'loaded' AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
+            " AND b.state IN ('loaded', 'lost') AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
             " AND NOT EXISTS (SELECT FROM loginetl.rejected_logins r WHERE r.message_key = p.message_key)"
             " AND b.landed_at + CAST(:redelivery AS interval) <= coalesce("
             "   (SELECT min(landed_at) FROM loginetl.batches WHERE object_purged_at IS NULL), 'infinity')"
@@ -560,7 +672,7 @@ def replace_objects(
             "UPDATE loginetl.batches SET object_key = :object_key, landing_key_id = :landing_key_id, bytes = :size,"
             " masked_key = :masked_key, state = CASE WHEN state = 'loaded' THEN state ELSE 'landed' END,"
             " loaded = loaded - :loaded, rejected = rejected - :rejected, duplicates = duplicates - :duplicates,"
-            " erased = erased + :erased WHERE batch_id = :batch_id"
+            f" erased = erased + :erased, {_NOT_LOST} WHERE batch_id = :batch_id"
         ),
         {
             "object_key": object_key,

@@ -674,6 +674,43 @@ def test_a_batch_set_aside_is_shown_with_its_reason_and_read_again_once_mended(c
     assert [row[0] for row in beside.table()].count("set-aside") == 1
 
 
+def test_a_quarantined_batch_is_listed_shown_and_given_up(cli: Cli, other_queue: str) -> None:
+    beside = cli.with_queue(other_queue)
+    beside("send", "-", stdin=login(user_id="gone") + "\n" + login(user_id="gone-too"))
+    again = """UPDATE loginetl.batches SET state = 'landed', loaded = 0
+        WHERE batch_id = (SELECT max(batch_id) FROM loginetl.batches)"""
+    beside("run")
+    (newest,) = json.loads(beside("batches", "list", "--limit", "1", "--json").stdout)
+    (beside.home / "landing" / newest["object_key"]).unlink()
+    beside("psql", "-c", again)
+    beside("run")
+    batch_id = str(newest["batch_id"])
+    assert "gone" not in beside("batches", "show", batch_id).stdout
+    listed = json.loads(beside("batches", "list", "--state", "set_aside", "--json").stdout)
+    assert [(one["batch_id"], one["pending"]) for one in listed] == [(newest["batch_id"], 2)]
+    before = beside.status()
+    assert before["conditions"].keys() >= {"batches_set_aside"}
+
+    assert "--reason" in beside("batches", "give-up", batch_id, exit_code=2).stderr
+    assert (
+        "nothing was given up"
+        in beside("batches", "give-up", batch_id, "--reason", "x", stdin="n\n", exit_code=1).stderr
+    )
+    said = beside("batches", "give-up", batch_id, "--reason", "the disk [died]", "--yes").stderr
+
+    assert "2 messages are lost" in said
+    after = beside.status()
+    assert difference(before, after, "lost", "pending", "set_aside_batches") == (2, -2, -1)
+    assert "batches_set_aside" not in after["conditions"]
+    shown = json.loads(beside("batches", "show", batch_id, "--json").stdout)
+    assert (shown["state"], shown["lost"], shown["lost_reason"]) == ("lost", 2, "the disk [died]")
+    assert "[died]" in beside("batches", "list", "--state", "lost").stdout
+    assert "batch" in beside("batches", "give-up", batch_id, "--reason", "x", "--yes", exit_code=1).stderr
+    for arguments in (("show", "999999"), ("give-up", "999999", "--reason", "x", "--yes")):
+        assert "999999" in beside("batches", *arguments, exit_code=1).stderr
+    assert "the states are" in beside("batches", "list", "--state", "x", exit_code=2).stderr
+
+
 def test_batches_that_the_ledger_lost_are_registered_anew_and_loaded(cli: Cli, other_queue: str) -> None:
     beside = cli.with_queue(other_queue)
     beside("send", "-", stdin=login(user_id="restored"))

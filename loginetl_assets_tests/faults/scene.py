@@ -198,7 +198,8 @@ class Scene:
             assert rejected == Counter(key for key, user in self.sent.items() if not user)
 
             batches = pipeline.query(
-                "SELECT state, messages, loaded + duplicates + rejected + erased AS settled FROM loginetl.batches"
+                "SELECT state, messages, loaded + duplicates + rejected + erased + lost AS settled"
+                " FROM loginetl.batches"
             )
             assert {row.state for row in batches} == {"loaded"}
             assert [row.messages for row in batches] == [row.settled for row in batches]

@@ -484,7 +484,7 @@ _STATE = text(
     " coalesce(sum(messages - loaded - duplicates - rejected - erased) FILTER (WHERE state <> 'loaded'), 0) AS pending,"
     " count(*) FILTER (WHERE state <> 'loaded') AS pending_batches,"
     " coalesce(extract(epoch FROM now() - min(oldest_sent_at) FILTER (WHERE state <> 'loaded'"
-    "   AND messages > loaded + duplicates + rejected + erased)), 0) AS pending_seconds,"
+    "   AND messages > loaded + duplicates + rejected + erased + lost)), 0) AS pending_seconds,"
     " (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,"
     " (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()) AS deadlocks"
     " FROM loginetl.batches"

@@ -349,7 +349,7 @@ class Deployment:
         assert {row.user_id: row.times for row in rows} == dict.fromkeys(users, 1)
         totals = self.pipeline.totals()
         assert totals.pending_batches == totals.pending == totals.set_aside_batches == 0
-        assert totals.messages == totals.loaded + totals.duplicates + totals.rejected + totals.erased
+        assert totals.messages == totals.loaded + totals.duplicates + totals.rejected + totals.erased + totals.lost
         assert totals.loaded == self.pipeline.query("SELECT count(*) FROM user_logins")[0][0]
 
     def run_settles(self, users: Iterable[str]) -> None:

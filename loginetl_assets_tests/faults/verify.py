@@ -65,7 +65,8 @@ def verify(settings: Settings, accepted: Mapping[UUID, Sent]) -> Verdict:
         "rows of the table are of nobody who was sent": sum(row.user_id not in good for row in logins),
         "batches are not loaded": sum(batch.state != "loaded" for batch in batches),
         "batches do not add up": sum(
-            batch.messages != batch.loaded + batch.duplicates + batch.rejected + batch.erased for batch in batches
+            batch.messages != batch.loaded + batch.duplicates + batch.rejected + batch.erased + batch.lost
+            for batch in batches
         ),
         "batches disagree with the ledger": _disagreeing(batches, settled.values()),
         "loaded and rejected do not add up to what was sent": abs(

@@ -16,7 +16,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from loginetl_assets.automation.notifiers import Alert
 from loginetl_assets.definitions import build_definitions
 from loginetl_assets.errors import TransientError
-from loginetl_assets.resources import live_runs
+from loginetl_assets.resources import ledger, live_runs
 from loginetl_assets.resources.automatic import SENSORS, read_automation
 from loginetl_assets.resources.health import Health, look
 from loginetl_assets.resources.services import Services
@@ -228,6 +228,26 @@ def test_a_condition_is_told_once_and_its_end_once(watched: Pipeline, recorder: 
     sensor.tick()
     sensor.tick()
     assert recorder.told == [("batches_set_aside", True), ("batches_set_aside", False)]
+
+
+def test_a_second_quarantined_batch_is_told_though_the_first_still_is(watched: Pipeline, recorder: _Recorder) -> None:
+    sensor = _Sensor(watched)
+    _damage_a_batch(watched)
+    watched.run()
+    sensor.tick()
+    _damage_a_batch(watched)
+    watched.run()
+    for _ in range(2):
+        sensor.tick()
+    assert recorder.told == [("batches_set_aside", True)] * 2
+    with watched.services.database().transaction() as connection:
+        ledger.give_up(connection, 1, "gone for good")
+    sensor.tick()
+    assert recorder.told == [("batches_set_aside", True)] * 2, "the second still is, and was told"
+    with watched.services.database().transaction() as connection:
+        ledger.give_up(connection, 2, "gone for good")
+    sensor.tick()
+    assert recorder.told == [*[("batches_set_aside", True)] * 2, ("batches_set_aside", False)]
 
 
 def test_an_alert_that_was_not_delivered_is_tried_again(watched: Pipeline, recorder: _Recorder) -> None:

@@ -145,7 +145,7 @@ def test_a_batch_is_registered_as_landed_with_what_is_known_of_it(rules: Ledger)
             oldest_sent_at_ms=sent,
             run_id="run",
         )
-    assert rules.batch(batch_id) == Batch(batch_id, "batches/x", 7, 3, BatchState.LANDED, None, 0, 0, 0, 0)
+    assert rules.batch(batch_id) == Batch(batch_id, "batches/x", 7, 3, BatchState.LANDED, None, 0, 0, 0, 0, 0)
     assert rules.query("SELECT bytes, oldest_sent_at, landed_run_id FROM loginetl.batches") == [
         (11, datetime(2026, 1, 2, tzinfo=UTC), "run")
     ]
@@ -466,7 +466,7 @@ def test_an_erasure_in_a_loaded_batch_moves_the_messages_to_their_own_outcome(ru
     old = rules.batch(batch_id).object_key
     assert _replaced(rules, batch_id, [*loaded, *rejected, elsewhere], "masked/new") == 1
     found = rules.batch(batch_id)
-    assert found == Batch(batch_id, "batches/new", 8, 9, BatchState.LOADED, "masked/new", 2, 1, 2, 4)
+    assert found == Batch(batch_id, "batches/new", 8, 9, BatchState.LOADED, "masked/new", 2, 1, 2, 4, 0)
     assert rules.query("SELECT bytes FROM loginetl.batches WHERE batch_id = :id", id=batch_id) == [(5,)]
     assert rules.outcomes() == {
         **dict.fromkeys([*loaded, *rejected], (batch_id, "erased")),
