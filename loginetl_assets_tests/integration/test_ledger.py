@@ -487,6 +487,17 @@ def test_an_erasure_sends_a_masked_batch_back_to_be_masked_anew(rules: Ledger) -
     assert rules.outcomes() == {new: (batch_id, "erased")}
 
 
+def test_ids_are_entered_in_their_order_so_that_runs_wait_and_never_in_a_circle(rules: Ledger) -> None:
+    duplicates, erased = ([uuid4() for _ in range(9)] for _ in range(2))
+    batch_id = rules.add(messages=9)
+    rules.execute("TRUNCATE loginetl.processed_messages")  # so that rows lie in the order in which they were entered
+    with rules.open() as connection:
+        ledger.settle_duplicates(connection, _of(ledger.lock_batch(connection, batch_id)), duplicates)
+    _replaced(rules, batch_id, erased)
+    entered = rules.query("SELECT message_key FROM loginetl.processed_messages ORDER BY ctid")
+    assert [key for (key,) in entered] == [*sorted(duplicates), *sorted(erased)]
+
+
 def test_what_was_erased_already_is_counted_once(rules: Ledger) -> None:
     batch_id = rules.add(BatchState.LOADED, messages=3, loaded=2, erased=1)
     already, fresh = rules.settle(batch_id, "erased")[0], rules.settle(batch_id, "loaded")[0]
