@@ -1,7 +1,7 @@
 """The `loginetl` command. Thin: every command opens the rooms it needs and calls them.
 
 Dagster, polars and the drivers are imported by the commands that need them, so that `--help` answers at once.
-Exit codes: 0 done, 1 failed, 2 wrong usage or settings.
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 done and something needs a person.
 """
 
 import errno
@@ -20,7 +20,7 @@ from rich.table import Table
 
 from loginetl_assets import cli_batches, cli_privacy, cli_rejected, cli_run
 from loginetl_assets.cli_run import configured_services, dagster_environment
-from loginetl_assets.errors import OperatorError, SettingsError, TransientError, withheld
+from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError, TransientError, withheld
 from loginetl_assets.terminal import TerminalStream, for_terminal
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="loginetl",
     help="Login events from SQS into Postgres, with the personal data masked.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 done and something needs a person.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, and those are personal data
@@ -54,6 +55,9 @@ def main() -> None:
     """Runs the command; an error is one line, and only its own words are shown."""
     try:
         app()
+    except NeedsAttention as found:
+        err.print(f"[yellow]needs attention:[/] {escape(str(found))}", highlight=False, soft_wrap=True)
+        sys.exit(found.exit_code)
     except OperatorError as error:
         _fail(str(error), error.exit_code)
     except TransientError as error:

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from loginetl_assets.cli_run import configured_services
-from loginetl_assets.errors import OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.terminal import for_spreadsheet, for_terminal
 
 if TYPE_CHECKING:
+    from loginetl_assets.privacy.erase import ErasureCounts
     from loginetl_assets.privacy.rotate import Progress
 
 keys_app = typer.Typer(no_args_is_help=True, help="Make, show and rotate keysets.")
@@ -71,10 +72,13 @@ def recover(
         OutputFormat, typer.Option("--format", help="table, json, or csv made safe for spreadsheets; json is exact.")
     ] = OutputFormat.TABLE,
 ) -> None:
-    """Show the values of tokens; needs the privacy officer's private keyset, and is logged first."""
+    """Show the values of tokens; needs the privacy officer's private keyset, and is logged first.
+
+    Exit code 1 where one of them has no value to show: the outcome says why.
+    """
     from loginetl_assets.privacy.officer import Officer
+    from loginetl_assets.privacy.recover import Outcome, tokens_of_user
     from loginetl_assets.privacy.recover import recover as recover_values
-    from loginetl_assets.privacy.recover import tokens_of_user
 
     services = configured_services()
     officer = Officer(services.settings)
@@ -108,6 +112,8 @@ def recover(
             token, value = (Text(for_terminal(one or "")) for one in (answer.token, answer.value))
             table.add_row(token, answer.outcome, answer.field or "", value)
         out.print(table)
+    if without := sum(answer.outcome is not Outcome.RECOVERED for answer in answers):
+        raise OperatorError(f"{without} of {len(answers)} tokens have no value to show: their outcome says why")
 
 
 def token(
@@ -135,7 +141,10 @@ def erase(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a person: rows, rejected bodies, landed messages, and vault values that nobody else shares."""
+    """Remove a person: rows, rejected bodies, landed messages, and vault values that nobody else shares.
+
+    Exit code 1 where nothing of that person is found, 3 where not every batch could be searched.
+    """
     from rich.progress import Progress
 
     from loginetl_assets.privacy.erase import Erasure, subject_of
@@ -146,7 +155,9 @@ def erase(
     landing = services.bound_landing(database)
     erasure = Erasure(database, landing, services.keyring, subject)
     if dry_run:
-        _print_counts("Would be removed", asdict(erasure.dry_run()))
+        counts = erasure.dry_run()
+        _print_counts("Would be removed", asdict(counts))
+        _require_found(counts)
         return
     if not reason.strip():
         raise SettingsError("give --reason: it is logged beside your name")
@@ -156,13 +167,6 @@ def erase(
         bar = progress.add_task("searching batches")
         counts = erasure.run(reason, lambda done, total: progress.update(bar, completed=done, total=total))
     _print_counts("Removed", asdict(counts))
-    if counts.unreadable_batches:
-        err.print(f"{counts.unreadable_batches} batches could not be read and so not searched: see `loginetl status`")
-    if counts.unreadable_objects:
-        err.print(
-            f"{counts.unreadable_objects} objects that no batch names do not open and were not searched: check"
-            " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
-        )
     if counts.kept_versions:
         raise OperatorError(
             f"the landing's bucket keeps versions of {counts.kept_versions} deleted objects: grant"
@@ -172,6 +176,32 @@ def erase(
         raise OperatorError(
             "all was removed, but whether the landing's bucket keeps versions of it cannot be told: grant"
             " s3:GetBucketVersioning and erase again"
+        )
+    _require_found(counts)
+
+
+def _require_found(counts: "ErasureCounts") -> None:
+    """Makes sure that every place was searched, and that something was there.
+
+    Raises:
+        NeedsAttention: not all could be searched.
+        OperatorError: all was, and nothing of the person is in it.
+    """
+    not_searched = []
+    if counts.unreadable_batches:
+        not_searched.append(
+            f"{counts.unreadable_batches} batches could not be read and so not searched: see `loginetl status`"
+        )
+    if counts.unreadable_objects:
+        not_searched.append(
+            f"{counts.unreadable_objects} objects that no batch names do not open and were not searched: check"
+            " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
+        )
+    if not_searched:
+        raise NeedsAttention("; ".join(not_searched))
+    if not counts.found_anything:
+        raise OperatorError(
+            "nothing of that person is here: check the id or token, and the queue, which is not searched"
         )
 
 

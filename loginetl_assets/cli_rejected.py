@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -11,7 +11,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from loginetl_assets.cli_run import configured_services, process_landed
-from loginetl_assets.errors import OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from loginetl_assets.resources.rejections import Selection
 
 rejected_app = typer.Typer(no_args_is_help=True, help="Messages that could not be loaded: look, try again, give up.")
 
@@ -73,6 +78,7 @@ def show(
     services = configured_services()
     shown = []
     with services.database().transaction() as connection:
+        _require_rejected(connection, which)
         for row in rejections.newest(connection, which, limit=limit):
             sealed = rejections.sealed_body(connection, row.message_key)
             try:
@@ -101,16 +107,26 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
     which = selection(ids or [], reason, since, until)
     services = configured_services()
     database = services.database()
+    with database.transaction() as connection:
+        _require_rejected(connection, which)
     landing = services.bound_landing(database)
     counts = replay_rejected(database, landing, services.payloads(), services.keyring, which)
     err.print(f"replayed {counts.messages} messages")
+    found = []
+    if counts.postponed:
+        found.append(f"{counts.postponed} stay rejected, their payload cannot be read just now: replay them later")
     if counts.unopened:
-        err.print(
-            f"[yellow]{counts.unopened} do not open and stay rejected:[/] set LOGINETL_KEYSET_REJECTS to the keyset"
-            " they were sealed with"
+        found.append(
+            f"{counts.unopened} do not open and stay rejected: set LOGINETL_KEYSET_REJECTS to the keyset they were"
+            " sealed with"
         )
     if counts.messages:
-        process_landed(services, {})
+        try:
+            process_landed(services, {})
+        except NeedsAttention as of_the_run:
+            found.append(str(of_the_run))
+    if found:
+        raise NeedsAttention("; ".join(found))
 
 
 @rejected_app.command()
@@ -133,6 +149,7 @@ def drop(
     which = selection(ids or [], reason, since, until)
     database = configured_services().database()
     with database.transaction() as connection:
+        _require_rejected(connection, which)
         keys: list[UUID] = rejections.meant(connection, which)
     if not keys:
         err.print("no rejected message is meant")
@@ -142,6 +159,21 @@ def drop(
     with database.transaction() as connection:
         rejections.erase(connection, keys)
     err.print(f"dropped {len(keys)} messages")
+
+
+def _require_rejected(connection: "Connection", which: "Selection") -> None:
+    """Makes sure that every message that is named is rejected; what else the command asks for may fit none."""
+    from loginetl_assets.resources import rejections
+    from loginetl_assets.resources.rejections import Selection
+
+    if not which.message_keys:
+        return
+    unknown = set(which.message_keys).difference(rejections.meant(connection, Selection(which.message_keys)))
+    if unknown:
+        raise OperatorError(
+            f"{len(unknown)} of the messages named are not rejected, {min(unknown)} among them: see"
+            " `loginetl rejected list`"
+        )
 
 
 def _require_a_choice(ids: list[str] | None, reason: str, since: str, until: str, *, every: bool) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loginetl_assets.errors import SettingsError
+from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError
 from loginetl_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ def run(
         typer.Option(min=1, help="Stop after this many messages (default: until the queue is empty)."),
     ] = None,
 ) -> None:
-    """Drain the queue until it is empty: mask, load, check; then show what came of it."""
+    """Drain the queue until it is empty: mask, load, check; then show what came of it.
+
+    Exit code 3: it ran to its end, and a batch was set aside, the table refused rows, more was rejected than
+    LOGINETL_MAX_REJECTION_RATE allows, or payloads could not be read. 1: it failed.
+    """
     settings = Settings.from_environment()
     if queue_url:
         settings = replace(settings, queue_url=queue_url)
@@ -50,7 +54,7 @@ def run(
             messages_per_run=settings.messages_per_run,
             max_messages=max_messages,
         )
-    print_summary(services, summary)
+    conclude(services, summary)
 
 
 def reprocess(
@@ -58,7 +62,10 @@ def reprocess(
         list[int] | None, typer.Argument(help="Ids of batches, as `loginetl status` shows them; none: those set aside.")
     ] = None,
 ) -> None:
-    """Read batches again that are still in the landing, once what was wrong is mended; nothing is loaded twice."""
+    """Read batches again that are still in the landing, once what was wrong is mended; nothing is loaded twice.
+
+    Exit codes as of `loginetl run`; 1 too where the landing has no such batch.
+    """
     from loginetl_assets.resources import ledger
 
     services = _opened(Settings.from_environment())
@@ -68,6 +75,13 @@ def reprocess(
         if not batches:
             err.print("no batch is set aside")
             return
+    else:
+        with services.database().transaction() as connection:
+            unknown = sorted(set(batches).difference(ledger.batches_in_landing(connection)))
+        if unknown:
+            raise OperatorError(
+                f"the landing holds no batch {', '.join(map(str, unknown))}: it never did, or retention has removed it"
+            )
     process_landed(services, {"reprocess": True, "batch_ids": batches})
 
 
@@ -85,7 +99,18 @@ def process_landed(services: "Services", masking: dict[str, object]) -> None:
         definitions = build_definitions(services.settings)
     with dagster_instance(services) as instance:
         summary = run_landed(definitions, services, instance, masking)
+    conclude(services, summary)
+
+
+def conclude(services: "Services", summary: "RunSummary") -> None:
+    """Shows what runs did.
+
+    Raises:
+        NeedsAttention: a person should look at it.
+    """
     print_summary(services, summary)
+    if found := summary.for_a_person():
+        raise NeedsAttention("; ".join(found))
 
 
 def print_summary(services: "Services", summary: "RunSummary") -> None:

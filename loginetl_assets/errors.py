@@ -26,6 +26,12 @@ class TransientError(Exception):
     """
 
 
+class NeedsAttention(OperatorError):  # noqa: N818 - says what happened
+    """A command did its work to the end, and what came of it is for a person to look at."""
+
+    exit_code = 3
+
+
 class BatchError(OperatorError):
     """One batch, or one transaction, failed for a reason that others need not share."""
 

@@ -13,6 +13,7 @@ from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
 from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.resources import ledger, rejections
 from loginetl_assets.resources.services import Services
 
@@ -29,12 +30,32 @@ class RunSummary:
     rejected: int = 0
     rejections: dict[str, int] = field(default_factory=dict)  # by reason
     batches_set_aside: int = 0
+    refused: int = 0  # of the rejected: by the table itself
+    postponed: int = 0  # messages whose payload could not be read just now
+    too_many_rejected: bool = False  # in one run of these, by LOGINETL_MAX_REJECTION_RATE
     stopped_reason: str = ""
     steps_tried_again: int = 0
     repeated_logins: int = 0
     devices_of_several_users: int = 0
     ips_of_several_users: int = 0
     warnings: list[str] = field(default_factory=list)  # checks that did not pass, at WARN
+
+    def for_a_person(self) -> list[str]:
+        """What a scheduler should tell somebody of; empty where the runs did all that there was to do."""
+        found = []
+        if self.batches_set_aside:
+            found.append(f"{self.batches_set_aside} batches were set aside: `loginetl status` says why")
+        if self.refused:
+            found.append(
+                f"the table refused {self.refused} rows: `loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`"
+            )
+        if self.too_many_rejected:
+            found.append(
+                "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows: `loginetl rejected list`"
+            )
+        if self.postponed:
+            found.append(f"{self.postponed} payloads could not be read just now: their messages come again")
+        return found
 
 
 def run_until_empty(
@@ -109,6 +130,7 @@ def _run(
 
 
 def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
+    read = 0
     for event in result.get_asset_materialization_events():
         counts: dict[str, Any] = {
             name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
@@ -116,13 +138,16 @@ def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
         match event.asset_key and event.asset_key.to_user_string():
             case "raw_login_messages":
                 summary.messages += counts["messages"]
+                summary.postponed += counts["postponed"]
                 summary.stopped_reason = counts["stopped_reason"]
             case "masked_logins":
+                read += counts["messages"]
                 summary.rejected += counts["rejected"]
                 summary.duplicates += counts["duplicates"]
                 summary.batches_set_aside += counts["batches_set_aside"]
             case "user_logins":
                 summary.loaded += counts["loaded"]
+                summary.refused += counts["rejected"]
                 summary.rejected += counts["rejected"]
                 summary.duplicates += counts["duplicates"]
                 summary.batches_set_aside += counts["batches_set_aside"]
@@ -132,6 +157,8 @@ def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
             counts = {name: value.value for name, value in evaluation.metadata.items()}
             for name in ("repeated_logins", "devices_of_several_users", "ips_of_several_users"):
                 setattr(summary, name, getattr(summary, name) + counts[name])
+        if evaluation.check_name == "rejection_rate" and read:  # else the check looked at an earlier run's batch
+            summary.too_many_rejected |= not evaluation.passed
         if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
             warning = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
             if warning not in summary.warnings:

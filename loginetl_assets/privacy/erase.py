@@ -74,6 +74,12 @@ class ErasureCounts:
     kept_versions: int = 0  # deleted objects of which the bucket keeps versions that may not be deleted
     unreadable_objects: int = 0  # they do not open: another's, or written under a key that the keyset lacks
 
+    @property
+    def found_anything(self) -> bool:
+        """Whether anything of the person was there."""
+        of_person = (self.rows, self.rejected_bodies, self.landed_messages, self.masked_rows, self.vault_entries)
+        return any((*of_person, self.vault_entries_kept))
+
 
 class Subject(Protocol):
     """Whom an erasure is about."""

@@ -594,7 +594,9 @@ def refusing(cli: Cli, other_queue: str) -> Cli:
     beside = cli.with_queue(other_queue)
     strict = Cli(beside.home, {**beside.environment, "LOGINETL_UNKNOWN_FIELDS": "reject"})
     strict("send", "-", stdin=login(user_id="held-back", ip="203.0.113.77", colour="blue"))
-    assert cell(strict("run").stdout, "unknown_field") == "1"
+    ran = strict("run", exit_code=3)
+    assert cell(ran.stdout, "unknown_field") == "1"
+    assert "needs attention: more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows" in ran.stderr
     return beside
 
 
@@ -629,7 +631,10 @@ def test_what_is_dropped_is_gone_and_counted(refusing: Cli) -> None:
     (row,) = json.loads(refusing("rejected", "list", "--reason", "unknown_field", "--json").stdout)
     assert refusing("rejected", "drop", row["message_key"], "--yes").stderr == "dropped 1 messages\n"
     assert difference(before, refusing.status(), "landed", "rejected", "erased") == (0, -1, 1)
-    assert refusing("rejected", "drop", row["message_key"]).stderr == "no rejected message is meant\n"
+    for command in ("drop", "replay", "show"):
+        again = refusing("rejected", command, row["message_key"], exit_code=1)
+        assert again.stderr.startswith(f"error: 1 of the messages named are not rejected, {row['message_key']} among")
+    assert refusing("rejected", "drop", "--reason", "unknown_field").stderr == "no rejected message is meant\n"
 
 
 @pytest.mark.parametrize(
@@ -661,7 +666,10 @@ def test_a_batch_set_aside_is_shown_with_its_reason_and_read_again_once_mended(c
     again = f"UPDATE loginetl.batches SET state = 'landed' WHERE object_key = 'batches/{newest.name}'"  # noqa: S608
     beside("psql", "-c", again)
     newest.rename(newest.with_suffix(".away"))
-    assert cell(beside("run").stdout, "batches set aside") == "1"
+    ran = beside("run", exit_code=3)
+    assert cell(ran.stdout, "batches set aside") == "1"
+    assert "needs attention: 1 batches were set aside" in ran.stderr
+    beside("run")  # the next one has nothing to do with it, and health tells of it
     report = beside.status()
     (one,) = report["set_aside"]
     assert one["reason"].startswith("raw batch: the landing has no object")
@@ -730,6 +738,48 @@ def test_batches_that_the_ledger_lost_are_registered_anew_and_loaded(cli: Cli, o
 
     assert [row[0] for row in beside.table()].count("restored") == 1
     assert "registered 0 batches" in beside("batches", "register").stderr
+
+
+def test_rows_that_the_table_refuses_are_for_a_person_to_look_at(cli: Cli, other_queue: str) -> None:
+    beside = cli.with_queue(other_queue)
+    beside("psql", "-c", "ALTER TABLE user_logins ADD CONSTRAINT no_refused CHECK (user_id <> 'refused')")
+    beside("send", "-", stdin="\n".join(login(user_id=user) for user in ("refused", *map(str, range(39)))))
+    ran = beside("run", exit_code=3)
+    assert "needs attention: the table refused 1 rows" in ran.stderr
+    assert "LOGINETL_MAX_REJECTION_RATE" not in ran.stderr
+    beside("rejected", "drop", "--reason", "refused_by_table", "--yes")
+    beside("psql", "-c", "ALTER TABLE user_logins DROP CONSTRAINT no_refused")
+
+
+def test_an_idle_run_after_one_with_too_many_rejections_is_well(refusing: Cli) -> None:
+    idle = refusing("run")
+    assert "needs attention" not in idle.stderr
+    refusing("rejected", "drop", "--reason", "unknown_field", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("reprocess", "99999"), "the landing holds no batch 99999"),
+        (("reprocess", "1", "99999", "88888"), "the landing holds no batch 88888, 99999"),
+        (("recover", "bogus", "--reason", "test"), "1 of 1 tokens have no value to show"),
+        (("erase", "--user-id", "nobody-has-it", "--dry-run"), "nothing of that person is here"),
+        (("erase", "--user-id", "nobody-has-it", "--reason", "test", "--yes"), "nothing of that person is here"),
+        (("erase", "--token", "bogus", "--reason", "test", "--yes"), "nothing of that person is here"),
+    ],
+)
+def test_what_is_asked_for_and_is_not_there_fails_with_a_word(
+    loaded: Loaded, arguments: tuple[str, ...], said: str
+) -> None:
+    done = loaded.cli(*arguments, exit_code=1)
+    assert done.stderr.splitlines()[-1].startswith(f"error: {said}")
+
+
+def test_a_value_that_is_there_is_shown_though_another_is_not(loaded: Loaded) -> None:
+    there = loaded.cli.table()[0][2]
+    some = loaded.cli("recover", there, "bogus", "--reason", "test", "--format", "json", exit_code=1)
+    assert [one["outcome"] for one in json.loads(some.stdout)] == ["recovered", "unknown"]
+    assert some.stderr == "error: 1 of 2 tokens have no value to show: their outcome says why\n"
 
 
 def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
