@@ -20,6 +20,7 @@ from loginetl_assets.logins.strings import strings_in
         (b'"not ended', {"not ended"}),
         (b"no quote", set()),
         (b'"line\nbreak" "x"', {"line\nbreak", "x"}),
+        (b'"line\n\\u0062"', {"line\nb"}),  # escapes beside a control character that JSON forbids
         (b'{"user_id": 17, "id" : -2.5e3, "count": 4}', {"user_id", "17", "id", "-2.5e3", "count"}),
         (b'{"user_id": "17"}', {"user_id", "17"}),
         (b'["id", 5]', {"id"}),
