@@ -30,6 +30,7 @@ from loginetl_assets.resources.configured import (
     LoginDatabaseResource,
     LoginQueueResource,
     RulesResource,
+    fixed,
 )
 from loginetl_assets.resources.keyring import OFFICER_SETTING
 from loginetl_assets.resources.services import Services
@@ -83,12 +84,15 @@ def build_definitions(
         schedules=[retention_schedule(days=settings.retention_days, default_status=schedules)],
         executor=dg.in_process_executor,  # `dagster asset materialize` and the web page go by this one
         resources={
-            "queue": LoginQueueResource(services=services),
-            "database": LoginDatabaseResource(services=services),
-            "landing": LandingResource(services=services),
-            "keyring": KeyringResource(services=services),
-            "rules": RulesResource.of(settings),
-            **(resource_overrides or {}),
+            name: fixed(resource)
+            for name, resource in {
+                "queue": LoginQueueResource(services=services),
+                "database": LoginDatabaseResource(services=services),
+                "landing": LandingResource(services=services),
+                "keyring": KeyringResource(services=services),
+                "rules": RulesResource.of(settings),
+                **(resource_overrides or {}),
+            }.items()
         },
     )
 

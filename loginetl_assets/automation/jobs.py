@@ -93,7 +93,8 @@ def replay_job() -> None:
 class RetentionConfig(dg.Config):
     """How long what is kept."""
 
-    days: int = 30
+    # As LOGINETL_RETENTION_DAYS, which the schedule gives: below SQS's retention a message could come again.
+    days: int = Field(default=30, ge=15, le=3_650, description="Remove what is older than this.")
 
 
 @dg.op(description="Removes what nobody needs any more: landing, masked files, message ids, Dagster's runs.")

@@ -3,6 +3,8 @@
 None of them holds a secret as configuration, so none shows up in the repository snapshot, the web page or run config.
 """
 
+from typing import Any
+
 import dagster as dg
 from dagster_aws.utils import ResourceWithBoto3Configuration
 from pydantic import PrivateAttr
@@ -24,6 +26,24 @@ def label_of(run: dg.DagsterRun) -> str | None:
     """The label (repository@location) of the code location from which a run was launched, if it was launched."""
     origin = run.remote_job_origin
     return origin.repository_origin.get_label() if origin else None
+
+
+def fixed(resource: dg.ConfigurableResource[Any]) -> dg.ResourceDefinition:
+    """Takes a resource's fields out of what run config, and so the launchpad, can change for one run.
+
+    They decide what is read and what is in the table; the description shows them, those without a secret.
+    """
+    fields = {
+        name: value
+        for name in type(resource).model_fields
+        if name != "services" and (value := getattr(resource, name)) is not None
+    }
+    shown = [f"{name}: {value}" for name, value in fields.items() if not name.startswith("aws_")]
+    return resource.get_resource_definition().configured(
+        fields,
+        config_schema={},
+        description="\n\n".join([(type(resource).__doc__ or "").strip(), "As the settings say it:", *shown]),
+    )
 
 
 class LoginQueueResource(ResourceWithBoto3Configuration):
@@ -122,7 +142,7 @@ class KeyringResource(dg.ConfigurableResource[Keyring]):
 
 
 class RulesResource(dg.ConfigurableResource["RulesResource"]):
-    """The settings that decide how messages are received, read and judged; nothing secret, shown on the web page."""
+    """The settings that decide how messages are received, read and judged; nothing secret."""
 
     visibility_seconds: int
     reject_unknown_fields: bool

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,7 +22,7 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from sqlalchemy import Connection
 
 from loginetl_assets.assets.user_logins import LoadTotals, _Loader
-from loginetl_assets.automation import notifiers, our_runs
+from loginetl_assets.automation import jobs, notifiers, our_runs
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
 from loginetl_assets.automation.our_runs import OurRuns
@@ -561,6 +561,19 @@ def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages")[0][0] == 100
 
 
+@pytest.fixture
+def _in_twenty_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention runs then: Dagster's storage has no runs older than the test."""
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override] # of the plain kind, as all else is
+            return datetime.now(tz) + timedelta(days=20)
+
+    monkeypatch.setattr(jobs, "datetime", Then)
+
+
+@pytest.mark.usefixtures("_in_twenty_days")
 def test_retention_removes_every_expired_run_of_ours_however_many_there_are(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -571,12 +584,13 @@ def test_retention_removes_every_expired_run_of_ours_however_many_there_are(
     left = {_start_run(pipeline, dg.DagsterRunStatus.STARTED)}
     for status in statuses:
         left |= _start_runs_of_others(pipeline, status)
-    result = pipeline.run({"purge": {"days": 0}}, job="retention")
+    result = pipeline.run({"purge": {"days": 15}}, job="retention")
     assert {run.run_id for run in pipeline.instance.get_runs()} == {*left, result.run_id}
     (output,) = (event for event in result.all_events if event.is_successful_output)
     assert output.step_output_data.metadata["dagster_runs"].value == 5
 
 
+@pytest.mark.usefixtures("_in_twenty_days")
 def test_compute_logs_go_with_their_runs(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
@@ -587,7 +601,7 @@ def test_compute_logs_go_with_their_runs(settings: Settings, tmp_path: Path) -> 
         foreign = expired.with_name(_create_run(instance, billing, dg.DagsterRunStatus.SUCCESS, location="billing"))
         foreign.mkdir()
         assert list(expired.rglob("*.out"))
-        retention = pipeline.run({"purge": {"days": 0}}, job="retention")
+        retention = pipeline.run({"purge": {"days": 15}}, job="retention")
         assert not expired.exists()
         assert foreign.exists()
         assert list(expired.with_name(retention.run_id).rglob("*.out")), "of a run that is there"

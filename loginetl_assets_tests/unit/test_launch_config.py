@@ -1,0 +1,61 @@
+"""What run config, and so the launchpad, may change for one run: bounds of the work, and no rule of it."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
+from loginetl_assets.definitions import build_definitions
+from loginetl_assets.settings import Settings
+
+RULES = {
+    "visibility_seconds": 0,
+    "reject_unknown_fields": True,
+    "major_version_only": True,
+    "by_event_id": True,
+    "max_rejection_rate": 1.0,
+    "freshness_hours": 10_000.0,
+}
+QUEUE = {
+    "endpoint_url": "http://127.0.0.1:1",
+    "region_name": "eu-west-1",
+    "profile_name": "somebody",
+    "aws_access_key_id": "k",
+    "aws_secret_access_key": "k",
+    "max_attempts": 0,
+    "use_ssl": False,
+    "verify": False,
+}
+
+
+@pytest.fixture
+def definitions(tmp_path: Path) -> dg.Definitions:
+    return build_definitions(Settings(home=tmp_path / "home", visibility_seconds=77))
+
+
+@pytest.mark.parametrize(
+    ("resource", "field", "value"),
+    [*(("rules", *item) for item in RULES.items()), *(("queue", *item) for item in QUEUE.items())],
+)
+def test_a_resource_is_as_the_settings_have_it_whatever_the_launchpad_says(
+    definitions: dg.Definitions, resource: str, field: str, value: object
+) -> None:
+    config = {"resources": {resource: {"config": {field: value}}}}
+    with pytest.raises(dg.DagsterInvalidConfigError, match=f'unexpected config entry "{field}"'):
+        dg.validate_run_config(definitions.resolve_job_def(LOGIN_ETL), config)
+
+
+def test_the_page_shows_the_rules_and_no_secret(definitions: dg.Definitions) -> None:
+    resources = definitions.resources or {}
+    assert "visibility_seconds: 77" in str(resources["rules"].description)
+    assert "aws_" not in str(resources["queue"].description)
+
+
+@pytest.mark.parametrize("days", [-1, 0, 14, 3_651])
+def test_retention_keeps_what_sqs_may_deliver_again(definitions: dg.Definitions, days: int, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"ops": {"purge": {"config": {"days": days}}}}
+    result = definitions.resolve_job_def(RETENTION).execute_in_process(run_config=config, raise_on_error=False)
+    assert not result.success
+    assert not (tmp_path / "home").exists(), "it opened something"
