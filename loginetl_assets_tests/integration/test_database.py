@@ -4,6 +4,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from dagster._utils.error import serializable_error_info_from_exc_info
@@ -46,6 +47,21 @@ def test_the_options_of_the_url_reach_the_server_beside_our_own(settings: Settin
     with LoginDatabase(url.render_as_string(hide_password=False)).transaction() as connection:
         assert connection.execute(text("SHOW search_path")).scalar_one() == "sales"
         assert connection.execute(text("SHOW lock_timeout")).scalar_one() == "30s"
+
+
+def test_a_default_of_the_database_changes_nothing_that_is_relied_on(settings: Settings) -> None:
+    """Erasure and the vault's sweep look again, in one transaction, for what others have committed meanwhile."""
+    assert settings.database_url is not None
+    url = LoginDatabase(settings.database_url).url
+    database = LoginDatabase(settings.database_url)
+    with database.transaction() as connection:
+        for default in ("default_transaction_isolation = 'serializable'", "DateStyle = 'German'",
+                        "IntervalStyle = 'iso_8601'"):  # fmt: skip
+            connection.execute(text(f'ALTER DATABASE "{url.database}" SET {default}'))
+    with database.transaction() as connection:
+        assert connection.execute(text("SHOW transaction_isolation")).scalar_one() == "read committed"
+        seen = connection.execute(text("SELECT CAST('2026-01-02 03:04Z' AS timestamptz), interval '1 day'")).one()
+    assert seen == (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), timedelta(days=1))
 
 
 CANARY = "203.0.113.199"
