@@ -66,7 +66,7 @@ def retoken(
 
     Raises:
         OperatorError: the officer's keyset cannot open the vault, or what would be sealed for it; or a keyset is
-            another database's.
+            another database's; or, once all else is moved, rows have stayed under old tokens.
     """
     counts = RetokenCounts()
     primary = f"{keys.tokenizer.key_id}."
@@ -95,6 +95,18 @@ def retoken(
             {"primary": primary},
         ).rowcount
         vault.drop_empty_data_keys(connection)
+        left = connection.execute(
+            text(
+                "SELECT count(*) FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary)"
+                " AND EXISTS (SELECT FROM loginetl.token_map WHERE old_token = v.token)"
+            ),
+            {"primary": primary},
+        ).scalar_one()
+    if left:
+        raise OperatorError(
+            f"rows of {table} still have {left} old tokens: a trigger of it passes the rows over, or undoes the change"
+            " (disable it), or a process that lacks the new key has loaded them since (restart it); then retoken again"
+        )
     return counts
 
 

@@ -11,7 +11,7 @@ import pytest
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.roles import ANALYST, LOADER, grant_roles
-from loginetl_assets.privacy.rotate import retoken
+from loginetl_assets.privacy.rotate import RetokenCounts, retoken
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.login_table import export_csv
 from loginetl_assets.resources.services import Services
@@ -271,3 +271,32 @@ def test_an_erasure_whose_rows_a_trigger_keeps_is_not_called_done(server: Server
     server.execute("DROP TRIGGER keep ON public.user_logins")
     counts = erased(services, "goes")
     assert (counts.rows, counts.vault_entries) == (2, 2)
+
+
+@pytest.mark.parametrize("keep", ["RETURN NULL;", "NEW.masked_device_id := OLD.masked_device_id;"])
+def test_a_retoken_whose_rows_a_trigger_keeps_is_not_called_done(server: Server, tmp_path: Path, keep: str) -> None:
+    server.migrate()
+    with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
+        pipeline.send([login(), login(user_id="u-2", device_id="of u-2", locale="DE")])
+        pipeline.run()
+    server.execute(
+        "CREATE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF OLD.locale = 'DE' THEN {keep} END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER keep BEFORE UPDATE ON public.user_logins FOR EACH ROW EXECUTE FUNCTION public.keep()",
+    )
+    settings = server.settings()
+    keys_rotated(settings)
+    services = Services(settings)
+    with pytest.raises(OperatorError, match=r"rows of public\.user_logins still have [12] old tokens: a trigger"):
+        _retokened(services)
+
+    server.execute("DROP TRIGGER keep ON public.user_logins")
+    assert _retokened(services).rows == 1
+    new_key = services.keyring.tokenizer.key_id
+    moved = f"starts_with(masked_ip, '{new_key}.') AND starts_with(masked_device_id, '{new_key}.')"
+    assert server.execute(f"SELECT count(*) FROM public.user_logins WHERE {moved}") == [(2,)]
+
+
+def _retokened(services: Services) -> RetokenCounts:
+    officer = Officer(services.settings)
+    return retoken(services.database(), services.landing(), services.keyring, officer, reason="yearly")
