@@ -1,5 +1,5 @@
 """Login events from SQS into Postgres, with the personal data masked."""
 
-from loginetl_assets.library_logs import hold_libraries_at_info
+from loginetl_assets.library_logs import hold_libraries
 
-hold_libraries_at_info()  # here, where no process that uses any part of the package can go past it
+hold_libraries()  # here, where no process that uses any part of the package can go past it

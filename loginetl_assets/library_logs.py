@@ -1,8 +1,11 @@
-"""What libraries may log in a process that handles messages: nothing below INFO.
+"""What libraries may log in a process that handles messages: nothing below INFO, SQLAlchemy nothing below WARNING.
 
-botocore writes whole responses at DEBUG, SQLAlchemy whole rows, urllib3 the paths of webhooks. A level set on their
-loggers would not hold: Dagster, a logging configuration or `boto3.set_stream_logger` sets its own, on parents and
-children and at any later time. So the records themselves are stopped, where each of them is made.
+botocore writes whole responses at DEBUG, SQLAlchemy whole rows, urllib3 the paths of webhooks. At INFO SQLAlchemy
+repeats what a trigger tells the client (RAISE NOTICE), which may be the row. And it tells of each statement, Dagster's
+own too: where those lines go into the event log in SQLite, that waits for itself, and the run for ever.
+
+A level set on their loggers would not hold: Dagster, a logging configuration or `boto3.set_stream_logger` sets its own,
+on parents and children and at any later time. So the records themselves are stopped, where each of them is made.
 """
 
 import logging
@@ -10,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 # Whose DEBUG was read and carries no value of a message. What is not named here may say anything.
-_TRUSTED = {"dagster", "loginetl", "loginetl_assets"}
+_LOWEST = {"dagster": logging.NOTSET, "loginetl": logging.NOTSET, "loginetl_assets": logging.NOTSET,
+           "sqlalchemy": logging.WARNING, "alembic": logging.WARNING}  # fmt: skip
 
 
-def hold_libraries_at_info() -> None:
-    """Stops every record below INFO whose logger belongs neither to Dagster nor to this package, for good."""
+def hold_libraries() -> None:
+    """Stops every record below the lowest level of its library, INFO where none is named, for good."""
     logging.setLogRecordFactory(_stopping(logging.getLogRecordFactory()))
 
 
@@ -23,7 +27,7 @@ def _stopping(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.L
         name: str | None, level: int, path: str, line: int, message: object, arguments: Any, *rest: Any, **more: Any
     ) -> logging.LogRecord:
         # None: logging.makeLogRecord, which gives a received or copied record its content afterwards.
-        if name is None or level >= logging.INFO or name.partition(".")[0] in _TRUSTED:
+        if name is None or level >= _LOWEST.get(name.partition(".")[0], logging.INFO):
             return make(name, level, path, line, message, arguments, *rest, **more)
         stopped = make(name, level, path, line, "withheld", (), None)
         stopped.levelno = logging.NOTSET - 1  # below the level of every handler: none takes it
