@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from loginetl_assets.logins.message import QueuedMessage, decode_messages
 from loginetl_assets.logins.sealing import NotOpened, key_id_of, open_sealed
 from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import delete_objects
+from loginetl_assets.resources.batch_files import delete_doomed
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import BATCHES, MASKED, PROBES, Landing, ObjectMissing
@@ -63,7 +63,8 @@ def delete_unnamed_masked(database: LoginDatabase, landing: Landing, *, before: 
     """Deletes masked files that no batch names and that were written before a moment: they can be made again."""
     keys = [key for key, _ in _unnamed(database, landing, MASKED, before)]
     with database.transaction() as connection:
-        delete_objects(connection, landing, keys)
+        ledger.doom(connection, keys)  # first: a listing shows none of which only old versions are left
+    delete_doomed(database, landing)
     return len(keys)
 
 

@@ -8,14 +8,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import boto3
 import pytest
 
+from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.resources.landing import MASKED
 from loginetl_assets.resources.services import Services
 from loginetl_assets_tests.faults.http_proxy import HttpProxy, Request, answer
 from loginetl_assets_tests.faults.proxy import Rule
@@ -112,6 +115,24 @@ def test_versions_that_stay_are_told_and_deleted_once_they_may_be(
     assert (told.returncode, "s3:DeleteObjectVersion" in told.stderr) == (1, True), told.stderr
     proxy.clear()
     assert _erase(on_s3).kept_versions == 0
+    assert _versions(on_s3, addresses) == _named(on_s3)
+
+
+def test_versions_of_what_no_batch_names_are_deleted_though_the_first_attempt_fails(
+    on_s3: Pipeline, addresses: Addresses, proxy: HttpProxy
+) -> None:
+    landing = on_s3.services.landing()
+    ((key,),) = on_s3.query("SELECT masked_key FROM loginetl.batches")
+    left = f"{MASKED}/{uuid4()}.parquet"
+    landing.put(left, landing.get(key))
+    fault = proxy.add(
+        Rule(lambda request: _of_the_list(request) and left in unquote(request.path), answer(503), times=None)
+    )
+    with pytest.raises(TransientError):
+        _erase(on_s3)
+    assert fault.acted
+    proxy.clear()
+    _erase(on_s3)
     assert _versions(on_s3, addresses) == _named(on_s3)
 
 
