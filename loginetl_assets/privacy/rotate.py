@@ -311,7 +311,8 @@ def rewrap(
         total = connection.execute(
             text("SELECT count(*) FROM loginetl.vault_data_keys WHERE officer_key_id <> :new"), {"new": new_key_id}
         ).scalar_one()
-        ledger.check_belonging(connection, KeysetRole.VAULT, {**check_values, **officer.check_values()})
+        # What would be sealed with is looked at, where the officer has another key under its id.
+        ledger.check_belonging(connection, KeysetRole.VAULT, {**officer.check_values(), **check_values})
     counts = {"new_key_id": new_key_id, "data_keys": total, **({"to_another_officer": 1} if foreign else {})}
     audit.record(database, audit.Action.REWRAP, reason, counts=counts)
     with database.transaction() as connection:

@@ -115,6 +115,17 @@ def test_a_vault_is_handed_over_to_another_officer_where_that_is_said(loaded: Pi
     assert _recovered(after) == VALUES
 
 
+def test_a_vault_is_not_said_to_be_handed_over_to_a_key_that_has_the_id_of_the_one_before(loaded: Pipeline) -> None:
+    """By their ids nothing would have to be moved, and whoever trusts that would throw the only right key away."""
+    successor = _same_ids_other_keys(_file(loaded.settings, "vault.json").read_text(), KeysetRole.VAULT)
+    handing_over = replace(loaded.settings, keysets={KeysetRole.VAULT: successor})
+    before = _vault(loaded)
+    done = run_cli(handing_over, "keys", "rewrap", "--reason", WHY, "--to-another-officer", exit_code=1)
+    assert f"LOGINETL_KEYSET_VAULT has another key under the id {_ids(successor)[0]}" in " ".join(done.stderr.split())
+    assert _vault(loaded) == before
+    assert loaded.query("SELECT FROM loginetl.pii_access_log") == []
+
+
 def test_the_pipeline_uses_no_vault_key_before_an_officer_has_shown_that_it_opens(
     loaded: Pipeline, tmp_path: Path
 ) -> None:
