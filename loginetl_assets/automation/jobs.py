@@ -14,7 +14,7 @@ from loginetl_assets.resources.batch_files import delete_doomed, delete_objects
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource, label_of
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.unnamed_objects import delete_unnamed_masked, register_unnamed
+from loginetl_assets.resources.unnamed_objects import delete_purged, delete_unnamed_masked, register_unnamed
 from loginetl_assets.resources.vault_sweep import sweep_vault
 
 LOGIN_ETL = "login_etl"
@@ -119,13 +119,16 @@ def purge(
         )
         orphans = unnamed.deleted + files.delete_unfinished(now - ORPHAN_AGE)
         orphans += delete_unnamed_masked(open_database, files, before=now - ORPHAN_AGE)
+        orphans += delete_purged(open_database, files, before=now - ORPHAN_AGE)
         if unnamed.unreadable_objects:
             context.log.warning(
                 f"{unnamed.unreadable_objects} objects of the landing are named by no batch and do not open: check"  # noqa: G004 - a count
                 " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
             )
         with open_database.transaction() as connection:
-            message_ids = ledger.prune_messages(connection, now - max(ledger.REDELIVERY, now - cutoff))
+            message_ids = ledger.prune_messages(
+                connection, now - max(ledger.REDELIVERY, now - cutoff), unread_since=unnamed.unread_since
+            )
             installation = str(ledger.installation_id(connection))
         runs = _purge_runs(context.instance, OurRuns(context.instance, installation, label_of(context.run)), cutoff)
         swept = sweep_vault(open_database, files)  # the last: it fails where row-level security hides rows

@@ -45,7 +45,7 @@ from loginetl_assets.resources.keyring import Keyring
 from loginetl_assets.resources.landing import Landing
 from loginetl_assets.resources.ledger import Batch, BatchState
 from loginetl_assets.resources.login_table import require_every_row
-from loginetl_assets.resources.unnamed_objects import delete_unnamed_masked, register_unnamed
+from loginetl_assets.resources.unnamed_objects import delete_purged, delete_unnamed_masked, register_unnamed
 from loginetl_assets.resources.vault_sweep import sweep_vault
 from loginetl_assets.settings import KeysetRole
 
@@ -70,7 +70,7 @@ class ErasureCounts:
     unneeded_vault_entries: int = 0  # whosever they were, nothing had their tokens any more; a dry run does not look
     unreadable_batches: int = 0  # set aside or damaged: they could not be searched
     # Nor does a dry run look for what no batch names:
-    unnamed_objects: int = 0  # masked files and unfinished writes of runs that died
+    unnamed_objects: int = 0  # masked files, unfinished writes of runs that died; batches retention had removed before
     kept_versions: int = 0  # deleted objects of which the bucket keeps versions that may not be deleted
     unreadable_objects: int = 0  # they do not open: another's, or written under a key that the keyset lacks
 
@@ -256,6 +256,7 @@ class Erasure:
         counts.unreadable_objects = unnamed.unreadable_objects
         counts.unnamed_objects += self._landing.delete_unfinished(now)
         counts.unnamed_objects += delete_unnamed_masked(self._database, self._landing, before=_ANY_TIME)
+        counts.unnamed_objects += delete_purged(self._database, self._landing, before=_ANY_TIME)
         return [batch_id for batch_id in ledger.batches_in_landing(connection) if batch_id not in seen]
 
     def _clean_batch(

@@ -5,6 +5,7 @@ A `put` is atomic: an object is there whole or not at all. Nothing is ever overw
 
 import json
 import os
+import re
 import shlex
 import stat
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,14 @@ MARKER = "installation.json"  # says which database the landing belongs to
 # Together well inside the visibility time-out: the library's own default is ten retries over three minutes.
 _RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 _TIMEOUTS: "ClientConfig" = {"connect_timeout": "5 seconds", "timeout": "30 seconds"}
+
+
+_OF_OURS = re.compile(rf"({BATCHES}|{MASKED})/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def may_be_ours(key: str) -> bool:
+    """Whether a key is of a kind that is written here; others need not even be a path to the library that reads."""
+    return _OF_OURS.fullmatch(key) is not None
 
 
 class ObjectMissing(Exception):  # noqa: N818 - says what happened
@@ -218,7 +227,10 @@ class Landing:
         return len(left)
 
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Gives the keys under a prefix, each with the moment it was written."""
+        """Gives the keys under a prefix, whoever's, each with the moment it was written."""
+        if self._versions:
+            yield from self._versions.list(prefix)
+            return
         try:
             for chunk in obstore.list(self._store, prefix):
                 for found in chunk:

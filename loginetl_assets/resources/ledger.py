@@ -557,28 +557,46 @@ def unnamed_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
     )
 
 
+def purged_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Which objects are those of batches that retention has removed from the landing."""
+    return list(
+        connection.execute(
+            text(
+                "SELECT object_key FROM loginetl.batches WHERE object_key = ANY(:keys) AND object_purged_at IS NOT NULL"
+            ),
+            {"keys": list(keys)},
+        ).scalars()
+    )
+
+
 def lock_registering(connection: Connection) -> None:
     """Waits until nobody else registers objects that no batch names, and keeps it so until the transaction ends."""
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": 0x6C6F67696E75})
 
 
-def prune_messages(connection: Connection, before: datetime) -> int:
+def prune_messages(connection: Connection, before: datetime, *, unread_since: datetime | None = None) -> int:
     """Forgets the message ids of batches that landed before a moment, are loaded or lost, and whose objects are gone.
 
     While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
     is kept with the batch that settled it, and SQS may have delivered the message anew for as long as it keeps one: so
     a batch's ids stay until every object is gone that landed before it, or that long after it. That of a rejected
     message stays with its body, for the replay.
+
+    Args:
+        connection: in a transaction.
+        before: only those of batches that landed earlier.
+        unread_since: when the oldest object was written that may be a batch, once the key is there that opens it.
     """
     return connection.execute(
         text(
             "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
             " AND b.state IN ('loaded', 'lost') AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
             " AND NOT EXISTS (SELECT FROM loginetl.rejected_logins r WHERE r.message_key = p.message_key)"
-            " AND b.landed_at + CAST(:redelivery AS interval) <= coalesce("
-            "   (SELECT min(landed_at) FROM loginetl.batches WHERE object_purged_at IS NULL), 'infinity')"
+            " AND b.landed_at + CAST(:redelivery AS interval) <= least("
+            "   (SELECT min(landed_at) FROM loginetl.batches WHERE object_purged_at IS NULL),"
+            "   CAST(:unread_since AS timestamptz), 'infinity')"
         ),
-        {"before": before, "redelivery": REDELIVERY},
+        {"before": before, "redelivery": REDELIVERY, "unread_since": unread_since},
     ).rowcount
 
 

@@ -1,13 +1,18 @@
-"""The versions that a bucket keeps of objects which were deleted: with obstore they cannot be reached."""
+"""What obstore cannot reach of a bucket: the versions it keeps of deleted objects, and keys that are no path.
+
+Its listing fails as a whole where somebody else's key has an empty segment, a dot or a control character.
+"""
 
 import os
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
-from loginetl_assets.errors import TransientError
+from loginetl_assets.errors import OperatorError, TransientError
 
 _CONFIG = Config(
     retries={"total_max_attempts": 5, "mode": "standard"},
@@ -43,7 +48,29 @@ class ObjectVersions:
                 return None
             if status in _NOT_KNOWN_HERE:
                 return False
-            raise self._explained(error) from None
+            raise self._explained(error, "delete from") from None
+
+    def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Gives the keys below a prefix of the landing, each with the moment it was written.
+
+        Raises:
+            OperatorError: it may not be listed, or there is no such bucket.
+            TransientError: the store failed in a way that may pass.
+        """
+        path = f"{self._prefix}{prefix}/"
+        try:
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=path):
+                for found in page.get("Contents", ()):
+                    if found["Key"].endswith("/"):
+                        continue  # an empty folder, as the web console makes it
+                    yield found["Key"].removeprefix(self._prefix), found["LastModified"]
+        except (ClientError, BotoCoreError, HTTPClientError) as error:
+            if _status(error) in {403, 404}:
+                raise OperatorError(
+                    f"not allowed to list the landing at {self._url}, or there is no such bucket: check its rights and"
+                    " LOGINETL_LANDING_URL"
+                ) from None
+            raise self._explained(error, "list") from None
 
     def delete(self, key: str) -> bool:
         """Deletes all versions of an object that was deleted; whether none is left.
@@ -62,11 +89,11 @@ class ObjectVersions:
         except (ClientError, BotoCoreError, HTTPClientError) as error:
             if 400 <= _status(error) < 500 and _status(error) != 429:
                 return False
-            raise self._explained(error) from None
+            raise self._explained(error, "delete from") from None
         return True
 
-    def _explained(self, error: Exception) -> TransientError:
-        return TransientError(f"cannot delete from the landing at {self._url} just now ({type(error).__name__})")
+    def _explained(self, error: Exception, action: str) -> TransientError:
+        return TransientError(f"cannot {action} the landing at {self._url} just now ({type(error).__name__})")
 
 
 def _status(error: Exception) -> int:

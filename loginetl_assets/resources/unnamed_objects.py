@@ -4,12 +4,16 @@ A run that died between its put and its commit leaves one. So does a Postgres th
 and then the object is the only copy of its messages. The two cannot be told apart and need not be: what opens with our
 keys becomes a pending batch, and messages that the ledger knows end there as duplicates.
 
-What does not open may be a stranger's, or ours once the right keyset is set: it is left, and counted.
+What does not open may be a stranger's, or ours once the right keyset is set: it is left, and counted, and ids are kept
+as if it were ours. What retention had removed, and a backup of the landing brought back, is removed again: the
+ids of its messages may be forgotten, and no erasure reads it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
 
 from loginetl_assets.logins.message import QueuedMessage, decode_messages
 from loginetl_assets.logins.sealing import NotOpened, key_id_of, open_sealed
@@ -17,7 +21,7 @@ from loginetl_assets.resources import ledger
 from loginetl_assets.resources.batch_files import delete_doomed
 from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import BATCHES, MASKED, PROBES, Landing, ObjectMissing
+from loginetl_assets.resources.landing import BATCHES, MASKED, PROBES, Landing, ObjectMissing, may_be_ours
 from loginetl_assets.settings import KeysetRole
 
 # A run names what it has put within a transaction's life: put, lock and statement have time-outs of minutes. Should one
@@ -35,6 +39,7 @@ class UnnamedObjects:
     registered_messages: int = 0
     deleted: int = 0  # probes, and batches without a message
     unreadable_objects: int = 0
+    unread_since: datetime | None = None  # when the oldest of them was written that may be ours
 
 
 def register_unnamed(
@@ -50,8 +55,10 @@ def register_unnamed(
     with database.transaction() as connection:
         ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
     found = UnnamedObjects()
-    for key, written_at in _unnamed(database, landing, BATCHES, before):
-        if key.startswith(PROBES):
+    for key, written_at in _those(ledger.unnamed_objects, database, landing, BATCHES, before):
+        if not may_be_ours(key):
+            found.unreadable_objects += 1
+        elif key.startswith(PROBES):
             landing.delete([key])
             found.deleted += 1
         else:
@@ -61,22 +68,38 @@ def register_unnamed(
 
 def delete_unnamed_masked(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
     """Deletes masked files that no batch names and that were written before a moment: they can be made again."""
-    keys = [key for key, _ in _unnamed(database, landing, MASKED, before)]
+    unnamed = [key for key, _ in _those(ledger.unnamed_objects, database, landing, MASKED, before)]
+    return _delete(database, landing, filter(may_be_ours, unnamed))
+
+
+def delete_purged(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
+    """Deletes batches' objects that retention had removed, and that were written anew before a moment."""
+    return _delete(
+        database, landing, (key for key, _ in _those(ledger.purged_objects, database, landing, BATCHES, before))
+    )
+
+
+def _delete(database: LoginDatabase, landing: Landing, found: Iterable[str]) -> int:
+    keys = list(found)
     with database.transaction() as connection:
         ledger.doom(connection, keys)  # first: a listing shows none of which only old versions are left
     delete_doomed(database, landing)
     return len(keys)
 
 
-def _unnamed(
-    database: LoginDatabase, landing: Landing, prefix: str, before: datetime
+def _those(
+    which: Callable[[Connection, Sequence[str]], list[str]],
+    database: LoginDatabase,
+    landing: Landing,
+    prefix: str,
+    before: datetime,
 ) -> Iterator[tuple[str, datetime]]:
     old = [(key, written_at) for key, written_at in landing.list(prefix) if written_at < before]
     for start in range(0, len(old), _PAGE):
         page = dict(old[start : start + _PAGE])
         with database.transaction() as connection:
-            unnamed = ledger.unnamed_objects(connection, list(page))
-        yield from ((key, page[key]) for key in unnamed)
+            found = which(connection, list(page))
+        yield from ((key, page[key]) for key in found)
 
 
 def _register(
@@ -101,6 +124,7 @@ def _register(
             return
         except (NotOpened, ValueError):
             found.unreadable_objects += 1
+            found.unread_since = min(written_at, found.unread_since or written_at)
             return
         if not messages:
             landing.delete([key])

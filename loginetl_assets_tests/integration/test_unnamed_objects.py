@@ -22,11 +22,12 @@ from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.resources.batch_files import write_messages
 from loginetl_assets.resources.keysets import with_new_primary
 from loginetl_assets.resources.landing import MARKER, Landing
+from loginetl_assets.resources.queue import open_session
 from loginetl_assets.resources.unnamed_objects import UnnamedObjects, register_unnamed
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets_tests.pipeline import Pipeline, checks, login
 
-TWO_DAYS = timedelta(days=2)
+TWO_DAYS, TWO_MONTHS = timedelta(days=2), timedelta(days=60)
 NOT_A_LOGIN = "{}"
 
 
@@ -201,6 +202,76 @@ def test_what_nobody_can_need_is_deleted(pipeline: Pipeline) -> None:
 
     assert retention(pipeline)["orphans"] == 3
     assert (objects(pipeline), objects(pipeline, "masked")) == ({named}, {kept})
+
+
+def test_ids_are_kept_while_an_object_is_there_that_may_hold_their_messages(pipeline: Pipeline) -> None:
+    pipeline.send([login(user_id="one")])
+    (received,) = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=0)
+    path = pipeline.settings.home / "landing" / land_unnamed(pipeline, received.message)
+    pipeline.run_until_empty()
+    content = path.read_bytes()
+    path.write_bytes(b"cannot be opened")
+    pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - :age, loaded_at = now() - :age", age=TWO_MONTHS)
+    age(pipeline, TWO_MONTHS)
+
+    assert retention(pipeline)["unreadable_objects"] == 1
+    path.write_bytes(content)
+    age(pipeline, TWO_MONTHS)
+    assert retention(pipeline)["registered_batches"] == 1
+    pipeline.run(job="process_landed")
+
+    assert users(pipeline) == ["one"]
+
+
+@pytest.mark.parametrize("key", ["{}//x", "{}/../y", "{}/./z", "{}/\x01", "{}/a b?%20", "{}/", "{}/folder/"])
+def test_a_stranger_s_key_in_the_bucket_stops_nothing(
+    settings: Settings, addresses: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    for name, value in (
+        ("ENDPOINT_URL_S3", addresses.sqs_endpoint),
+        ("ACCESS_KEY_ID", "x"),
+        ("SECRET_ACCESS_KEY", "x"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3, bucket = open_session().client("s3", region_name="us-east-1"), f"landing-{uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=bucket)
+    there = replace(settings, landing_url=f"s3://{bucket}/in/here")
+    with Pipeline.on(there, tmp_path / "there") as pipeline:
+        for prefix in ("batches", "masked"):
+            s3.put_object(Bucket=bucket, Key=f"in/here/{key.format(prefix)}", Body=b"a stranger's")
+        land_unnamed(pipeline, message("goes"), message("stays"))
+
+        one = pipeline.services
+        found = register(pipeline)
+        Erasure(one.database(), one.landing(), one.keyring, subject_of("goes", [], one.keyring)).run("asked for")
+        retention(pipeline)
+        pipeline.run(job="process_landed")
+
+        assert (found.registered_batches, users(pipeline)) == (1, ["stays"])
+        kept = {found["Key"] for found in s3.list_objects_v2(Bucket=bucket)["Contents"]}
+        assert kept >= {f"in/here/{key.format(prefix)}" for prefix in ("batches", "masked")}
+
+
+@pytest.mark.parametrize("way", ["retention", "erasure"])
+def test_what_retention_has_removed_is_removed_again_when_a_backup_of_the_landing_brings_it_back(
+    pipeline: Pipeline, way: str
+) -> None:
+    pipeline.land([message("one"), message("two")])
+    pipeline.run(job="process_landed")
+    (key,) = objects(pipeline)
+    content = pipeline.services.landing().get(key)
+    pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - :age, loaded_at = now() - :age", age=TWO_MONTHS)
+    retention(pipeline)
+    pipeline.services.landing().put(key, content)
+    age(pipeline)
+
+    if way == "erasure":
+        one = pipeline.services
+        Erasure(one.database(), one.landing(), one.keyring, subject_of("one", [], one.keyring)).run("asked for")
+    else:
+        assert retention(pipeline)["orphans"] == 1
+
+    assert objects(pipeline) == set()
 
 
 def test_an_orphan_is_registered_with_the_key_that_sealed_it(pipeline: Pipeline) -> None:
