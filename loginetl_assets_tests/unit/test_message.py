@@ -514,3 +514,19 @@ def test_a_pointer_of_the_greatest_length_is_read_and_a_longer_text_is_not() -> 
 def test_a_login_shows_no_field() -> None:
     login = read_login(json.dumps(FLAT).encode())
     assert repr(login) == f"{login}" == "Login(…)"
+
+
+@pytest.mark.parametrize(
+    ("value", "too_deep"),
+    [
+        ("[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1), False),
+        ("[" * MAX_DEPTH + "]" * MAX_DEPTH, True),
+        ("[" + "[]," * 2 * MAX_DEPTH + "1]", False),
+        ("[" * 400 + "[]," * 200 + "[" * 150 + "]" * 550, True),
+    ],
+)
+def test_nesting_is_counted_to_its_bound(value: str, too_deep: bool) -> None:
+    body = json.dumps(FLAT)[:-1] + f', "other": {value}}}'
+    reading = read_login(body.encode())
+    assert isinstance(reading, Rejection) is too_deep
+    assert not too_deep or reading == Rejection(Reason.TOO_DEEP)
