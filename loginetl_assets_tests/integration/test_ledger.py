@@ -3,7 +3,9 @@
 The pipeline's own tests show that these rules are used; this file is what `make mutants` runs against changes of them.
 """
 
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -211,6 +213,24 @@ def test_a_batch_that_is_locked_by_id_is_waited_for(rules: Ledger) -> None:
             assert ledger.claim_batch(others, list(BatchState)) is None
 
 
+def test_several_batches_are_locked_in_the_order_of_their_ids(rules: Ledger) -> None:
+    first, second = rules.add(), rules.add()
+
+    def lock_both() -> None:
+        with rules.open() as connection:
+            ledger.lock_batches(connection, [second, first])
+
+    with ThreadPoolExecutor(1) as pool:
+        with rules.open() as mine:
+            ledger.lock_batches(mine, [second])
+            both = pool.submit(lock_both)
+            while not rules.query("SELECT FROM pg_locks WHERE NOT granted") and not both.done():
+                time.sleep(0.01)
+            with rules.open() as others:
+                assert ledger.claim_batch(others, list(BatchState), only=[first]) is None, "it waits with the first one"
+        both.result()
+
+
 def test_pending_masked_batches_come_oldest_first_in_pages(rules: Ledger) -> None:
     rules.add()
     masked = [rules.add(BatchState.MASKED) for _ in range(3)]
@@ -374,8 +394,10 @@ def test_a_purged_batch_keeps_its_counts_and_loses_its_file(rules: Ledger) -> No
         (purged, None, False, 3),
         (other, "masked/1", True, 3),
     ]
+    last = rules.add()
+    rules.execute("UPDATE loginetl.batches SET bytes = 1 WHERE batch_id = :id", id=other)  # its row lies last now
     with rules.open() as connection:
-        assert ledger.batches_in_landing(connection) == [other]
+        assert ledger.batches_in_landing(connection) == [other, last]
 
 
 def test_an_object_is_named_by_a_batch_or_by_the_list_of_what_is_to_be_deleted(rules: Ledger) -> None:
@@ -426,6 +448,7 @@ def test_the_id_of_a_rejected_message_is_kept_with_its_body(rules: Ledger) -> No
         (timedelta(), True),  # its own
         (-DAY, True),  # one that landed before it
         (REDELIVERY - DAY, True),  # one with which its message may have come again
+        (REDELIVERY, False),
         (REDELIVERY + DAY, False),
     ],
 )
@@ -436,6 +459,13 @@ def test_an_id_is_kept_while_an_object_is_there_that_may_hold_its_message(
     rules.add(BatchState.LOADED, landed_at=NOW - 60 * DAY + object_landed)
     rules.add(BatchState.LOADED, landed_at=NOW - DAY)
     assert _pruned(rules) == (0 if kept else 1)
+
+
+def test_an_id_of_a_batch_that_landed_at_the_moment_itself_is_kept(rules: Ledger) -> None:
+    rules.settle(_old(rules), "loaded")
+    with rules.open() as connection:
+        assert ledger.prune_messages(connection, NOW - 60 * DAY) == 0
+        assert ledger.prune_messages(connection, NOW - 60 * DAY + timedelta(microseconds=1)) == 1
 
 
 def test_an_id_stays_while_its_own_object_is_there(rules: Ledger) -> None:
