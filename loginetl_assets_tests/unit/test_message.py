@@ -520,6 +520,7 @@ def test_a_login_shows_no_field() -> None:
     ("value", "too_deep"),
     [
         ("[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1), False),
+        ("[" * (MAX_DEPTH - 2) + "[],[]" + "]" * (MAX_DEPTH - 2), False),
         ("[" * MAX_DEPTH + "]" * MAX_DEPTH, True),
         ("[" + "[]," * 2 * MAX_DEPTH + "1]", False),
         ("[" * 400 + "[]," * 200 + "[" * 150 + "]" * 550, True),
@@ -530,3 +531,19 @@ def test_nesting_is_counted_to_its_bound(value: str, too_deep: bool) -> None:
     reading = read_login(body.encode())
     assert isinstance(reading, Rejection) is too_deep
     assert not too_deep or reading == Rejection(Reason.TOO_DEEP)
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if field != "locale"])
+def test_an_object_in_the_place_of_a_field_is_opened_whatever_the_length_of_its_name(field: str) -> None:
+    without = {name: value for name, value in FLAT.items() if name != field}
+    opened = read_login(json.dumps({**FLAT, field: {"other": "x"}}).encode())
+    assert opened == read_login(json.dumps(without).encode()) == Rejection(Reason.MISSING_FIELD, field)
+
+
+def test_an_event_id_is_a_field_like_any_other_unless_it_is_asked_for() -> None:
+    body = json.dumps({**FLAT, "event_id": "e-1"}).encode()
+    plain, asked = read_login(body), read_login(body, by_event_id=True)
+    assert isinstance(plain, Login)
+    assert isinstance(asked, Login)
+    assert (plain.event_id, plain.unknown_fields) == (None, 1)
+    assert (asked.event_id, asked.unknown_fields) == ("e-1", 0)
