@@ -1,8 +1,9 @@
-"""What libraries may log in a process that handles messages: nothing below INFO, SQLAlchemy nothing below WARNING.
+"""What libraries may log in a process that handles messages: nothing below INFO, what talks to Postgres less.
 
 botocore writes whole responses at DEBUG, SQLAlchemy whole rows, urllib3 the paths of webhooks. At INFO SQLAlchemy
 repeats what a trigger tells the client (RAISE NOTICE), which may be the row. And it tells of each statement, Dagster's
-own too: where those lines go into the event log in SQLite, that waits for itself, and the run for ever.
+own too: where those lines go into the event log in SQLite, that waits for itself, and the run for ever. psycopg warns
+of errors that it passes over, with all that the server says: `COPY …, line 8: "<the row>"`.
 
 A level set on their loggers would not hold: Dagster, a logging configuration or `boto3.set_stream_logger` sets its own,
 on parents and children and at any later time. So the records themselves are stopped, where each of them is made.
@@ -14,7 +15,7 @@ from typing import Any
 
 # Whose DEBUG was read and carries no value of a message. What is not named here may say anything.
 _LOWEST = {"dagster": logging.NOTSET, "loginetl": logging.NOTSET, "loginetl_assets": logging.NOTSET,
-           "sqlalchemy": logging.WARNING, "alembic": logging.WARNING}  # fmt: skip
+           "sqlalchemy": logging.WARNING, "alembic": logging.WARNING, "psycopg": logging.CRITICAL}  # fmt: skip
 
 
 def hold_libraries() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlalchemy import text
 
+from loginetl_assets.resources.database import copy_rows
 from loginetl_assets_tests.pipeline import MARKS, Pipeline, marked_logins
 
 VERBOSE = {"managed_python_loggers": ["root", "sqlalchemy", "alembic", "botocore"], "python_log_level": "DEBUG"}
@@ -46,3 +48,20 @@ def test_what_a_trigger_tells_the_client_ends_in_no_log_and_the_run_ends(
     assert verbose_pipeline.totals().loaded == 3
     assert "masked_logins" in said
     assert not [mark for mark in MARKS if mark in said]
+
+
+def test_a_copy_that_is_interrupted_past_a_refused_row_quotes_it_in_no_log(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The driver tells of the server's error that it passes over, and that quotes the row."""
+
+    def rows() -> Iterator[tuple[str]]:
+        for number in range(200_000):  # more than the connection's buffers hold, so that the server has refused the row
+            yield (f"{MARKS[0]}-not-a-number" if number == 7 else str(number),)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), pipeline.services.database().transaction() as connection:
+        connection.execute(text("CREATE TEMP TABLE numbers (number integer)"))
+        copy_rows(connection, "numbers", ["number"], rows())
+
+    assert MARKS[0] not in caplog.text

@@ -48,8 +48,6 @@ def seen() -> Iterator[Seen]:
         "urllib3.connectionpool",
         "requests",
         "obstore",
-        "psycopg",
-        "psycopg.pool",
         "sqlalchemy.engine.Engine",
         "sqlalchemy.pool.impl.NullPool",
         "alembic.runtime.migration",
@@ -88,6 +86,13 @@ def test_libraries_may_speak_at_info(name: str, seen: Seen) -> None:
 @pytest.mark.parametrize("name", ["sqlalchemy.dialects.postgresql", "sqlalchemy.engine.Engine", "alembic.runtime"])
 def test_statements_and_notices_are_not_told_at_info_either(name: str, seen: Seen) -> None:
     logging.getLogger(name).info("NOTICE: %s", CANARY)
+
+    assert not seen.records
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR])
+def test_the_driver_tells_of_no_error_that_it_passes_over(level: int, seen: Seen) -> None:
+    logging.getLogger("psycopg").log(level, "error ignored: %s", CANARY)
 
     assert not seen.records
 
