@@ -13,7 +13,8 @@ from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.resources.ledger import Batch, BatchState
 
 # What fails for a reason of its own is passed over, however many batches there are. Should a reason that all share look
-# like one, batches in a row cost this much and no more: two statement time-outs, or thousands of quick refusals.
+# like one, batches in a row cost this much and no more: two statement time-outs, or thousands of quick refusals. The
+# newest batch then tells the two apart, or those that follow some slow ones would never have their turn.
 _SECONDS_OF_FAILURES_IN_A_ROW = 300
 _NAMED = 10
 
@@ -72,16 +73,19 @@ def each_batch(
         OperatorError, TransientError: what concerns all batches: a service, a right, the schema. It stops at once.
     """
     failed = FailedBatches()
-    last, seconds = 0, 0.0
+    last, until, seconds, ahead = 0, None, 0.0, False
     while True:
         started = time.monotonic()
         batch = None
         try:
             with database.transaction() as connection:
-                batch = ledger.claim_batch(connection, states, after=last, only=only)
+                batch = ledger.claim_batch(connection, states, after=last, before=until, newest=ahead, only=only)
                 if batch is None:
                     return failed
-                last = batch.batch_id
+                if ahead:
+                    until = batch.batch_id
+                else:
+                    last = batch.batch_id
                 counts = work(connection, batch)
         except (BatchError, BatchConflict) as error:
             if batch is None:
@@ -95,9 +99,11 @@ def each_batch(
             failed.add(batch, withheld(error), may_pass=False)
         else:
             count(counts)
-            seconds = 0.0
+            seconds, ahead = 0.0, False
             continue
         seconds += time.monotonic() - started
         if seconds > _SECONDS_OF_FAILURES_IN_A_ROW:
-            failed.stopped = True
-            return failed
+            if ahead:
+                failed.stopped = True
+                return failed
+            ahead = True

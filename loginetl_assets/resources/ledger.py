@@ -202,7 +202,13 @@ def register_batch(
 
 
 def claim_batch(
-    connection: Connection, states: Sequence[BatchState], *, after: int = 0, only: Sequence[int] = ()
+    connection: Connection,
+    states: Sequence[BatchState],
+    *,
+    after: int = 0,
+    before: int | None = None,
+    newest: bool = False,
+    only: Sequence[int] = (),
 ) -> Batch | None:
     """Locks the oldest batch in one of the states that nobody else holds, for as long as the transaction lasts.
 
@@ -210,16 +216,18 @@ def claim_batch(
         connection: in a transaction.
         states: which batches to look at; those whose objects retention has removed are passed over.
         after: only batches with a higher id.
+        before: only batches with a lower id, if one is given.
+        newest: the newest of them, not the oldest.
         only: only these ids, if any are given.
     """
     row = connection.execute(
         text(
             f"SELECT {_BATCH} FROM loginetl.batches"
             " WHERE state = ANY(:states) AND batch_id > :after AND (:any OR batch_id = ANY(:only))"
-            " AND object_purged_at IS NULL"
-            " ORDER BY batch_id LIMIT 1 FOR UPDATE SKIP LOCKED"
+            " AND (CAST(:before AS bigint) IS NULL OR batch_id < :before) AND object_purged_at IS NULL"
+            f" ORDER BY {'batch_id DESC' if newest else 'batch_id'} LIMIT 1 FOR UPDATE SKIP LOCKED"
         ),
-        {"states": list(states), "after": after, "any": not only, "only": list(only)},
+        {"states": list(states), "after": after, "before": before, "any": not only, "only": list(only)},
     ).one_or_none()
     return None if row is None else _batch(row)
 

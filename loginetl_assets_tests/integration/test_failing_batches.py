@@ -152,9 +152,23 @@ def test_failures_in_a_row_that_take_their_time_stop_the_run(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "_SECONDS_OF_FAILURES_IN_A_ROW", 0)
-    bad = land(pipeline, "u-1")
-    land(pipeline, "u-2")
-    a_key_that_is_not_held(pipeline, bad)
+    bad, _, newest = (land(pipeline, user) for user in ("u-1", "u-2", "u-3"))
+    for one in (bad, newest):
+        a_key_that_is_not_held(pipeline, one)
     result: Any = pipeline.run(job="process_landed", expect_success=False)
     assert "the rest was not tried" in said(result)
     assert pipeline.rows() == []
+
+
+def test_failures_in_a_row_that_take_their_time_stop_none_behind_them(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_SECONDS_OF_FAILURES_IN_A_ROW", 0)
+    for bad in [land(pipeline, "u-1"), land(pipeline, "u-2")]:
+        a_key_that_is_not_held(pipeline, bad)
+    for user in ("u-3", "u-4", "u-5"):
+        land(pipeline, user)
+    result: Any = pipeline.run(job="process_landed", expect_success=False)
+    assert "2 batches" in said(result)
+    assert "the others went on" in said(result)
+    assert [row[0] for row in pipeline.rows()] == ["u-3", "u-4", "u-5"]

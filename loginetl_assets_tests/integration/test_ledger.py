@@ -183,6 +183,8 @@ def test_the_oldest_batch_of_the_states_asked_for_is_claimed(rules: Ledger) -> N
         assert _of(ledger.claim_batch(connection, landed)).batch_id == first
         assert _of(ledger.claim_batch(connection, landed, after=first)).batch_id == second
         assert ledger.claim_batch(connection, landed, after=second) is None
+        assert _of(ledger.claim_batch(connection, landed, newest=True)).batch_id == second
+        assert _of(ledger.claim_batch(connection, landed, newest=True, before=second)).batch_id == first
         assert _of(ledger.claim_batch(connection, [BatchState.MASKED])).batch_id == masked
         assert _of(ledger.claim_batch(connection, landed, only=[second, masked])).batch_id == second
         assert ledger.claim_batch(connection, landed, only=[masked, purged]) is None
