@@ -38,6 +38,8 @@ _VALUES_PER_CHUNK = 5_000
 # 512 pages of 8 KiB are some 20 000 rows: a transaction of about a second.
 _PAGES_PER_CHUNK = 512
 _KEYS_PER_CHUNK = 500
+# Nobody lands or masks while a chunk is looked up and removed: about a second, of the 30 s that others wait for a lock.
+OLD_ENTRIES_PER_CHUNK = 25_000
 
 Progress = Callable[[str, int, int], None]
 """Told the step, how much of it is done, and of how much."""
@@ -81,28 +83,9 @@ def retoken(
     _move_values(database, keys, officer, primary, counts, progress)
     _move_files(database, landing, counts, progress)
     _move_rows(database, primary, counts, progress)
-    with database.transaction() as connection:
-        require_every_row(connection)
-        vault.claim(connection)
-        table = login_table(connection)
-        counts.removed_entries = connection.execute(
-            text(
-                "DELETE FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary)"
-                " AND EXISTS (SELECT FROM loginetl.token_map WHERE old_token = v.token)"
-                f" AND NOT EXISTS (SELECT FROM {table} WHERE masked_ip = v.token)"
-                f" AND NOT EXISTS (SELECT FROM {table} WHERE masked_device_id = v.token)"
-            ),
-            {"primary": primary},
-        ).rowcount
-        vault.drop_empty_data_keys(connection)
-        left = connection.execute(
-            text(
-                "SELECT count(*) FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary)"
-                " AND EXISTS (SELECT FROM loginetl.token_map WHERE old_token = v.token)"
-            ),
-            {"primary": primary},
-        ).scalar_one()
-    if left:
+    if left := _remove_old_entries(database, primary, counts, progress):
+        with database.transaction() as connection:
+            table = login_table(connection)
         raise OperatorError(
             f"rows of {table} still have {left} old tokens: a trigger of it passes the rows over, or undoes the change"
             " (disable it), or a process that lacks the new key has loaded them since (restart it); then retoken again"
@@ -271,6 +254,40 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
             counts.masked_files += 1
         progress("masked files", done, len(batch_ids))
     delete_doomed(database, landing)
+
+
+def _remove_old_entries(database: LoginDatabase, primary: str, counts: RetokenCounts, progress: Progress) -> int:
+    """Removes moved vault entries that no row has any more; returns how many there are that rows still have."""
+    moved = (
+        "FROM loginetl.pii_vault v WHERE NOT starts_with(token, :primary) AND token > :after"
+        " AND EXISTS (SELECT FROM loginetl.token_map WHERE old_token = v.token)"
+    )
+    with database.transaction() as connection:
+        total = connection.execute(text(f"SELECT count(*) {moved}"), {"primary": primary, "after": ""}).scalar_one()
+    after, done, left = "", 0, 0
+    while True:
+        with database.transaction() as connection:
+            require_every_row(connection)
+            vault.claim(connection)
+            table = login_table(connection)
+            chunk = connection.execute(
+                text(
+                    f"WITH chunk AS (SELECT token {moved} ORDER BY token LIMIT :limit),"
+                    " gone AS (DELETE FROM loginetl.pii_vault v USING chunk WHERE v.token = chunk.token"
+                    f" AND NOT EXISTS (SELECT FROM {table} WHERE masked_ip = v.token)"
+                    f" AND NOT EXISTS (SELECT FROM {table} WHERE masked_device_id = v.token) RETURNING v.token)"
+                    " SELECT max(token) AS last, count(*) AS entries, (SELECT count(*) FROM gone) AS gone FROM chunk"
+                ),
+                {"primary": primary, "after": after, "limit": OLD_ENTRIES_PER_CHUNK},
+            ).one()
+            if chunk.last is None:
+                vault.drop_empty_data_keys(connection)
+                return left
+        after = chunk.last
+        done += chunk.entries
+        left += chunk.entries - chunk.gone
+        counts.removed_entries += chunk.gone
+        progress("old entries", done, total)
 
 
 def rewrap(

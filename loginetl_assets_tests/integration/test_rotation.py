@@ -183,6 +183,27 @@ def test_retoken_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pipel
     assert empty[0] == 0
 
 
+def test_old_entries_are_removed_in_chunks_between_which_others_mask(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _send(pipeline, 1, 2, 3)
+    pipeline.run()
+    rotated = _rotated(pipeline)
+    monkeypatch.setattr(rotate, "OLD_ENTRIES_PER_CHUNK", 4)
+    removed: list[tuple[int, int]] = []
+
+    def mask_meanwhile(step: str, done: int, total: int) -> None:
+        if step == "old entries":
+            removed.append((done, total))
+            _send(rotated, 3 + len(removed))
+            rotated.run()
+
+    assert _retoken(rotated, mask_meanwhile).removed_entries == 6
+    assert removed == [(4, 6), (6, 6)]
+    assert _values(rotated) == _expected(1, 2, 3, 4, 5)
+    assert _vault_key_ids(rotated) == {str(_primary(rotated))}
+
+
 def test_without_a_reason_nothing_is_moved(pipeline: Pipeline) -> None:
     _send(pipeline, 1)
     pipeline.run()
@@ -230,7 +251,7 @@ def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retoken(
         assert _distinct(rotated) == (60, 60, 200)
     calls = 0
     _retoken(rotated, stop_after(0))
-    assert set(steps) == {"vault", "masked files", "rows"}
+    assert set(steps) == {"vault", "masked files", "rows", "old entries"}
     assert steps.count("rows") > 1
     assert steps.count("vault") == 2, "what the pipeline or an interrupted retoken has moved is not moved again"
     assert _distinct(rotated) == (60, 60, 200)
