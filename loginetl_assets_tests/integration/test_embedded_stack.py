@@ -379,6 +379,9 @@ def test_another_user_gets_past_neither_the_sockets_directory_nor_its_mode() -> 
         assert not reaches(socket_file, uid=other), "the directory's mode does not hold"
         sockets.chmod(0o711)
         assert reaches(socket_file, uid=other), "nothing was tried here"
+        stack.stop()
+        stack.start()
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700, "the next start closes what was opened"
     finally:
         stack.stop()
         shutil.rmtree(base)
