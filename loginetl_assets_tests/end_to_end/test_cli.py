@@ -691,7 +691,7 @@ def test_a_quarantined_batch_is_listed_shown_and_given_up(cli: Cli, other_queue:
     (newest,) = json.loads(beside("batches", "list", "--limit", "1", "--json").stdout)
     (beside.home / "landing" / newest["object_key"]).unlink()
     beside("psql", "-c", again)
-    beside("run")
+    beside("run", exit_code=3)
     batch_id = str(newest["batch_id"])
     assert "gone" not in beside("batches", "show", batch_id).stdout
     listed = json.loads(beside("batches", "list", "--state", "set_aside", "--json").stdout)
