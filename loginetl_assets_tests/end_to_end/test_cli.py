@@ -682,6 +682,7 @@ def test_a_batch_set_aside_is_shown_with_its_reason_and_read_again_once_mended(c
     assert [row[0] for row in beside.table()].count("set-aside") == 1
 
 
+@pytest.mark.usefixtures("loaded")  # a batch that stays in the landing, for tests that name one
 def test_a_quarantined_batch_is_listed_shown_and_given_up(cli: Cli, other_queue: str) -> None:
     beside = cli.with_queue(other_queue)
     beside("send", "-", stdin=login(user_id="gone") + "\n" + login(user_id="gone-too"))
