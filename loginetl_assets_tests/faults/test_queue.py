@@ -360,8 +360,8 @@ def in_order_of_landing(pipeline: Pipeline) -> list[str]:
     """The users of all landed logins, batch after batch."""
     landing, keys = pipeline.services.landing(), pipeline.services.keyring
     rows = pipeline.query(
-        "SELECT batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected, erased"
-        " FROM loginetl.batches ORDER BY batch_id"
+        "SELECT batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected,"
+        " erased, lost FROM loginetl.batches ORDER BY batch_id"
     )
     batches = [ledger.Batch(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]
     bodies = [one.body for batch in batches for one in read_messages(landing, keys, batch)]

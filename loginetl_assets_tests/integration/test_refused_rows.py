@@ -281,8 +281,8 @@ def test_an_erasure_reaches_the_vault_by_a_refused_row_alone(pipeline: Pipeline)
     check_constraint(pipeline)
     pipeline.send([login(user_id="refused-1", ip="203.0.113.99", device_id="their own")])
     pipeline.run()
-    pipeline.execute("UPDATE loginetl.batches SET loaded_at = now() - interval '40 days'")
-    pipeline.run({"purge": {"days": 30}}, job="retention")
+    # As retention leaves it before it sweeps the vault: only the rejected body still has the values.
+    pipeline.execute("UPDATE loginetl.batches SET object_purged_at = now(), masked_key = NULL")
     services = pipeline.services
     erasure = Erasure(
         services.database(), services.landing(), services.keyring, subject_of("refused-1", [], services.keyring)
