@@ -37,7 +37,7 @@ bench: $(READY) ## Measure the pipeline beside bare loops and a row-by-row scrip
 	$(BIN)/python -m bench
 
 soak: $(READY) ## Send messages for MINUTES (20) while 8 runs at a time are killed at random; report in bench/results/.
-	$(BIN)/python -m loginetl_assets_tests.faults.soak --minutes $(MINUTES) --report bench/results
+	$(BIN)/python -m loginetl_assets_tests.support.soak --minutes $(MINUTES) --report bench/results
 
 MINUTES ?= 20
 
@@ -45,7 +45,7 @@ mutants: $(READY) ## Change the rules of logins and ledger one by one, and list 
 	rm -rf mutants
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
-	$(BIN)/python -m loginetl_assets_tests.mutants
+	$(BIN)/python -m loginetl_assets_tests.support.mutants
 
 lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).
 	uv pip compile $(LOCK) --upgrade --extra local --group dev pyproject.toml -o requirements-dev.txt

@@ -10,9 +10,9 @@ from bench import database, emulator, sqs
 from bench.failure import BenchmarkFailed
 from bench.measure import Spread, Timing, timed
 from bench.messages import bodies, other_kinds
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
+from loginetl_assets.storage.database import LoginDatabase
 
 PIPELINE = "loginetl"
 ROW_SCRIPT = "row script"

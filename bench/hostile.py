@@ -7,11 +7,11 @@ from uuid import UUID
 from rich.console import Console
 from rich.table import Table
 
+from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.logins.masking import mask_batch
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.tokens import Tokenizer
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets_tests.faults.corpus import GROWING, MIB
+from loginetl_assets_tests.support.corpus import GROWING, MIB
 
 LONG, SHORT = MIB, 64 * 1024  # 1 MiB is the most that SQS takes
 _REPEATS = 3

@@ -13,7 +13,7 @@ from statistics import median
 from bench import database
 from bench.failure import BenchmarkFailed
 from bench.measure import Spread
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 
 _SAMPLES = Path(__file__).parent.parent / "loginetl_assets" / "sample" / "login_messages.jsonl"

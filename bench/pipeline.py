@@ -1,6 +1,6 @@
 """A contender: the `login_etl` job over the real definitions, in one process, on an ephemeral Dagster instance.
 
-Started as `python -m bench.pipeline MOST_MESSAGES`, with the settings in the environment.
+Started as `python -m bench.pipeline MAX_MESSAGES`, with the settings in the environment.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from bench.measure import Span
-from loginetl_assets.definitions import build_definitions
+from loginetl_assets.build import build_definitions
 from loginetl_assets.settings import Settings
 
 

@@ -19,20 +19,21 @@ from rich.table import Table
 from bench import database
 from bench.failure import BenchmarkFailed
 from bench.messages import bodies
-from loginetl_assets.definitions import build_definitions
+from loginetl_assets.build import build_definitions
+from loginetl_assets.keys.keyring import TEMPLATES, Keyring
+from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.landing.batch_files import register_messages, write_messages
+from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.logins.sealing import VaultSealer
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
-from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources import ledger, vault
-from loginetl_assets.resources.batch_files import register_messages, write_messages
-from loginetl_assets.resources.database import LoginDatabase, copy_rows
-from loginetl_assets.resources.keyring import TEMPLATES, Keyring
-from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import vault
+from loginetl_assets.storage.database import LoginDatabase, copy_rows
 
 RECOVERED_TOKENS = 10_000
 RETOKEN_ROWS = 200_000
@@ -52,14 +53,14 @@ def measure(home: Path, server_url: str, say: Callable[[str], None]) -> dict[str
         BenchmarkFailed: what was done is not what was asked for.
     """
     results: dict[str, Any] = {}
-    say(f"a table of {RETOKEN_ROWS:,} rows: recovery, and retoken alone")
+    say(f"a table of {RETOKEN_ROWS:,} rows: recovery, and retokenize alone")
     with _filled(home / "alone", server_url, "bench_privacy_alone", RETOKEN_ROWS, RETOKEN_VALUES) as settings:
         results["recover"] = _recovery(settings)
         _rotated(settings)
-        results["retoken_alone"] = _retoken(settings)
-    say("the same, and retoken beside a running load")
+        results["retokenize_alone"] = _retokenize(settings)
+    say("the same, and retokenize beside a running load")
     with _filled(home / "beside", server_url, "bench_privacy_beside", RETOKEN_ROWS, RETOKEN_VALUES) as settings:
-        results["retoken_beside_a_load"] = _retoken_beside_a_load(settings)
+        results["retokenize_beside_a_load"] = _retokenize_beside_a_load(settings)
     say(f"a table of {ERASURE_ROWS:,} rows: erasure of one user")
     with _filled(home / "erase", server_url, "bench_privacy_erase", ERASURE_ROWS, RETOKEN_VALUES) as settings:
         results["erase"] = _erasure(settings)
@@ -89,13 +90,13 @@ def _fill(login_database: LoginDatabase, keys: Keyring, rows: int, values: int) 
             with login_database.transaction() as connection:
                 for role in KeysetRole:
                     ledger.check_keys(connection, role, keys.check_values(role))
-                sealer = VaultSealer(keys.vault)
+                encryptor = VaultEncryptor(keys.vault)
                 vault.add(
                     connection,
-                    sealer.wrapped_key,
+                    encryptor.wrapped_key,
                     keys.key_ids(KeysetRole.VAULT)[0],
                     (
-                        (of_field[n], field, sealer.seal(of_field[n], f"value-{n}"))
+                        (of_field[n], field, encryptor.encrypt(of_field[n], f"value-{n}"))
                         for n in range(start, min(start + _BATCH, each))
                     ),
                 )
@@ -141,12 +142,12 @@ def _rotated(settings: Settings) -> Services:
     return Services(settings)
 
 
-def _retoken(settings: Settings) -> dict[str, Any]:
+def _retokenize(settings: Settings) -> dict[str, Any]:
     services = Services(settings)
     ends: dict[str, float] = {}
     started = time.perf_counter()
-    counts = retoken(
-        services.database(application_name="loginetl retoken"),
+    counts = retokenize(
+        services.database(application_name="loginetl retokenize"),
         services.landing(),
         services.keyring,
         Officer(settings),
@@ -164,7 +165,7 @@ def _retoken(settings: Settings) -> dict[str, Any]:
             (new, new),
         ).fetchone()
     if left != (0,) or counts.rows < RETOKEN_ROWS or counts.removed_entries < RETOKEN_VALUES:
-        raise BenchmarkFailed(f"retoken left {left} rows, moved {counts}")
+        raise BenchmarkFailed(f"retokenize left {left} rows, moved {counts}")
     return {
         "rows": counts.rows,
         "values": counts.values,
@@ -175,7 +176,7 @@ def _retoken(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _retoken_beside_a_load(settings: Settings) -> dict[str, Any]:
+def _retokenize_beside_a_load(settings: Settings) -> dict[str, Any]:
     with subprocess.Popen(
         [sys.executable, "-m", "bench.privacy"],
         env={**os.environ, **_rotated(settings).settings.as_environment()},
@@ -185,10 +186,10 @@ def _retoken_beside_a_load(settings: Settings) -> dict[str, Any]:
         try:
             _until_loading(settings, load)
             started, before = time.perf_counter(), _rows(settings)
-            found = _retoken(settings)
+            found = _retokenize(settings)
             loaded, seconds = _rows(settings) - before, time.perf_counter() - started
             if load.poll() is not None or not loaded:
-                raise BenchmarkFailed("the load did not go on beside the retoken")
+                raise BenchmarkFailed("the load did not go on beside the retokenize")
         finally:
             load.kill()
     return {**found, "loaded_meanwhile": loaded, "loaded_per_second": round(loaded / seconds)}
@@ -198,7 +199,7 @@ def _until_loading(settings: Settings, load: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 120
     while _rows(settings) == RETOKEN_ROWS:
         if load.poll() is not None or time.monotonic() > deadline:
-            raise BenchmarkFailed("the load beside the retoken did not start")
+            raise BenchmarkFailed("the load beside the retokenize did not start")
         time.sleep(0.1)
 
 
@@ -207,7 +208,7 @@ def _rows(settings: Settings) -> int:
 
 
 def load_for_ever(settings: Settings) -> None:
-    """Masks and loads fresh messages, 10 000 a run, until it is ended: what a retoken runs beside."""
+    """Masks and loads fresh messages, 10 000 a run, until it is ended: what a retokenize runs beside."""
     services = Services(settings)
     landing, login_database = services.landing(), services.database()
     job = build_definitions(settings).resolve_implicit_job_def_def_for_assets(_LOADED)
@@ -249,13 +250,13 @@ def show(console: Console, found: dict[str, Any]) -> None:
         column.justify = "right"
     recovered = found["recover"]
     table.add_row(f"recover {recovered['tokens']:,} tokens", f"{recovered['seconds']:.2f}", "")
-    for name, title in (("retoken_alone", "retoken"), ("retoken_beside_a_load", "retoken beside a load")):
+    for name, title in (("retokenize_alone", "retokenize"), ("retokenize_beside_a_load", "retokenize beside a load")):
         one = found[name]
         seconds = one["seconds"]
         table.add_row(f"{title}: vault values", f"{seconds['vault']:.2f}", f"{one['values_per_second']:,}")
         table.add_row(f"{title}: rows", f"{seconds['rows']:.2f}", f"{one['rows_per_second']:,}")
         table.add_row(f"{title}: all of it", f"{seconds['all of it']:.2f}", f"{one['rows_per_second_all_of_it']:,}")
-    table.add_row("rows loaded meanwhile", "", f"{found['retoken_beside_a_load']['loaded_per_second']:,}")
+    table.add_row("rows loaded meanwhile", "", f"{found['retokenize_beside_a_load']['loaded_per_second']:,}")
     erased = found["erase"]
     table.add_row(f"erase {erased['rows']} of {erased['table_rows']:,} rows", f"{erased['seconds']:.2f}", "")
     console.print(table)

@@ -13,16 +13,16 @@ import psycopg
 from bench import database
 from bench.failure import BenchmarkFailed
 from bench.messages import bodies
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.logins.encryption import VaultEncryptor, decrypt, encrypt
 from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS, MaskedBatch, mask_batch
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
-from loginetl_assets.logins.sealing import VaultSealer, open_sealed, seal
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.ledger import BatchState
-from loginetl_assets.resources.login_table import load_logins
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.batches import BatchState
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import load_logins
 
 BATCH = 5_000  # the drain's default
 MASKED_MESSAGES = 50_000
@@ -53,15 +53,15 @@ def in_memory(home: Path, *, messages: int = MASKED_MESSAGES) -> dict[str, float
     masked_rows = 0
     for batch in _batches(messages):
         with watch.stage("seal a batch"):
-            sealed = seal(keys.landing, encode_messages(batch), "place")
+            sealed = encrypt(keys.landing, encode_messages(batch), "place")
         with watch.stage("open a batch"):
-            opened = decode_messages(open_sealed(keys.landing, sealed, "place"))
+            opened = decode_messages(decrypt(keys.landing, sealed, "place"))
         with watch.stage("mask (mask_batch)"):
             masked = mask_batch(opened, keys.tokenizer)
         with watch.stage("vault: seal the values"):
-            sealer = VaultSealer(keys.vault)
+            encryptor = VaultEncryptor(keys.vault)
             for token, _, value in masked.vault.iter_rows():
-                sealer.seal(token, value)
+                encryptor.encrypt(token, value)
         with watch.stage("write parquet"):
             masked.logins.write_parquet(io.BytesIO(), compression="zstd")
         if masked.logins.height + len(masked.rejected) != len(batch):
@@ -132,7 +132,7 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
         for number, one in enumerate(masked):
             ledger.register_batch(
                 connection,
-                object_key=str(number),
+                object_path=str(number),
                 landing_key_id=0,
                 messages=one.logins.height,  # the other messages are no part of the load
                 size=0,
@@ -145,7 +145,7 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
             ledger.mark_masked(
                 connection,
                 batch,
-                masked_key=str(number),
+                masked_path=str(number),
                 rejected=0,
                 duplicates=0,
                 loaded=0,

@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
-from loginetl_assets.resources.database import LoginDatabase
 from loginetl_assets.settings import Environment, Settings
-from loginetl_assets_tests.mutants import RUNNING_STACK
-from loginetl_assets_tests.pipeline import Pipeline, sqs_client
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets_tests.support.mutants import RUNNING_STACK
+from loginetl_assets_tests.support.pipeline import Pipeline, sqs_client
 
 TEMPLATE = "loginetl_template"
 

@@ -13,8 +13,6 @@ import dagster as dg
 from pydantic import Field
 from sqlalchemy import Connection
 
-from loginetl_assets.assets.batches import each_batch
-from loginetl_assets.assets.failures import failures_without_values, retries_left
 from loginetl_assets.assets.metadata import (
     LOADED,
     LOGIN_COLUMNS,
@@ -25,22 +23,25 @@ from loginetl_assets.assets.metadata import (
     masked_lineage,
     rate,
 )
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import Unreadable, read_messages, write_masked
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.logins.masking import MaskedBatch, mask_batch
-from loginetl_assets.logins.sealing import VaultSealer
-from loginetl_assets.resources import ledger, rejections, vault
-from loginetl_assets.resources.batch_files import Unreadable, read_messages, write_masked
 from loginetl_assets.resources.configured import (
     KeyringResource,
     LandingResource,
     LoginDatabaseResource,
     RulesResource,
 )
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.ledger import Batch, BatchState
-from loginetl_assets.resources.login_table import table_rows
-from loginetl_assets.resources.rejections import sealed_rejection
+from loginetl_assets.resources.failures import failures_without_values, retries_left
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.each_batch import each_batch
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections, vault
+from loginetl_assets.storage.batches import Batch, BatchState
+from loginetl_assets.storage.login_table import table_rows
+from loginetl_assets.storage.rejections import encrypted_rejection
 
 
 class MaskingConfig(dg.Config):
@@ -62,7 +63,7 @@ class MaskingTotals:
     """What a run masked; landed = masked + rejected + duplicates + loaded before (and what was erased since)."""
 
     batches: int = 0
-    set_aside: int = 0
+    quarantined: int = 0
     messages: int = 0
     masked: int = 0
     rejected: int = 0
@@ -91,7 +92,7 @@ class MaskingTotals:
             skippable=True,
             description="One parquet file per batch: logins with `ip` and `device_id` replaced by tokens.",
             metadata={
-                "dagster/column_schema": column_schema(("message_key", "uuid", "The message's id."), *LOGIN_COLUMNS),
+                "dagster/column_schema": column_schema(("message_uuid", "uuid", "The message's id."), *LOGIN_COLUMNS),
                 "dagster/column_lineage": masked_lineage(),
             },
         ),
@@ -106,13 +107,13 @@ class MaskingTotals:
             metadata={
                 "dagster/table_name": "loginetl.rejected_logins",
                 "dagster/column_schema": column_schema(
-                    ("message_key", "uuid", "The message's id."),
+                    ("message_uuid", "uuid", "The message's id."),
                     ("batch_id", "bigint", "The batch it came with."),
                     ("sent_at", "timestamptz", "When SQS took it."),
                     ("rejected_at", "timestamptz", "When it was read."),
                     ("reason", "text", "One of a closed list."),
                     ("field", "text", "Which of the six fields is to blame, if one is."),
-                    ("sealed_body", "bytea", "The body, sealed with the rejects key."),
+                    ("encrypted_body", "bytea", "The body, sealed with the rejects key."),
                 ),
             },
         ),
@@ -158,9 +159,9 @@ def masked_logins(
         failed = each_batch(open_database, states, masker.mask, totals.add, only=config.batch_ids)
         if failed.may_pass and retries_left(context):
             raise failed.error()
-        if totals.set_aside:
+        if totals.quarantined:
             context.log.warning(
-                f"{totals.set_aside} batches could not be read and were set aside: see `loginetl status`"  # noqa: G004 - a count
+                f"{totals.quarantined} batches could not be read and were set aside: see `loginetl status`"  # noqa: G004 - a count
             )
         with open_database.transaction() as connection:
             rejected_rows = table_rows(connection, "loginetl.rejected_logins")
@@ -169,7 +170,7 @@ def masked_logins(
         counts = {
             "messages": totals.messages,
             "batches": totals.batches,
-            "batches_set_aside": totals.set_aside,
+            "quarantined_batches": totals.quarantined,
             "masked": totals.masked,
             "rejected": totals.rejected,
             "duplicates": totals.duplicates,
@@ -224,12 +225,12 @@ class _Masker:
 
     def mask(self, connection: Connection, batch: Batch) -> MaskingTotals:
         """Masks one batch, or sets it aside where it cannot be read."""
-        vault.share(connection)
+        vault.lock_shared(connection)
         try:
             messages = read_messages(self._landing, self.keys, batch)
         except Unreadable as error:
-            ledger.set_aside(connection, batch, str(error))
-            return MaskingTotals(set_aside=1)
+            ledger.quarantine(connection, batch, str(error))
+            return MaskingTotals(quarantined=1)
         rejections.forget_batch(connection, batch)
         settled = ledger.settled(connection, [message.key for message in messages])
         loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
@@ -244,14 +245,14 @@ class _Masker:
             by_event_id=self._rules.by_event_id,
         )
         masked, known_events = self._without_known_events(connection, masked)
-        masked_key, size = write_masked(self._landing, masked.logins)
+        masked_path, size = write_masked(self._landing, masked.logins)
         # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
         new_tokens = self._fill_vault(connection, masked)
         ledger.settle_duplicates(connection, batch, known_events)
         rejected = rejections.add(
             connection,
             batch,
-            (sealed_rejection(self.keys.rejects, one.message, one.rejection) for one in masked.rejected),
+            (encrypted_rejection(self.keys.rejects, one.message, one.rejection) for one in masked.rejected),
         )
         duplicates = (
             masked.repeated
@@ -262,7 +263,7 @@ class _Masker:
         ledger.mark_masked(
             connection,
             batch,
-            masked_key=masked_key,
+            masked_path=masked_path,
             rejected=rejected,
             duplicates=duplicates,
             loaded=loaded_before,
@@ -283,7 +284,7 @@ class _Masker:
 
     def _without_known_events(self, connection: Connection, masked: MaskedBatch) -> tuple[MaskedBatch, list[UUID]]:
         """Leaves out logins whose event is loaded, by whatever message; and gives their messages."""
-        events = masked.logins["event_key"].drop_nulls()
+        events = masked.logins["event_uuid"].drop_nulls()
         if events.is_empty():
             return masked, []
         known = ledger.settled_events(connection, [UUID(event) for event in events])
@@ -303,10 +304,10 @@ class _Masker:
         )
         if not new:
             return 0
-        sealer = VaultSealer(self.keys.vault)
+        encryptor = VaultEncryptor(self.keys.vault)
         return vault.add(
             connection,
-            sealer.wrapped_key,
+            encryptor.wrapped_key,
             self.keys.key_ids(KeysetRole.VAULT)[0],
-            ((token, field, sealer.seal(token, value)) for token, field, value in new),
+            ((token, field, encryptor.encrypt(token, value)) for token, field, value in new),
         )

@@ -47,7 +47,7 @@ def masked_lineage() -> dg.TableColumnLineage:
             for column, sources in {
                 **_SOURCES,
                 "create_date": ("sent_at",),
-                "message_key": ("message_id",),
+                "message_uuid": ("message_id",),
             }.items()
         }
     )

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from loginetl_assets.assets.draining import Drain, DrainLimits, drain_in_processes
-from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
-from loginetl_assets.resources import ledger
 from loginetl_assets.resources.configured import (
     KeyringResource,
     LandingResource,
@@ -18,11 +15,14 @@ from loginetl_assets.resources.configured import (
     LoginQueueResource,
     RulesResource,
 )
+from loginetl_assets.resources.failures import failures_without_values
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.drain.engine import Drain, DrainLimits, drain_in_processes
+from loginetl_assets.storage import batches as ledger
 
 # A process takes 0.7 s to start and drains some thousand messages a second: below this it would not pay.
 MESSAGES_WORTH_PROCESSES = 5_000
-MOST_PROCESSES = 4
+MAX_PROCESSES = 4
 
 login_queue = dg.AssetSpec(
     "login_queue",
@@ -65,7 +65,7 @@ class DrainConfig(dg.Config):
         ge=0,
         le=64,
         description="Processes that drain side by side; 0 takes one for a short queue and one per core, at most"
-        f" {MOST_PROCESSES}, from {MESSAGES_WORTH_PROCESSES} waiting messages.",
+        f" {MAX_PROCESSES}, from {MESSAGES_WORTH_PROCESSES} waiting messages.",
     )
     batch_messages: int = Field(default=5_000, gt=0, le=100_000, description="A batch is landed once it has so many.")
     batch_seconds: float = Field(
@@ -163,4 +163,4 @@ def raw_login_messages(
 def _processes_for(messages: int) -> int:
     if messages < MESSAGES_WORTH_PROCESSES:
         return 1
-    return max(1, min(MOST_PROCESSES, os.cpu_count() or 1))
+    return max(1, min(MAX_PROCESSES, os.cpu_count() or 1))

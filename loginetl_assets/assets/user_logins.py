@@ -8,21 +8,22 @@ import dagster as dg
 import polars as pl
 from sqlalchemy import Connection
 
-from loginetl_assets.assets.batches import each_batch
-from loginetl_assets.assets.failures import failures_without_values, retries_left
 from loginetl_assets.assets.metadata import LOGIN_COLUMNS, NOT_MASKED, OWNERS, column_schema, rate, table_lineage
 from loginetl_assets.errors import BatchError, OperatorError
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import Unreadable, read_masked, read_messages
+from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.logins.rejection import Reason, Rejection
-from loginetl_assets.resources import ledger, rejections
-from loginetl_assets.resources.adoption import login_table
-from loginetl_assets.resources.batch_files import Unreadable, read_masked, read_messages
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.ledger import Batch, BatchState
-from loginetl_assets.resources.login_table import load_logins, table_rows
-from loginetl_assets.resources.rejections import sealed_rejection
+from loginetl_assets.resources.failures import failures_without_values, retries_left
+from loginetl_assets.steps.each_batch import each_batch
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections
+from loginetl_assets.storage.adoption import login_table
+from loginetl_assets.storage.batches import Batch, BatchState
+from loginetl_assets.storage.login_table import load_logins, table_rows
+from loginetl_assets.storage.rejections import encrypted_rejection
 
 
 @dataclass
@@ -34,7 +35,7 @@ class LoadTotals:
     rejected: int = 0
     duplicates: int = 0
     batches: int = 0
-    batches_set_aside: int = 0
+    quarantined_batches: int = 0
     batches_to_mask_anew: int = 0  # their masked file is gone or damaged
 
     def add(self, other: "LoadTotals") -> None:
@@ -72,8 +73,8 @@ def user_logins(
         failed = each_batch(open_database, [BatchState.MASKED], loader.load, totals.add)
         if failed.may_pass and retries_left(context):
             raise failed.error()
-        if totals.batches_set_aside:
-            context.log.warning(f"{totals.batches_set_aside} batches were set aside: see `loginetl status`")  # noqa: G004 - a count
+        if totals.quarantined_batches:
+            context.log.warning(f"{totals.quarantined_batches} batches were set aside: see `loginetl status`")  # noqa: G004 - a count
         if totals.batches_to_mask_anew:
             context.log.warning(
                 f"{totals.batches_to_mask_anew} masked files are gone or damaged: the next run makes them anew"  # noqa: G004 - a count
@@ -129,8 +130,8 @@ class _Loader:
                 outcome = load_logins(connection, batch, logins)
                 rejected = self._reject(connection, batch, outcome.refused)
         except Unreadable as error:
-            ledger.set_aside(connection, batch, str(error))
-            return LoadTotals(batches_set_aside=1)
+            ledger.quarantine(connection, batch, str(error))
+            return LoadTotals(quarantined_batches=1)
         duplicates = logins.height - outcome.inserted - rejected
         ledger.mark_loaded(
             connection,
@@ -151,7 +152,7 @@ class _Loader:
         bodies = {str(message.key): message for message in read_messages(self._landing, self._keys, batch)}
         reason = Rejection(Reason.REFUSED_BY_TABLE)
         return rejections.add(
-            connection, batch, (sealed_rejection(self._keys.rejects, bodies[key], reason) for key in refused)
+            connection, batch, (encrypted_rejection(self._keys.rejects, bodies[key], reason) for key in refused)
         )
 
 

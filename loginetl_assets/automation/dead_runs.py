@@ -8,9 +8,9 @@ import dagster as dg
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.our_runs import OurRuns
-from loginetl_assets.resources import live_runs
 from loginetl_assets.resources.configured import INSTALLATION_TAG
-from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.storage import live_runs
+from loginetl_assets.storage.database import LoginDatabase
 
 _JOBS = {LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION}
 

@@ -6,16 +6,16 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from pydantic import Field
 
-from loginetl_assets.assets.failures import failures_without_values
-from loginetl_assets.assets.replaying import replay_rejected, selection
 from loginetl_assets.automation.our_runs import OurRuns
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import delete_doomed, delete_objects
+from loginetl_assets.landing.batch_files import delete_objects, delete_pending
+from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource, label_of
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.unnamed_objects import delete_purged, delete_unnamed_masked, register_unnamed
-from loginetl_assets.resources.vault_sweep import sweep_vault
+from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.steps.replay import replay_rejected, selection
+from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
+from loginetl_assets.steps.vault_sweep import sweep_vault
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.database import LoginDatabase
 
 LOGIN_ETL = "login_etl"
 PROCESS_LANDED = "process_landed"
@@ -113,7 +113,7 @@ def purge(
         open_database = database.open()
         files = landing.open(open_database)
         objects = _purge_expired(open_database, files, cutoff)
-        objects += delete_doomed(open_database, files)
+        objects += delete_pending(open_database, files)
         unnamed = register_unnamed(
             open_database, files, keyring.open(), before=now - ORPHAN_AGE, run_id=context.run.run_id
         )
@@ -157,7 +157,7 @@ def _purge_expired(database: LoginDatabase, files: Landing, cutoff: datetime) ->
             if not expired:
                 return objects
             # The files go before the rows that name them: a purge that dies in between meets them again.
-            keys = [key for batch in expired for key in (batch.object_key, batch.masked_key) if key]
+            keys = [key for batch in expired for key in (batch.object_path, batch.masked_path) if key]
             delete_objects(connection, files, keys)
             ledger.mark_purged(connection, [batch.batch_id for batch in expired])
             objects += len(keys)

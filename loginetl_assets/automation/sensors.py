@@ -13,7 +13,6 @@ from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, 
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
 from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.resources import ledger
 from loginetl_assets.resources.automatic import read_automation
 from loginetl_assets.resources.configured import (
     INSTALLATION_TAG,
@@ -22,8 +21,9 @@ from loginetl_assets.resources.configured import (
     RulesResource,
     label_of,
 )
-from loginetl_assets.resources.health import BATCHES_SET_ASIDE, QUEUE_NOT_DRAINED, look
 from loginetl_assets.settings import Settings
+from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, look
+from loginetl_assets.storage import batches as ledger
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -209,7 +209,7 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
             hold |= _switched_off(context, database.services.settings)
             if seen.depth is None and QUEUE_NOT_DRAINED in told:
                 hold[QUEUE_NOT_DRAINED] = ""  # of this nothing is known
-            marks = hold.keys() | {f"{BATCHES_SET_ASIDE}/{one.batch_id}" for one in seen.set_aside}
+            marks = hold.keys() | {f"{QUARANTINED_BATCHES}/{one.batch_id}" for one in seen.quarantined}
         except (OperatorError, TransientError) as error:
             # Of the others nothing is known.
             hold = {**dict.fromkeys(told_conditions, ""), "database_unreachable": str(error)}

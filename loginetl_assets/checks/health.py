@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from loginetl_assets.assets.failures import failures_without_values
 from loginetl_assets.resources.automatic import read_automation
 from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource, RulesResource, label_of
-from loginetl_assets.resources.health import look
+from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.steps.health import look
 
 
 @dg.asset_check(
@@ -43,7 +43,7 @@ def health(
                 "pending": seen.totals.pending,
                 "pending_batches": seen.totals.pending_batches,
                 "lost": seen.totals.lost,
-                "set_aside_batches": seen.totals.set_aside_batches,
+                "quarantined_batches": seen.totals.quarantined_batches,
                 "last_loaded_at": seen.totals.last_loaded_at and dg.MetadataValue.timestamp(seen.totals.last_loaded_at),
                 "runs_without_worker": len(seen.runs_without_worker),
                 "rejection_rate": round(seen.rejection_rate, 4),

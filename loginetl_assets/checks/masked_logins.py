@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from loginetl_assets.assets.failures import failures_without_values
+from loginetl_assets.landing.batch_files import Unreadable, read_masked
 from loginetl_assets.logins.masking import violations
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import Unreadable, read_masked
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource, RulesResource
+from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.storage import batches as ledger
 
 _PAGE = 100
 

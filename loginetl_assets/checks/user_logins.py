@@ -10,14 +10,15 @@ import dagster as dg
 import polars as pl
 from sqlalchemy import text
 
-from loginetl_assets.assets.failures import failures_without_values
+from loginetl_assets.landing.batch_files import Unreadable, read_masked
+from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import MASKED_SCHEMA
-from loginetl_assets.resources import ledger, rejections
-from loginetl_assets.resources.batch_files import Unreadable, read_masked
 from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
-from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.ledger import Batch
-from loginetl_assets.resources.login_table import is_filtered, repeated_logins, tokens_of_several_users
+from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections
+from loginetl_assets.storage.batches import Batch
+from loginetl_assets.storage.login_table import is_filtered, repeated_logins, tokens_of_several_users
 
 _ASSET = dg.AssetKey("user_logins")
 
@@ -60,12 +61,12 @@ def user_logins_are_sound(
             logins, unreadable = _read(files, batches)
             ids = [batch.batch_id for batch in batches]
             settled = ledger.settled_by(connection, ids)
-            keys = [UUID(key) for key in logins["message_key"].unique()]
+            keys = [UUID(key) for key in logins["message_uuid"].unique()]
             with_outcome, rejected_keys = ledger.settled_among(connection, keys)
-            sealed_rejections = rejections.count(connection, ids)
+            encrypted_rejections = rejections.count(connection, ids)
             refused = [str(key) for key in rejected_keys]  # maybe not even a text to Postgres
             filtered = is_filtered(connection)
-            repeated = repeated_logins(connection, logins.filter(~pl.col("message_key").is_in(refused)))
+            repeated = repeated_logins(connection, logins.filter(~pl.col("message_uuid").is_in(refused)))
             shared = {
                 column: tokens_of_several_users(connection, column, logins[column].unique().to_list())
                 for column in ("masked_device_id", "masked_ip")
@@ -87,7 +88,7 @@ def user_logins_are_sound(
                 {"loaded_twice": twice, "messages_without_outcome": without_outcome},
             ),
             "counts_reconcile": (
-                not disagreeing and sealed_rejections == sum(rejected.values()),
+                not disagreeing and encrypted_rejections == sum(rejected.values()),
                 dg.AssetCheckSeverity.ERROR,
                 {
                     "landed": sum(batch.messages for batch in batches),

@@ -18,8 +18,8 @@ MAX_LENGTHS = {"user_id": 128, "device_type": 32, "locale": 32, "device_id": 256
 
 MASKED_SCHEMA = pl.Schema(
     {
-        "message_key": pl.String,  # UUID
-        "event_key": pl.String,  # UUID; null where events are not known by an id of their own
+        "message_uuid": pl.String,  # UUID
+        "event_uuid": pl.String,  # UUID; null where events are not known by an id of their own
         "user_id": pl.String,
         "device_type": pl.String,
         "masked_ip": pl.String,
@@ -29,10 +29,10 @@ MASKED_SCHEMA = pl.Schema(
         "create_date": pl.Date,  # UTC date of the message's SentTimestamp
     }
 )
-TABLE_COLUMNS = tuple(name for name in MASKED_SCHEMA if name not in {"message_key", "event_key"})
+TABLE_COLUMNS = tuple(name for name in MASKED_SCHEMA if name not in {"message_uuid", "event_uuid"})
 
 _READ_SCHEMA = pl.Schema(
-    {"position": pl.Int64, "sent_at_ms": pl.Int64, **{field: pl.String for field in FIELDS}, "event_key": pl.String}
+    {"position": pl.Int64, "sent_at_ms": pl.Int64, **{field: pl.String for field in FIELDS}, "event_uuid": pl.String}
 )
 
 
@@ -56,13 +56,13 @@ class MaskedBatch:
     repeated: int  # messages whose id stood in the batch already
     unknown_fields: int  # fields beside the six that were ignored, over all messages
 
-    def without_events(self, event_keys: Collection[str]) -> tuple["MaskedBatch", list[UUID]]:
+    def without_events(self, event_uuids: Collection[str]) -> tuple["MaskedBatch", list[UUID]]:
         """The batch without the logins of some events, and without values that only those have; and their messages."""
-        known = pl.col("event_key").is_in(list(event_keys)).fill_null(False)
+        known = pl.col("event_uuid").is_in(list(event_uuids)).fill_null(False)
         logins = self.logins.filter(~known)
         kept = pl.concat([logins["masked_ip"], logins["masked_device_id"]]).unique()
         vault = self.vault.filter(pl.col("token").is_in(kept.implode()))
-        dropped = [UUID(key) for key in self.logins.filter(known)["message_key"]]
+        dropped = [UUID(key) for key in self.logins.filter(known)["message_uuid"]]
         return replace(self, logins=logins, vault=vault), dropped
 
 
@@ -95,7 +95,7 @@ def mask_batch(
         reading = read_login(message.body, reject_unknown_fields=reject_unknown_fields, by_event_id=by_event_id)
         if isinstance(reading, Login):
             unknown_fields += reading.unknown_fields
-            event = str(reading.event_key) if reading.event_id else None
+            event = str(reading.event_uuid) if reading.event_id else None
             rows.append((position, message.sent_at_ms, *reading[: len(FIELDS)], event))
         else:
             rejected.append(RejectedMessage(message, reading))
@@ -111,7 +111,7 @@ def mask_batch(
     version = major_version(pl.col("packed")) if major_only else pl.col("packed")
     logins = (
         good.with_columns(
-            pl.Series("message_key", [str(kept[position][0]) for position in good["position"]], pl.String),
+            pl.Series("message_uuid", [str(kept[position][0]) for position in good["position"]], pl.String),
             *(_masked(field, known[field]) for field in MASKED_FIELDS),
             app_version=version,
             create_date=pl.from_epoch("sent_at_ms", time_unit="ms").dt.date(),

@@ -71,7 +71,7 @@ class Login(NamedTuple):
     event_id: str | None = None  # the producer's own, where it is asked for and there
 
     @property
-    def event_key(self) -> UUID | None:
+    def event_uuid(self) -> UUID | None:
         """The identity of the event, whatever messages bring it."""
         return uuid5(_EVENT_IDS, self.event_id) if self.event_id else None
 

@@ -5,7 +5,7 @@ import re
 
 # The body, the message in its SNS envelope, and two for what others wrap. Bounded, since texts can be put into each
 # other some hundred times in a body of a MiB.
-_MOST_LEVELS = 4
+_MAX_LEVELS = 4
 # A string, to its end or the text's, and the number that it is the name of. Nothing is tried twice: time is linear,
 # and brackets mean nothing, so depth costs nothing either.
 _STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)(?:"(?:\s*+:\s*+(-?[0-9][0-9.eE+-]*+))?)?', re.DOTALL)
@@ -21,7 +21,7 @@ def strings_in(body: bytes) -> set[str]:
     except UnicodeDecodeError:
         texts = {body.decode("utf-8", "replace")}
     found: set[str] = set()
-    for _ in range(_MOST_LEVELS):
+    for _ in range(_MAX_LEVELS):
         texts = {string for text in texts if '"' in text for string in _strings_of(text)}
         found |= texts
     return found

@@ -23,31 +23,31 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError, SettingsError
-from loginetl_assets.logins.canonical import canonical_values
-from loginetl_assets.logins.message import Login, is_storable, read_login
-from loginetl_assets.logins.sealing import NotOpened, open_sealed
-from loginetl_assets.logins.strings import strings_in
-from loginetl_assets.logins.tokens import MASKED_FIELDS, Tokenizer
-from loginetl_assets.privacy import audit
-from loginetl_assets.resources import ledger, rejections, vault
-from loginetl_assets.resources.adoption import login_table
-from loginetl_assets.resources.batch_files import (
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import (
     Unreadable,
-    delete_doomed,
+    delete_pending,
     pending_logins,
     read_masked,
     read_messages,
     write_masked,
     write_messages,
 )
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.ledger import Batch, BatchState
-from loginetl_assets.resources.login_table import require_every_row
-from loginetl_assets.resources.unnamed_objects import delete_purged, delete_unnamed_masked, register_unnamed
-from loginetl_assets.resources.vault_sweep import sweep_vault
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.canonical import canonical_values
+from loginetl_assets.logins.encryption import NotOpened, decrypt
+from loginetl_assets.logins.message import Login, is_storable, read_login
+from loginetl_assets.logins.strings import strings_in
+from loginetl_assets.logins.tokens import MASKED_FIELDS, Tokenizer
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
+from loginetl_assets.steps.vault_sweep import sweep_vault
+from loginetl_assets.storage import audit, rejections, vault
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.adoption import login_table
+from loginetl_assets.storage.batches import Batch, BatchState
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import require_every_row
 
 # Of rejected bodies: one may have a MiB, or eight where payloads come from a bucket.
 _PAGE_MESSAGES = 1_000
@@ -200,7 +200,7 @@ class Erasure:
         counts.unneeded_vault_entries = swept.removed
         counts.unreadable_batches += swept.unreadable_batches
         with self._database.transaction() as connection:
-            counts.kept_versions = len(ledger.doomed_objects(connection))
+            counts.kept_versions = len(ledger.pending_deletions(connection))
         audit.record(
             self._database,
             audit.Action.ERASED,
@@ -231,14 +231,14 @@ class Erasure:
                 seen.add(batch_id)
                 progress(len(seen), len(seen.union(batch_ids)))
             if remove:
-                delete_doomed(self._database, self._landing)
+                delete_pending(self._database, self._landing)
             with self._database.transaction() as connection:
                 require_every_row(connection)
                 self._clean_rejected(connection, counts, tokens, remove=remove)
                 self._clean_rows(connection, counts, tokens, remove=remove)
             with self._database.transaction() as connection:
                 require_every_row(connection)
-                vault.claim(connection)
+                vault.lock_exclusive(connection)
                 batch_ids = self._batches_not_in(seen, connection, counts) if remove else []
                 if not batch_ids:
                     self._clean_vault(connection, counts, tokens, remove=remove)
@@ -272,7 +272,7 @@ class Erasure:
         if not meant:
             return
         try:
-            masked = read_masked(self._landing, batch) if batch.masked_key else None
+            masked = read_masked(self._landing, batch) if batch.masked_path else None
         except Unreadable:
             masked = None  # a file that nobody can read goes with the messages
         counts.batches += 1
@@ -287,23 +287,23 @@ class Erasure:
         if not remove:
             return
         vault.mark_tokens(connection, of_batch)
-        vault.share(connection)
-        doomed = [batch.object_key, *([batch.masked_key] if batch.masked_key else [])]
+        vault.lock_shared(connection)
+        pending_deletion = [batch.object_path, *([batch.masked_path] if batch.masked_path else [])]
         gone = {id(message) for message in meant}
         kept = [message for message in messages if id(message) not in gone]
-        object_key, size = write_messages(self._landing, self._keys, kept)
-        masked_key = None
+        object_path, size = write_messages(self._landing, self._keys, kept)
+        masked_path = None
         if batch.state is BatchState.LOADED and masked is not None:
-            masked_key, _ = write_masked(self._landing, masked.filter(~self._subject.masked()))
+            masked_path, _ = write_masked(self._landing, masked.filter(~self._subject.masked()))
         counts.rejected_bodies += ledger.replace_objects(
             connection,
             batch,
-            object_key=object_key,
+            object_path=object_path,
             landing_key_id=self._keys.key_ids(KeysetRole.LANDING)[0],
             size=size,
-            masked_key=masked_key,
+            masked_path=masked_path,
             erased=[message.key for message in meant],
-            doomed=doomed,
+            pending_deletion=pending_deletion,
         )
 
     def _tokens_of(self, bodies: Iterable[bytes]) -> set[str]:
@@ -328,7 +328,7 @@ class Erasure:
 
     def _opened(self, sealed: bytes, key: UUID) -> bytes | None:
         try:
-            return open_sealed(self._keys.rejects, sealed, str(key))
+            return decrypt(self._keys.rejects, sealed, str(key))
         except NotOpened:
             return None  # nobody can read it, ourselves included
 

@@ -7,16 +7,16 @@ from enum import StrEnum
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.canonical import canonical_value
-from loginetl_assets.logins.sealing import NotOpened
-from loginetl_assets.privacy import audit
-from loginetl_assets.privacy.officer import Officer
-from loginetl_assets.resources import ledger, vault
-from loginetl_assets.resources.adoption import login_table
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.login_table import require_every_row
+from loginetl_assets.logins.encryption import NotOpened
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage import audit, vault
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.adoption import login_table
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import require_every_row
 
 _CHUNK = 10_000
 

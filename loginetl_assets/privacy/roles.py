@@ -8,8 +8,8 @@ the database's to say) and never change it. All three are group roles without a 
 
 from sqlalchemy import text
 
-from loginetl_assets.resources.adoption import login_schema, login_table
-from loginetl_assets.resources.database import LoginDatabase
+from loginetl_assets.storage.adoption import login_schema, login_table
+from loginetl_assets.storage.database import LoginDatabase
 
 LOADER, ANALYST, PRIVACY = "loginetl_loader", "loginetl_analyst", "loginetl_privacy"
 
@@ -33,7 +33,7 @@ GRANT SELECT (token, field) ON loginetl.pii_vault TO {LOADER};
 GRANT EXECUTE ON FUNCTION loginetl.remove_values_without_rows(text[]) TO {LOADER}, {PRIVACY};
 GRANT SELECT (data_key_id) ON loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT, DELETE ON loginetl.erased_tokens TO {LOADER};
-GRANT SELECT, INSERT, DELETE ON loginetl.doomed_objects TO {LOADER};
+GRANT SELECT, INSERT, DELETE ON loginetl.pending_deletions TO {LOADER};
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.live_runs TO {LOADER};
 
 GRANT SELECT ON {{table}}, loginetl.token_map, {_VIEWS} TO {ANALYST};
@@ -43,7 +43,7 @@ GRANT SELECT, UPDATE, DELETE ON {{table}} TO {PRIVACY};
 GRANT SELECT ON {_VIEWS} TO {PRIVACY};
 GRANT SELECT, INSERT (claimed_user, action, reason, tokens, counts) ON loginetl.pii_access_log TO {PRIVACY};
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.pii_vault, loginetl.vault_data_keys, loginetl.token_map,
-  loginetl.erased_tokens, loginetl.doomed_objects, loginetl.processed_messages TO {PRIVACY};
+  loginetl.erased_tokens, loginetl.pending_deletions, loginetl.processed_messages TO {PRIVACY};
 GRANT SELECT, DELETE ON loginetl.rejected_logins TO {PRIVACY};
 GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {PRIVACY};
 GRANT SELECT, INSERT ON loginetl.keys TO {PRIVACY};

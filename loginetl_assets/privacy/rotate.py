@@ -9,7 +9,7 @@ Retoken. A token is made from the value, so moving one needs the officer (to ope
 3. The rows of the table of logins are rewritten, by pages of the table, both columns at once.
 4. Old vault entries that no row has any more are removed.
 
-Each chunk commits by itself and each step finds what is left, so a retoken that was killed is finished by another.
+Each chunk commits by itself and each step finds what is left, so a retokenize that was killed is finished by another.
 
 Rewrap. The vault's data keys are sealed to a new officer key; values stay as they are.
 """
@@ -21,18 +21,18 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.sealing import VAULT_KEY_CONTEXT, NotOpened, VaultSealer
-from loginetl_assets.privacy import audit
-from loginetl_assets.privacy.officer import Officer
-from loginetl_assets.resources import ledger, vault
-from loginetl_assets.resources.adoption import login_table
-from loginetl_assets.resources.batch_files import Unreadable, delete_doomed, read_masked, write_masked
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.ledger import BatchState
-from loginetl_assets.resources.login_table import require_every_row, table_pages
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.landing.batch_files import Unreadable, delete_pending, read_masked, write_masked
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, NotOpened, VaultEncryptor
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage import audit, vault
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.adoption import login_table
+from loginetl_assets.storage.batches import BatchState
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import require_every_row, table_pages
 
 _VALUES_PER_CHUNK = 5_000
 # 512 pages of 8 KiB are some 20 000 rows: a transaction of about a second.
@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class RetokenCounts:
-    """What a retoken moved."""
+    """What a retokenize moved."""
 
     values: int = 0
     rows: int = 0
@@ -55,7 +55,7 @@ class RetokenCounts:
     removed_entries: int = 0
 
 
-def retoken(
+def retokenize(
     database: LoginDatabase,
     landing: Landing,
     keys: Keyring,
@@ -88,7 +88,7 @@ def retoken(
             table = login_table(connection)
         raise OperatorError(
             f"rows of {table} still have {left} old tokens: a trigger of it passes the rows over, or undoes the change"
-            " (disable it), or a process that lacks the new key has loaded them since (restart it); then retoken again"
+            " (disable it), or a process that lacks the new key has loaded them since (restart it); then run it again"
         )
     return counts
 
@@ -136,7 +136,7 @@ def _move_values(
     after = ""
     while True:
         with database.transaction() as connection:
-            vault.share(connection)
+            vault.lock_shared(connection)
             entries = connection.execute(
                 text(
                     "SELECT v.token, v.field, v.sealed, v.data_key_id, k.wrapped_key"
@@ -167,7 +167,7 @@ def _move_values(
                         f"data key {data_key_id} of the vault, or a value under it, does not open: nothing was moved"
                         " in this chunk; restore it from a backup"
                     ) from None
-            sealer = VaultSealer(keys.vault)
+            encryptor = VaultEncryptor(keys.vault)
             moved = {entry.token: keys.tokenizer.token(entry.field, values[entry.token]) for entry in entries}
             # A value's tokens under every old key at once, and the map before the vault, as the pipeline does: it
             # waits for us or we for it, and never each for the other.
@@ -184,10 +184,10 @@ def _move_values(
             )
             vault.add(
                 connection,
-                sealer.wrapped_key,
+                encryptor.wrapped_key,
                 keys.key_ids(KeysetRole.VAULT)[0],
                 [
-                    (moved[entry.token], entry.field, sealer.seal(moved[entry.token], values[entry.token]))
+                    (moved[entry.token], entry.field, encryptor.encrypt(moved[entry.token], values[entry.token]))
                     for entry in entries
                 ],
             )
@@ -234,7 +234,7 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
     for done, batch_id in enumerate(batch_ids, 1):
         with database.transaction() as connection:
             batch = ledger.lock_batch(connection, batch_id)
-            if batch is None or batch.masked_key is None:
+            if batch is None or batch.masked_path is None:
                 continue
             try:
                 logins = read_masked(landing, batch)
@@ -244,16 +244,16 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
             if not new:
                 continue
             if batch.state is BatchState.LOADED:
-                vault.share(connection)
-                masked_key, _ = write_masked(
+                vault.lock_shared(connection)
+                masked_path, _ = write_masked(
                     landing, logins.with_columns(pl.col("masked_ip", "masked_device_id").replace(new))
                 )
-                ledger.replace_masked(connection, batch, masked_key)
+                ledger.replace_masked(connection, batch, masked_path)
             else:
                 ledger.replace_masked(connection, batch, None)
             counts.masked_files += 1
         progress("masked files", done, len(batch_ids))
-    delete_doomed(database, landing)
+    delete_pending(database, landing)
 
 
 def _remove_old_entries(database: LoginDatabase, primary: str, counts: RetokenCounts, progress: Progress) -> int:
@@ -268,7 +268,7 @@ def _remove_old_entries(database: LoginDatabase, primary: str, counts: RetokenCo
     while True:
         with database.transaction() as connection:
             require_every_row(connection)
-            vault.claim(connection)
+            vault.lock_exclusive(connection)
             table = login_table(connection)
             chunk = connection.execute(
                 text(

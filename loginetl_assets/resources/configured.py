@@ -9,15 +9,15 @@ import dagster as dg
 from dagster_aws.utils import ResourceWithBoto3Configuration
 from pydantic import PrivateAttr
 
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.landing import Landing
-from loginetl_assets.resources.live_runs import Heartbeat
-from loginetl_assets.resources.payloads import Payloads
-from loginetl_assets.resources.queue import LoginQueue, open_session
-from loginetl_assets.resources.services import Services
+from loginetl_assets.aws.payloads import Payloads
+from loginetl_assets.aws.sqs import LoginQueue, open_session
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.services import Services
 from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.live_runs import Heartbeat
 
 INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
 

@@ -26,10 +26,10 @@ import typer
 from sqlalchemy import make_url
 from tink import secret_key_access
 
-from loginetl_assets.cli import app
+from loginetl_assets.cli.main import app
 from loginetl_assets.local.home import ENTRIES
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
-from loginetl_assets_tests.pipeline import COLUMNS, SAMPLE, login, sqs_client
+from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, login, sqs_client
 
 pytestmark = pytest.mark.xdist_group("cli")  # one worker runs them all: they share a stack
 
@@ -50,14 +50,14 @@ STATUS = [
     "landed",
     "pending_batches",
     "pending",
-    "set_aside_batches",
+    "quarantined_batches",
     "loaded",
     "rejected",
     "duplicates",
     "last_loaded_at",
     "oldest_pending_seconds",
     "rejection_rate",
-    "set_aside",
+    "quarantined",
     "sizes",
     "conditions",
 ]
@@ -566,7 +566,7 @@ def test_rejected_list_gives_reasons_and_no_body(loaded: Loaded) -> None:
 
     assert found
     for row in found:
-        assert sorted(row) == ["batch_id", "field", "message_key", "reason", "rejected_at", "sent_at"]
+        assert sorted(row) == ["batch_id", "field", "message_uuid", "reason", "rejected_at", "sent_at"]
         assert row["reason"] == "not_a_login"
     assert printed.count("not_a_login") == len(found)
     assert "oops" not in printed + json.dumps(found)
@@ -577,7 +577,7 @@ def test_rejected_list_names_messages_in_full(loaded: Loaded) -> None:
     printed = loaded.cli("rejected", "list", "--limit", "1").stdout
 
     first_column = "".join(line.strip("│").split("│")[0].strip() for line in printed.splitlines() if "│" in line)
-    assert newest["message_key"] in first_column
+    assert newest["message_uuid"] in first_column
 
 
 def test_rejected_list_can_be_narrowed(loaded: Loaded) -> None:
@@ -629,11 +629,11 @@ def test_what_is_dropped_is_gone_and_counted(refusing: Cli) -> None:
     assert refusing.status()["rejected"] == before["rejected"]
 
     (row,) = json.loads(refusing("rejected", "list", "--reason", "unknown_field", "--json").stdout)
-    assert refusing("rejected", "drop", row["message_key"], "--yes").stderr == "dropped 1 messages\n"
+    assert refusing("rejected", "drop", row["message_uuid"], "--yes").stderr == "dropped 1 messages\n"
     assert difference(before, refusing.status(), "landed", "rejected", "erased") == (0, -1, 1)
     for command in ("drop", "replay", "show"):
-        again = refusing("rejected", command, row["message_key"], exit_code=1)
-        assert again.stderr.startswith(f"error: 1 of the messages named are not rejected, {row['message_key']} among")
+        again = refusing("rejected", command, row["message_uuid"], exit_code=1)
+        assert again.stderr.startswith(f"error: 1 of the messages named are not rejected, {row['message_uuid']} among")
     assert refusing("rejected", "drop", "--reason", "unknown_field").stderr == "no rejected message is meant\n"
 
 
@@ -663,7 +663,7 @@ def test_a_batch_set_aside_is_shown_with_its_reason_and_read_again_once_mended(c
     beside("send", "-", stdin=login(user_id="set-aside"))
     beside("run", "--max-messages", "1")
     (newest,) = sorted((beside.home / "landing" / "batches").iterdir(), key=lambda path: path.stat().st_mtime)[-1:]
-    again = f"UPDATE loginetl.batches SET state = 'landed' WHERE object_key = 'batches/{newest.name}'"  # noqa: S608
+    again = f"UPDATE loginetl.batches SET state = 'landed' WHERE object_path = 'batches/{newest.name}'"  # noqa: S608
     beside("psql", "-c", again)
     newest.rename(newest.with_suffix(".away"))
     ran = beside("run", exit_code=3)
@@ -671,14 +671,14 @@ def test_a_batch_set_aside_is_shown_with_its_reason_and_read_again_once_mended(c
     assert "needs attention: 1 batches were set aside" in ran.stderr
     beside("run")  # the next one has nothing to do with it, and health tells of it
     report = beside.status()
-    (one,) = report["set_aside"]
+    (one,) = report["quarantined"]
     assert one["reason"].startswith("raw batch: the landing has no object")
-    assert list(report["conditions"]) == ["batches_set_aside"] or "batches_set_aside" in report["conditions"]
+    assert list(report["conditions"]) == ["quarantined_batches"] or "quarantined_batches" in report["conditions"]
     assert f"batch {one['batch_id']}" in beside("status").stdout
 
     newest.with_suffix(".away").rename(newest)
     beside("reprocess")
-    assert beside.status()["set_aside"] == []
+    assert beside.status()["quarantined"] == []
     assert [row[0] for row in beside.table()].count("set-aside") == 1
 
 
@@ -690,15 +690,15 @@ def test_a_quarantined_batch_is_listed_shown_and_given_up(cli: Cli, other_queue:
         WHERE batch_id = (SELECT max(batch_id) FROM loginetl.batches)"""
     beside("run")
     (newest,) = json.loads(beside("batches", "list", "--limit", "1", "--json").stdout)
-    (beside.home / "landing" / newest["object_key"]).unlink()
+    (beside.home / "landing" / newest["object_path"]).unlink()
     beside("psql", "-c", again)
     beside("run", exit_code=3)
     batch_id = str(newest["batch_id"])
     assert "gone" not in beside("batches", "show", batch_id).stdout
-    listed = json.loads(beside("batches", "list", "--state", "set_aside", "--json").stdout)
+    listed = json.loads(beside("batches", "list", "--state", "quarantined", "--json").stdout)
     assert [(one["batch_id"], one["pending"]) for one in listed] == [(newest["batch_id"], 2)]
     before = beside.status()
-    assert before["conditions"].keys() >= {"batches_set_aside"}
+    assert before["conditions"].keys() >= {"quarantined_batches"}
 
     assert "--reason" in beside("batches", "give-up", batch_id, exit_code=2).stderr
     assert (
@@ -709,8 +709,8 @@ def test_a_quarantined_batch_is_listed_shown_and_given_up(cli: Cli, other_queue:
 
     assert "2 messages are lost" in said
     after = beside.status()
-    assert difference(before, after, "lost", "pending", "set_aside_batches") == (2, -2, -1)
-    assert "batches_set_aside" not in after["conditions"]
+    assert difference(before, after, "lost", "pending", "quarantined_batches") == (2, -2, -1)
+    assert "quarantined_batches" not in after["conditions"]
     shown = json.loads(beside("batches", "show", batch_id, "--json").stdout)
     assert (shown["state"], shown["lost"], shown["lost_reason"]) == ("lost", 2, "the disk [died]")
     assert "[died]" in beside("batches", "list", "--state", "lost").stdout

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from loginetl_assets.local.stack import EmbeddedStack
-from loginetl_assets_tests.leaks import find_leaks, spellings
-from loginetl_assets_tests.pipeline import SAMPLE
+from loginetl_assets_tests.support.leaks import find_leaks, spellings
+from loginetl_assets_tests.support.pipeline import SAMPLE
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

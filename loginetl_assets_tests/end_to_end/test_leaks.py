@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from loginetl_assets.local.stack import EmbeddedStack
-from loginetl_assets_tests.leaks import find_leaks, holds, spellings
-from loginetl_assets_tests.pipeline import login
+from loginetl_assets_tests.support.leaks import find_leaks, holds, spellings
+from loginetl_assets_tests.support.pipeline import login
 
 # Some thirty commands one after the other, three of them with retries that wait.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("leaks")]
@@ -154,9 +154,9 @@ def test_no_canary_is_left_anywhere_but_on_the_queue(site: Site) -> None:
     site.run("loginetl", "recover", token, succeeds=False)
     site.run("loginetl", "token", "--field", "ip", "--reason", "x", f"{IPS[0]}.{IPS[0]}", succeeds=False)
     site.run("loginetl", "keys", "rotate", "masking")
-    site.run("loginetl", "keys", "retoken", "--reason", "leak test")
+    site.run("loginetl", "keys", "retokenize", "--reason", "leak test")
     site.run("loginetl", "keys", "rotate", "officer")
-    site.run("loginetl", "keys", "rewrap", "--reason", "leak test")
+    site.run("loginetl", "keys", "reencrypt", "--reason", "leak test")
     site.run("loginetl", "erase", "--user-id", "u-1", "--reason", "leak test", "--yes")
     site.run("loginetl", "rejected", "list")
     site.run("loginetl", "rejected", "show")

@@ -376,7 +376,14 @@ def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page
     if SCREENSHOTS:
         page.screenshot(path=Path(SCREENSHOTS) / "user-logins.png")
     page.goto("/assets/user_logins?view=events")
-    for row in ("dagster/row_count 99", "rows_in 99", "loaded 99", "duplicates 0", "batches 1", "batches_set_aside 0"):
+    for row in (
+        "dagster/row_count 99",
+        "rows_in 99",
+        "loaded 99",
+        "duplicates 0",
+        "batches 1",
+        "quarantined_batches 0",
+    ):
         expect(page.get_by_role("row", name=row, exact=True)).to_be_visible()
     assert_free_of(private_values(), page.content())
 

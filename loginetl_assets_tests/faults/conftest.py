@@ -9,13 +9,13 @@ import boto3
 import pytest
 
 from loginetl_assets.local.stack import Addresses
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.http_proxy import HttpProxy
-from loginetl_assets_tests.faults.postgres_proxy import PostgresProxy
+from loginetl_assets_tests.support.http_proxy import HttpProxy
+from loginetl_assets_tests.support.postgres_proxy import PostgresProxy
 
-pytest.register_assert_rewrite("loginetl_assets_tests.faults.scene")  # its reckoning then shows what does not add up
-from loginetl_assets_tests.faults.scene import Scene  # noqa: E402
+pytest.register_assert_rewrite("loginetl_assets_tests.support.scene")  # its reckoning then shows what does not add up
+from loginetl_assets_tests.support.scene import Scene  # noqa: E402
 
 
 @pytest.fixture

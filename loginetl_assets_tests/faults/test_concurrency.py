@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.soak import Plan, Soak
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets_tests.support.pipeline import Pipeline, login
+from loginetl_assets_tests.support.soak import Plan, Soak
 
 # 40 s of arrival: on two cores the start takes ten seconds or so, each kill costs a new process 2.5 s of CPU, and what
 # a killed run held comes again after the visibility time-out.

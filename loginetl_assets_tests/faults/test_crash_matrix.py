@@ -17,11 +17,11 @@ import dagster as dg
 import pytest
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, REPLAY_REJECTED, RETENTION
-from loginetl_assets_tests.faults import http_proxy, postgres_proxy
-from loginetl_assets_tests.faults.http_proxy import Response, alter, answer, sqs_error
-from loginetl_assets_tests.faults.postgres_proxy import CONNECT, refuse, statement
-from loginetl_assets_tests.faults.proxy import Dropped, Rule
-from loginetl_assets_tests.faults.scene import DRAIN, Scene, assert_no_value, failures
+from loginetl_assets_tests.support import http_proxy, postgres_proxy
+from loginetl_assets_tests.support.http_proxy import Response, alter, answer, sqs_error
+from loginetl_assets_tests.support.postgres_proxy import CONNECT, refuse, statement
+from loginetl_assets_tests.support.proxy import Dropped, Rule
+from loginetl_assets_tests.support.scene import DRAIN, Scene, assert_no_value, failures
 
 
 @dataclass(frozen=True)

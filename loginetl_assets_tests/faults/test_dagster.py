@@ -44,10 +44,10 @@ from sqlalchemy import text
 
 from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 # One worker runs them all: they share an instance.
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("dagster")]
@@ -348,7 +348,7 @@ class Deployment:
         )
         assert {row.user_id: row.times for row in rows} == dict.fromkeys(users, 1)
         totals = self.pipeline.totals()
-        assert totals.pending_batches == totals.pending == totals.set_aside_batches == 0
+        assert totals.pending_batches == totals.pending == totals.quarantined_batches == 0
         assert totals.messages == totals.loaded + totals.duplicates + totals.rejected + totals.erased + totals.lost
         assert totals.loaded == self.pipeline.query("SELECT count(*) FROM user_logins")[0][0]
 

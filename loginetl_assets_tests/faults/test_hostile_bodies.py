@@ -15,16 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tink import prf
 
+from loginetl_assets.logins.encryption import decrypt
 from loginetl_assets.logins.masking import MASKED_SCHEMA, MAX_LENGTHS, TABLE_COLUMNS, MaskedBatch, mask_batch
 from loginetl_assets.logins.message import FIELDS, QueuedMessage
 from loginetl_assets.logins.rejection import Reason, Rejection
-from loginetl_assets.logins.sealing import open_sealed
 from loginetl_assets.logins.tokens import TOKEN_PATTERN, Tokenizer
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.ledger import BatchState
-from loginetl_assets.resources.login_table import Loaded, load_logins
-from loginetl_assets_tests.faults.corpus import CORPUS, FLAT, GROWING, MIB, VALUES, Hostile, Row, good, sns
-from loginetl_assets_tests.pipeline import Pipeline
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.batches import BatchState
+from loginetl_assets.storage.login_table import Loaded, load_logins
+from loginetl_assets_tests.support.corpus import CORPUS, FLAT, GROWING, MIB, VALUES, Hostile, Row, good, sns
+from loginetl_assets_tests.support.pipeline import Pipeline
 
 prf.register()
 _KEYS = tink.new_keyset_handle(prf.prf_key_templates.HMAC_SHA256).primitive(prf.PrfSet)
@@ -54,7 +54,7 @@ def expected_row(row: Row, tokenizer: Tokenizer) -> tuple[Any, ...]:
 
 def outcomes(batch: MaskedBatch) -> dict[str, tuple[Any, ...] | Rejection]:
     """What became of each message, by its id."""
-    rows = batch.logins.drop("event_key").rows()
+    rows = batch.logins.drop("event_uuid").rows()
     assert all(row[-1] == TODAY for row in rows)
     rejected = {one.message.message_id: one.rejection for one in batch.rejected}
     assert len(rows) + len(rejected) == len({row[0] for row in rows} | rejected.keys()), "one outcome a message"
@@ -123,9 +123,9 @@ def in_calls(bodies: Sequence[bytes]) -> list[list[str]]:
 
 def rejected(pipeline: Pipeline) -> dict[bytes, tuple[str, str | None]]:
     """Every rejected body, opened, with its reason and field."""
-    found = pipeline.query("SELECT message_key, reason, field, sealed_body FROM loginetl.rejected_logins")
+    found = pipeline.query("SELECT message_uuid, reason, field, encrypted_body FROM loginetl.rejected_logins")
     key = pipeline.services.keyring.rejects
-    return {open_sealed(key, bytes(row.sealed_body), str(row.message_key)): (row.reason, row.field) for row in found}
+    return {decrypt(key, bytes(row.encrypted_body), str(row.message_uuid)): (row.reason, row.field) for row in found}
 
 
 def test_all_hostile_bodies_together_end_in_postgres_as_they_were_sent(pipeline: Pipeline) -> None:
@@ -228,7 +228,7 @@ def assert_sound(batch: MaskedBatch, messages: Sequence[QueuedMessage]) -> None:
             assert 0 < len(text) <= MAX_LENGTHS[column]
             assert "\0" not in text
             text.encode()  # no lone surrogate
-    shown = batch.logins.drop("message_key").write_ndjson() + repr(batch)
+    shown = batch.logins.drop("message_uuid").write_ndjson() + repr(batch)
     assert DEVICE_MARK not in shown
     assert ADDRESS_MARK not in shown
 
@@ -294,7 +294,7 @@ def test_any_storable_text_is_read_back_from_postgres_as_it_was_sent(
     with pipeline.services.database().transaction() as connection:
         ledger.register_batch(
             connection,
-            object_key=str(uuid4()),
+            object_path=str(uuid4()),
             landing_key_id=0,
             messages=masked.height,
             size=0,

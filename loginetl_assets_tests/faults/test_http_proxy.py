@@ -13,7 +13,7 @@ from botocore.config import Config
 
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.http_proxy import (
+from loginetl_assets_tests.support.http_proxy import (
     Action,
     Exchange,
     HttpProxy,
@@ -27,7 +27,7 @@ from loginetl_assets_tests.faults.http_proxy import (
     operation,
     sqs_error,
 )
-from loginetl_assets_tests.faults.proxy import Rule
+from loginetl_assets_tests.support.proxy import Rule
 
 
 @pytest.fixture

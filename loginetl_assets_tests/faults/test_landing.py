@@ -15,14 +15,14 @@ import boto3
 import pytest
 
 from loginetl_assets.errors import TransientError
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import Unreadable, read_masked, read_messages
 from loginetl_assets.local.stack import Addresses
+from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
-from loginetl_assets.logins.sealing import seal
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import Unreadable, read_masked, read_messages
-from loginetl_assets.resources.keyring import Keyring
-from loginetl_assets.resources.ledger import BatchState
-from loginetl_assets_tests.faults.http_proxy import (
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.batches import BatchState
+from loginetl_assets_tests.support.http_proxy import (
     HttpProxy,
     Request,
     Response,
@@ -32,8 +32,8 @@ from loginetl_assets_tests.faults.http_proxy import (
     forward_then_drop,
     operation,
 )
-from loginetl_assets_tests.faults.proxy import Rule
-from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets_tests.support.proxy import Rule
 
 _CHANCE = Random(7)  # noqa: S311 - reproducible on purpose
 
@@ -81,7 +81,7 @@ def exchanged(path: Path, other: Path) -> None:
 def sealed_with_another_key(path: Path, other: Path) -> None:
     key = f"batches/{path.name}"
     stranger = Keyring({}, path.parents[2] / f"strange-keys-{uuid4()}")
-    path.write_bytes(seal(stranger.landing, encode_messages([]), key))
+    path.write_bytes(encrypt(stranger.landing, encode_messages([]), key))
 
 
 def land_users(pipeline: Pipeline, *users: str) -> None:
@@ -101,8 +101,8 @@ def objects(pipeline: Pipeline, column: str) -> list[Path]:
 
 
 def reasons(pipeline: Pipeline) -> dict[int, str]:
-    rows = pipeline.query("SELECT batch_id, set_aside_reason FROM loginetl.batches WHERE state = 'set_aside'")
-    return {row.batch_id: row.set_aside_reason for row in rows}
+    rows = pipeline.query("SELECT batch_id, quarantine_reason FROM loginetl.batches WHERE state = 'quarantined'")
+    return {row.batch_id: row.quarantine_reason for row in rows}
 
 
 DAMAGES: list[Damage] = [
@@ -119,7 +119,7 @@ def damage_all_but_every_second(paths: list[Path]) -> dict[Path, bytes]:
     return whole
 
 
-def assert_set_aside(pipeline: Pipeline) -> None:
+def assert_quarantined(pipeline: Pipeline) -> None:
     """Every second batch is set aside for its own reason, and the others are loaded."""
     assert users_of(pipeline) == USERS[::2]
     said = reasons(pipeline)
@@ -128,14 +128,14 @@ def assert_set_aside(pipeline: Pipeline) -> None:
     assert missing.startswith("raw batch: the landing has no object ")
     assert others == ["raw batch: it was altered, or sealed with another key"] * len(others)
     totals = pipeline.totals()
-    assert (totals.set_aside_batches, totals.pending, totals.loaded) == (len(DAMAGES), len(DAMAGES), len(USERS) // 2)
+    assert (totals.quarantined_batches, totals.pending, totals.loaded) == (len(DAMAGES), len(DAMAGES), len(USERS) // 2)
 
 
 def assert_all_loaded(pipeline: Pipeline) -> None:
     assert users_of(pipeline) == USERS
     assert reasons(pipeline) == {}
     totals = pipeline.totals()
-    assert (totals.set_aside_batches, totals.pending, totals.loaded, totals.duplicates) == (0, 0, len(USERS), 0)
+    assert (totals.quarantined_batches, totals.pending, totals.loaded, totals.duplicates) == (0, 0, len(USERS), 0)
 
 
 USERS = [f"u-{number:02}" for number in range(2 * len(DAMAGES))]
@@ -143,13 +143,13 @@ USERS = [f"u-{number:02}" for number in range(2 * len(DAMAGES))]
 
 def test_damaged_batches_are_set_aside_and_come_once_they_are_mended(pipeline: Pipeline) -> None:
     land_users(pipeline, *USERS)
-    whole = damage_all_but_every_second(objects(pipeline, "object_key"))
+    whole = damage_all_but_every_second(objects(pipeline, "object_path"))
 
     result = pipeline.run()
 
-    assert metadata(result, "masked_logins")["batches_set_aside"] == len(DAMAGES)
+    assert metadata(result, "masked_logins")["quarantined_batches"] == len(DAMAGES)
     assert checks(result)["counts_reconcile"]
-    assert_set_aside(pipeline)
+    assert_quarantined(pipeline)
     for path, content in whole.items():
         path.write_bytes(content)
     pipeline.run({"masked_logins": {"reprocess": True, "batch_ids": list(reasons(pipeline))}})
@@ -159,7 +159,7 @@ def test_damaged_batches_are_set_aside_and_come_once_they_are_mended(pipeline: P
 def test_damaged_masked_files_are_never_loaded_and_made_anew_by_the_next_run(pipeline: Pipeline) -> None:
     land_users(pipeline, *USERS)
     pipeline.materialize("masked_logins")
-    damage_all_but_every_second(objects(pipeline, "masked_key"))
+    damage_all_but_every_second(objects(pipeline, "masked_path"))
 
     result = pipeline.run()
 
@@ -167,7 +167,7 @@ def test_damaged_masked_files_are_never_loaded_and_made_anew_by_the_next_run(pip
     assert checks(result)["counts_reconcile"]
     assert users_of(pipeline) == USERS[::2]
     totals = pipeline.totals()
-    assert (totals.set_aside_batches, totals.pending, totals.loaded) == (0, len(DAMAGES), len(USERS) // 2)
+    assert (totals.quarantined_batches, totals.pending, totals.loaded) == (0, len(DAMAGES), len(USERS) // 2)
     pipeline.run()
     assert_all_loaded(pipeline)
 
@@ -175,7 +175,7 @@ def test_damaged_masked_files_are_never_loaded_and_made_anew_by_the_next_run(pip
 def test_a_damaged_masked_file_whose_batch_is_damaged_too_is_set_aside_with_it(pipeline: Pipeline) -> None:
     land_users(pipeline, "one")
     pipeline.materialize("masked_logins")
-    for column in ("masked_key", "object_key"):
+    for column in ("masked_path", "object_path"):
         (path,) = objects(pipeline, column)
         path.write_bytes(b"")
 
@@ -200,7 +200,7 @@ def test_a_bit_altered_anywhere_in_either_object_is_noticed(pipeline: Pipeline) 
     with pipeline.services.database().transaction() as connection:
         batch = ledger.claim_batch(connection, [BatchState.MASKED])
     assert batch is not None
-    raw, masked = objects(pipeline, "object_key")[0], objects(pipeline, "masked_key")[0]
+    raw, masked = objects(pipeline, "object_path")[0], objects(pipeline, "masked_path")[0]
 
     for position in range(0, raw.stat().st_size, 3):
         with bit_altered(raw, position), pytest.raises(Unreadable, match="^raw batch: it was altered"):
@@ -302,7 +302,7 @@ def test_a_write_that_is_never_answered_leaves_an_orphan_that_is_not_loaded(on_s
     assert users_of(on_s3) == ["one"]
     totals = on_s3.totals()
     assert (totals.messages, totals.loaded, totals.duplicates) == (1, 1, 0)
-    assert orphans.isdisjoint(row.object_key for row in on_s3.query("SELECT object_key FROM loginetl.batches"))
+    assert orphans.isdisjoint(row.object_path for row in on_s3.query("SELECT object_path FROM loginetl.batches"))
 
 
 @pytest.mark.parametrize("matches", [WRITES, BATCH_READS])
@@ -320,7 +320,7 @@ def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_sets_nothing_
     said = str([event.step_failure_data for event in result.get_step_failure_events()])
     assert "LOGINETL_LANDING_URL" in said
     assert "not allowed" in said
-    assert on_s3.totals().set_aside_batches == 0
+    assert on_s3.totals().quarantined_batches == 0
     proxy.clear()
     on_s3.run_until_empty()
     assert users_of(on_s3) == ["one"]
@@ -329,7 +329,7 @@ def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_sets_nothing_
 def test_a_batch_that_s3_has_lost_is_set_aside_and_comes_once_it_is_back(on_s3: Pipeline) -> None:
     land_users(on_s3, "lost", "kept")
     landing = on_s3.services.landing()
-    (key,) = on_s3.query("SELECT object_key FROM loginetl.batches ORDER BY batch_id LIMIT 1")[0]
+    (key,) = on_s3.query("SELECT object_path FROM loginetl.batches ORDER BY batch_id LIMIT 1")[0]
     content = landing.get(key)
     landing.delete([key])
 

@@ -15,14 +15,14 @@ import boto3
 import pytest
 
 from loginetl_assets.errors import TransientError
+from loginetl_assets.landing.object_store import MASKED
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
-from loginetl_assets.resources.landing import MASKED
-from loginetl_assets.resources.services import Services
-from loginetl_assets_tests.faults.http_proxy import HttpProxy, Request, answer
-from loginetl_assets_tests.faults.proxy import Rule
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.services import Services
+from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, answer
+from loginetl_assets_tests.support.pipeline import Pipeline, login
+from loginetl_assets_tests.support.proxy import Rule
 
 ANNA, BERT = "anna-4711", "bert-0815"
 DENIED = answer(403, b"<Error><Code>AccessDenied</Code></Error>")
@@ -62,7 +62,7 @@ def _versions(pipeline: Pipeline, addresses: Addresses) -> set[str]:
 
 
 def _named(pipeline: Pipeline) -> set[str]:
-    rows = pipeline.query("SELECT object_key, masked_key FROM loginetl.batches WHERE object_purged_at IS NULL")
+    rows = pipeline.query("SELECT object_path, masked_path FROM loginetl.batches WHERE object_purged_at IS NULL")
     return {key for row in rows for key in row if key}
 
 
@@ -122,7 +122,7 @@ def test_versions_of_what_no_batch_names_are_deleted_though_the_first_attempt_fa
     on_s3: Pipeline, addresses: Addresses, proxy: HttpProxy
 ) -> None:
     landing = on_s3.services.landing()
-    ((key,),) = on_s3.query("SELECT masked_key FROM loginetl.batches")
+    ((key,),) = on_s3.query("SELECT masked_path FROM loginetl.batches")
     left = f"{MASKED}/{uuid4()}.parquet"
     landing.put(left, landing.get(key))
     fault = proxy.add(

@@ -11,15 +11,15 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from loginetl_assets.assets.draining import DrainReport
-from loginetl_assets.assets.replaying import ReplayCounts, replay_rejected
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
-from loginetl_assets.resources.rejections import Selection
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.http_proxy import HttpProxy, Request, answer, drop
-from loginetl_assets_tests.faults.proxy import Rule
-from loginetl_assets_tests.pipeline import Pipeline, login, metadata, sqs_client
+from loginetl_assets.steps.drain.engine import DrainReport
+from loginetl_assets.steps.replay import ReplayCounts, replay_rejected
+from loginetl_assets.storage.rejections import Selection
+from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, answer, drop
+from loginetl_assets_tests.support.pipeline import Pipeline, login, metadata, sqs_client
+from loginetl_assets_tests.support.proxy import Rule
 
 LOGINS = 39
 

@@ -15,12 +15,12 @@ from sqlalchemy import make_url, text
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import EmbeddedStack
-from loginetl_assets.resources import database
-from loginetl_assets.resources.database import LoginDatabase, copy_rows
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.postgres_proxy import call_after, call_before, call_during_copy, statement
-from loginetl_assets_tests.faults.proxy import Rule
-from loginetl_assets_tests.faults.scene import DRAIN, Scene, assert_no_value, failures
+from loginetl_assets.storage import database
+from loginetl_assets.storage.database import LoginDatabase, copy_rows
+from loginetl_assets_tests.support.postgres_proxy import call_after, call_before, call_during_copy, statement
+from loginetl_assets_tests.support.proxy import Rule
+from loginetl_assets_tests.support.scene import DRAIN, Scene, assert_no_value, failures
 
 VALUE = "user-5ee4001"  # a value of a message, in errors that quote one
 

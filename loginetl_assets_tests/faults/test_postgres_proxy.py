@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.postgres_proxy import (
+from loginetl_assets_tests.support.postgres_proxy import (
     CONNECT,
     Action,
     PostgresProxy,
@@ -21,7 +21,7 @@ from loginetl_assets_tests.faults.postgres_proxy import (
     refuse,
     statement,
 )
-from loginetl_assets_tests.faults.proxy import Dropped, Rule
+from loginetl_assets_tests.support.proxy import Dropped, Rule
 
 ROWS = [(number, "x" * 100) for number in range(2_000)]  # several CopyData messages
 

@@ -13,14 +13,14 @@ from uuid import uuid4
 
 import pytest
 
+from loginetl_assets.aws.sqs import MAX_BYTES_PER_CALL
 from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.landing.batch_files import read_messages
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import read_messages
-from loginetl_assets.resources.ledger import BatchState
-from loginetl_assets.resources.queue import MOST_BYTES_PER_CALL
-from loginetl_assets_tests.faults.http_proxy import (
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.batches import BatchState
+from loginetl_assets_tests.support.http_proxy import (
     Action,
     Exchange,
     HttpProxy,
@@ -31,8 +31,8 @@ from loginetl_assets_tests.faults.http_proxy import (
     operation,
     sqs_error,
 )
-from loginetl_assets_tests.faults.proxy import Rule
-from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata, sqs_client
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata, sqs_client
+from loginetl_assets_tests.support.proxy import Rule
 
 NOON = 1_750_939_200_000
 
@@ -304,7 +304,7 @@ def test_a_queue_made_anew_under_its_name_is_drained_like_the_one_before(
 
 def test_bodies_of_1_mib_and_notifications_of_sns_are_drained_together(pipeline: Pipeline) -> None:
     empty = len(login(user_id="u-000", x=""))
-    pipeline.send(login(user_id=user, x="x" * (MOST_BYTES_PER_CALL - empty)) for user in users(12))
+    pipeline.send(login(user_id=user, x="x" * (MAX_BYTES_PER_CALL - empty)) for user in users(12))
     pipeline.send(
         json.dumps({"Type": "Notification", "Message": login(user_id=f"sns-{number}")}) for number in range(10)
     )
@@ -316,7 +316,7 @@ def test_bodies_of_1_mib_and_notifications_of_sns_are_drained_together(pipeline:
 
 def test_a_call_carries_no_more_bodies_than_sqs_takes_in_one(faulty: Pipeline, proxy: HttpProxy) -> None:
     empty = len(login(x=""))
-    third, whole = MOST_BYTES_PER_CALL // 3, MOST_BYTES_PER_CALL
+    third, whole = MAX_BYTES_PER_CALL // 3, MAX_BYTES_PER_CALL
     sizes = [whole, third, third, third + 1, 2 * third + 1, third + 1, *[empty] * 11]
 
     faulty.send(login(x="x" * (size - empty)) for size in sizes)
@@ -360,7 +360,7 @@ def in_order_of_landing(pipeline: Pipeline) -> list[str]:
     """The users of all landed logins, batch after batch."""
     landing, keys = pipeline.services.landing(), pipeline.services.keyring
     rows = pipeline.query(
-        "SELECT batch_id, object_key, landing_key_id, messages, state, masked_key, loaded, duplicates, rejected,"
+        "SELECT batch_id, object_path, landing_key_id, messages, state, masked_path, loaded, duplicates, rejected,"
         " erased, lost FROM loginetl.batches ORDER BY batch_id"
     )
     batches = [ledger.Batch(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]

@@ -8,7 +8,7 @@ from sqlalchemy import NullPool, create_engine, text
 
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.server import Server
+from loginetl_assets_tests.support.server import Server
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.privacy.roles import ANALYST, LOADER, grant_roles
-from loginetl_assets.privacy.rotate import RetokenCounts, retoken
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.login_table import export_csv
-from loginetl_assets.resources.services import Services
-from loginetl_assets_tests.pipeline import Pipeline, checks, login
-from loginetl_assets_tests.server import COLUMNS, Server, erased, indexes, keys_rotated
+from loginetl_assets.privacy.rotate import RetokenCounts, retokenize
+from loginetl_assets.services import Services
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import export_csv
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
+from loginetl_assets_tests.support.server import COLUMNS, Server, erased, indexes, keys_rotated
 
 TABLE = f"CREATE TABLE public.user_logins ({COLUMNS})"
 REORDERED = ", ".join(reversed(COLUMNS.split(", ")))
@@ -88,7 +88,7 @@ def test_a_table_of_this_kind_is_loaded_moved_exported_and_erased_from(
         assert pipeline.totals().loaded == 16
         keys_rotated(settings)
         services = Services(settings)
-        counts = retoken(services.database(), services.landing(), services.keyring, Officer(settings), reason="test")
+        counts = retokenize(services.database(), services.landing(), services.keyring, Officer(settings), reason="test")
         assert (counts.rows, counts.values, counts.removed_entries) == (16, 32, 32)
         with services.database().transaction() as connection:
             assert export_csv(connection, BytesIO()) == 16 + len(already)
@@ -274,7 +274,7 @@ def test_an_erasure_whose_rows_a_trigger_keeps_is_not_called_done(server: Server
 
 
 @pytest.mark.parametrize("keep", ["RETURN NULL;", "NEW.masked_device_id := OLD.masked_device_id;"])
-def test_a_retoken_whose_rows_a_trigger_keeps_is_not_called_done(server: Server, tmp_path: Path, keep: str) -> None:
+def test_a_retokenize_whose_rows_a_trigger_keeps_is_not_called_done(server: Server, tmp_path: Path, keep: str) -> None:
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(), login(user_id="u-2", device_id="of u-2", locale="DE")])
@@ -288,15 +288,15 @@ def test_a_retoken_whose_rows_a_trigger_keeps_is_not_called_done(server: Server,
     keys_rotated(settings)
     services = Services(settings)
     with pytest.raises(OperatorError, match=r"rows of public\.user_logins still have [12] old tokens: a trigger"):
-        _retokened(services)
+        _retokenized(services)
 
     server.execute("DROP TRIGGER keep ON public.user_logins")
-    assert _retokened(services).rows == 1
+    assert _retokenized(services).rows == 1
     new_key = services.keyring.tokenizer.key_id
     moved = f"starts_with(masked_ip, '{new_key}.') AND starts_with(masked_device_id, '{new_key}.')"
     assert server.execute(f"SELECT count(*) FROM public.user_logins WHERE {moved}") == [(2,)]
 
 
-def _retokened(services: Services) -> RetokenCounts:
+def _retokenized(services: Services) -> RetokenCounts:
     officer = Officer(services.settings)
-    return retoken(services.database(), services.landing(), services.keyring, officer, reason="yearly")
+    return retokenize(services.database(), services.landing(), services.keyring, officer, reason="yearly")

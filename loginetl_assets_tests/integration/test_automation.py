@@ -26,18 +26,19 @@ from loginetl_assets.automation import jobs, notifiers, our_runs
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
 from loginetl_assets.automation.our_runs import OurRuns
-from loginetl_assets.automation.running import run_landed
-from loginetl_assets.definitions import build_definitions
+from loginetl_assets.aws.sqs import QueueDepth
+from loginetl_assets.build import build_definitions
+from loginetl_assets.cli.running import run_landed
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.resources import ledger, rejections
 from loginetl_assets.resources.automatic import SENSORS
 from loginetl_assets.resources.configured import INSTALLATION_TAG
-from loginetl_assets.resources.queue import QueueDepth
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Identity, KeysetRole, Settings
-from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections
+from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
 
 
 def _tick(pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
@@ -471,7 +472,7 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     os.utime(unfinished, (two_days_ago, two_days_ago))
     rows = pipeline.rows()
     pipeline.run({"purge": {"days": 30}}, job="retention")
-    pending = pipeline.query("SELECT object_key FROM loginetl.batches WHERE state = 'landed'")
+    pending = pipeline.query("SELECT object_path FROM loginetl.batches WHERE state = 'landed'")
     assert [key for key, _ in landing.list("batches")] == [pending[0][0]], "old and orphaned objects are gone"
     assert list(landing.list("masked")) == []
     assert not unfinished.exists()
@@ -489,11 +490,11 @@ def test_retention_forgets_no_id_while_an_old_batch_is_not_settled(pipeline: Pip
     (received,) = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=0)
     pipeline.materialize("raw_login_messages")
     pipeline.land([received.message])  # again, as when the delete was lost
-    (first, _) = (row[0] for row in pipeline.query("SELECT object_key FROM loginetl.batches ORDER BY batch_id"))
+    (first, _) = (row[0] for row in pipeline.query("SELECT object_path FROM loginetl.batches ORDER BY batch_id"))
     path = pipeline.settings.home / "landing" / first
     path.rename(path.with_suffix(".away"))
     pipeline.run()
-    assert (pipeline.totals().loaded, pipeline.totals().set_aside_batches) == (1, 1)
+    assert (pipeline.totals().loaded, pipeline.totals().quarantined_batches) == (1, 1)
     pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - interval '90 days', loaded_at = CASE WHEN"
                      " loaded_at IS NOT NULL THEN now() - interval '90 days' END")  # fmt: skip
     pipeline.run({"purge": {"days": 30}}, job="retention")
@@ -502,7 +503,7 @@ def test_retention_forgets_no_id_while_an_old_batch_is_not_settled(pipeline: Pip
     assert len(pipeline.rows()) == 1, "the id was forgotten, and the message loaded again"
 
 
-@pytest.mark.parametrize("state", ["loaded", "set_aside"])
+@pytest.mark.parametrize("state", ["loaded", "quarantined"])
 def test_retention_forgets_no_id_while_a_batch_is_there_that_may_hold_its_message_again(
     pipeline: Pipeline, state: str
 ) -> None:
@@ -533,9 +534,9 @@ def test_retention_forgets_every_id_but_those_of_rejected_bodies(pipeline: Pipel
         services = other.services
         subject = subject_of("anna", [], services.keyring)
         Erasure(services.database(), services.landing(), services.keyring, subject).run("she asked")
-        (dropped,) = other.query("SELECT message_key FROM loginetl.rejected_logins WHERE reason = 'bad_version'")
+        (dropped,) = other.query("SELECT message_uuid FROM loginetl.rejected_logins WHERE reason = 'bad_version'")
         with services.database().transaction() as connection:
-            rejections.erase(connection, [dropped.message_key])
+            rejections.erase(connection, [dropped.message_uuid])
         other.send([login(user_id="anna", event_id="e-1")])  # as after a redrive
         other.run()
         assert len(other.rows()) == 1, "an event that was erased is known for as long as SQS may bring it again"
@@ -544,9 +545,9 @@ def test_retention_forgets_every_id_but_those_of_rejected_bodies(pipeline: Pipel
         other.execute("UPDATE loginetl.batches SET loaded_at = :old, landed_at = :old", old=old)
         other.run({"purge": {"days": 30}}, job="retention")
 
-        kept = other.query("SELECT message_key, event_key FROM loginetl.processed_messages")
-        bodies = other.query("SELECT message_key FROM loginetl.rejected_logins")
-        assert [tuple(row) for row in kept] == [(bodies[0].message_key, None)]
+        kept = other.query("SELECT message_uuid, event_uuid FROM loginetl.processed_messages")
+        bodies = other.query("SELECT message_uuid FROM loginetl.rejected_logins")
+        assert [tuple(row) for row in kept] == [(bodies[0].message_uuid, None)]
         other.run({"replay": {}}, job="replay_rejected")
         other.run()
         assert (other.totals().rejected, other.totals().pending) == (1, 0)

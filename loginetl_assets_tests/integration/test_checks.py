@@ -13,21 +13,21 @@ import polars as pl
 import pytest
 from sqlalchemy import Connection, text
 
-from loginetl_assets.assets.replaying import replay_rejected
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import read_masked, write_masked
-from loginetl_assets.resources.login_table import repeated_logins, tokens_of_several_users
-from loginetl_assets.resources.rejections import Selection
-from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login, metadata
+from loginetl_assets.landing.batch_files import read_masked, write_masked
+from loginetl_assets.steps.replay import replay_rejected
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.login_table import repeated_logins, tokens_of_several_users
+from loginetl_assets.storage.rejections import Selection
+from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login, metadata
 
 
 def _alter_masked_file(pipeline: Pipeline, column: str, value: object) -> None:
     """Puts a masked file in the pending one's place that has a value in every row, as a broken masking step would."""
-    (key,) = pipeline.query("SELECT masked_key FROM loginetl.batches WHERE state = 'masked'")[0]
+    (key,) = pipeline.query("SELECT masked_path FROM loginetl.batches WHERE state = 'masked'")[0]
     landing = pipeline.services.landing()
     frame = pl.read_parquet(io.BytesIO(landing.get(key)))
     key, _ = write_masked(landing, frame.with_columns(pl.lit(value, dtype=frame.schema[column]).alias(column)))
-    pipeline.execute("UPDATE loginetl.batches SET masked_key = :key WHERE state = 'masked'", key=key)
+    pipeline.execute("UPDATE loginetl.batches SET masked_path = :key WHERE state = 'masked'", key=key)
 
 
 @pytest.mark.parametrize(

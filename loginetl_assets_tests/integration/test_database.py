@@ -11,8 +11,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.resources.database import LoginDatabase, RowsRefused, attempt, copy_rows
 from loginetl_assets.settings import Settings
+from loginetl_assets.storage.database import LoginDatabase, RowsRefused, attempt, copy_rows
 
 PASSWORD = "correct-horse"  # noqa: S105 - to be searched for
 

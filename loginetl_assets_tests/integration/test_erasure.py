@@ -15,20 +15,21 @@ import pytest
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import SettingsError
+from loginetl_assets.keys.keyring import TEMPLATES
+from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.landing.batch_files import read_masked, read_messages
+from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.canonical import canonical_device_id
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
-from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources import ledger, rejections
-from loginetl_assets.resources.batch_files import read_masked, read_messages
-from loginetl_assets.resources.keyring import TEMPLATES
-from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
-from loginetl_assets.resources.landing import BATCHES, MASKED
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets_tests.pipeline import Pipeline, checks, login
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 SENT_AT_MS = 1_700_000_000_000
 
@@ -92,12 +93,12 @@ def _landed(pipeline: Pipeline) -> str:
         for batch_id in ledger.batches_in_landing(connection):
             batch = ledger.lock_batch(connection, batch_id)
             assert batch is not None
-            named |= {batch.object_key} | ({batch.masked_key} if batch.masked_key else set())
+            named |= {batch.object_path} | ({batch.masked_path} if batch.masked_path else set())
             found += [message.body.decode() for message in read_messages(landing, services.keyring, batch)]
-            if batch.masked_key:
+            if batch.masked_path:
                 found.append(read_masked(landing, batch).write_csv())
     assert {key for prefix in (BATCHES, MASKED) for key, _ in landing.list(prefix)} == named
-    assert pipeline.query("SELECT FROM loginetl.doomed_objects") == []
+    assert pipeline.query("SELECT FROM loginetl.pending_deletions") == []
     return "\n".join(found)
 
 
@@ -475,7 +476,7 @@ def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pip
 def test_a_batch_that_cannot_be_opened_is_counted_and_the_others_are_cleaned(pipeline: Pipeline) -> None:
     pipeline.land(_messages(ANNAS))
     _load(pipeline)
-    (lost,) = pipeline.query("SELECT object_key FROM loginetl.batches")[0]
+    (lost,) = pipeline.query("SELECT object_path FROM loginetl.batches")[0]
     landing = pipeline.services.landing()
     landing.delete([lost])
     landing.put(lost, b"damaged")
@@ -500,7 +501,7 @@ def test_while_the_masking_key_is_rotated_a_value_goes_under_both_tokens(pipelin
         def kill(step: str, done: int, total: int) -> None:
             raise _Killed
 
-        retoken(
+        retokenize(
             services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason="test",
             progress=kill,
         )  # fmt: skip

@@ -9,14 +9,15 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.landing.batch_files import read_messages, register_messages, write_messages
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
-from loginetl_assets.resources import ledger, vault
-from loginetl_assets.resources.batch_files import read_messages, register_messages, write_messages
-from loginetl_assets.resources.services import Services
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.services import Services
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import vault
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 ANNA, BERT, DEVICE = "anna-4711", "bert-0815", "anna-device-1"
 
@@ -94,7 +95,7 @@ def test_what_lands_while_an_erasure_waits_for_those_who_mask_is_cleaned_too(pip
     pipeline.land(_messages(ANNA, BERT))
     with ThreadPoolExecutor(1) as pool:
         with pipeline.services.database().transaction() as masking:
-            vault.share(masking)
+            vault.lock_shared(masking)
             erasure = pool.submit(_erase, pipeline)
             _until(lambda: _waiting(pipeline, "advisory") == 1)
             pipeline.land(_messages(ANNA, BERT))

@@ -7,13 +7,13 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
+from loginetl_assets.landing.batch_files import read_masked, write_masked, write_messages
+from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.batch_files import read_masked, write_masked, write_messages
-from loginetl_assets.resources.landing import BATCHES, MASKED
-from loginetl_assets.resources.services import Services
-from loginetl_assets_tests.pipeline import Pipeline, checks, login
+from loginetl_assets.services import Services
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 ANNA, BERT = "anna-4711", "bert-0815"
 BODIES = [login(user_id=ANNA, device_id="anna-device"), login(user_id=BERT)]
@@ -34,12 +34,12 @@ def _objects(pipeline: Pipeline, prefix: str) -> set[str]:
 
 
 def _named(pipeline: Pipeline) -> set[str]:
-    rows = pipeline.query("SELECT object_key FROM loginetl.batches WHERE object_purged_at IS NULL")
-    return {row.object_key for row in rows}
+    rows = pipeline.query("SELECT object_path FROM loginetl.batches WHERE object_purged_at IS NULL")
+    return {row.object_path for row in rows}
 
 
 def test_a_batch_that_a_killed_drain_left_is_cleaned_and_its_other_messages_are_loaded(pipeline: Pipeline) -> None:
-    left = write_messages(pipeline.services.landing(), pipeline.services.keyring, _messages()).object_key
+    left = write_messages(pipeline.services.landing(), pipeline.services.keyring, _messages()).object_path
     counts = _erase(pipeline)
     assert (counts.landed_messages, counts.unreadable_objects) == (1, 0)
     assert left not in _objects(pipeline, BATCHES)

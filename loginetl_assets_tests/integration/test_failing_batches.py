@@ -7,9 +7,9 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 
-from loginetl_assets.assets import batches
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets_tests.pipeline import Pipeline, login, metadata
+from loginetl_assets.steps import each_batch as batches
+from loginetl_assets_tests.support.pipeline import Pipeline, login, metadata
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_a_batch_that_cannot_be_loaded_stops_no_other(pipeline: Pipeline, code: 
 def test_a_batch_that_breaks_the_rules_stops_no_other(pipeline: Pipeline) -> None:
     bad = land(pipeline, "u-1")
     pipeline.materialize("masked_logins")
-    (wrong,) = pipeline.query("SELECT masked_key FROM loginetl.batches")
+    (wrong,) = pipeline.query("SELECT masked_path FROM loginetl.batches")
     assert wrong
     land(pipeline, "u-2")
     pipeline.materialize("masked_logins")
@@ -123,8 +123,8 @@ def _replace_masked_file(pipeline: Pipeline, batch_id: int) -> None:
     """Gives a batch a masked file with a version that no login has."""
     import polars as pl
 
-    from loginetl_assets.resources import ledger
-    from loginetl_assets.resources.batch_files import read_masked, write_masked
+    from loginetl_assets.landing.batch_files import read_masked, write_masked
+    from loginetl_assets.storage import batches as ledger
 
     with pipeline.services.database().transaction() as connection:
         batch = ledger.lock_batch(connection, batch_id)

@@ -14,14 +14,15 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._daemon.types import DaemonHeartbeat
 
 from loginetl_assets.automation.notifiers import Alert
-from loginetl_assets.definitions import build_definitions
+from loginetl_assets.build import build_definitions
 from loginetl_assets.errors import TransientError
-from loginetl_assets.resources import ledger, live_runs
 from loginetl_assets.resources.automatic import SENSORS, read_automation
-from loginetl_assets.resources.health import Health, look
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Settings
-from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login
+from loginetl_assets.steps.health import Health, look
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import live_runs
+from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login
 
 RULES = {"max_rejection_rate": 0.05, "freshness_hours": 24.0}
 
@@ -83,7 +84,7 @@ def _look(pipeline: Pipeline) -> Health:
 def _damage_a_batch(pipeline: Pipeline) -> Path:
     pipeline.send([login()])
     pipeline.materialize("raw_login_messages")
-    (key,) = pipeline.query("SELECT object_key FROM loginetl.batches WHERE state = 'landed'")[0]
+    (key,) = pipeline.query("SELECT object_path FROM loginetl.batches WHERE state = 'landed'")[0]
     path: Path = pipeline.settings.home / "landing" / key
     path.rename(path.with_suffix(".kept"))
     return path
@@ -95,7 +96,7 @@ def test_a_pipeline_that_does_its_work_is_well(pipeline: Pipeline) -> None:
     assert checks(result)["health"]
     seen = _look(pipeline)
     assert seen.conditions(**RULES) == {}
-    assert (seen.oldest_pending_seconds, seen.rejection_rate, seen.set_aside) == (None, 0.01, [])
+    assert (seen.oldest_pending_seconds, seen.rejection_rate, seen.quarantined) == (None, 0.01, [])
     assert seen.depth is not None
     assert seen.depth.waiting == 0
     assert seen.sizes["loginetl.pii_vault"].bytes > 0
@@ -108,8 +109,8 @@ def test_each_condition_is_named_with_what_mends_it(pipeline: Pipeline) -> None:
     result = pipeline.run()
     assert not checks(result)["health"]
     assert result.success, "a warning, not an error"
-    assert "loginetl reprocess" in _look(pipeline).conditions(**RULES)["batches_set_aside"]
-    assert "raw batch" in _look(pipeline).set_aside[0].reason
+    assert "loginetl reprocess" in _look(pipeline).conditions(**RULES)["quarantined_batches"]
+    assert "raw batch" in _look(pipeline).quarantined[0].reason
     path.with_suffix(".kept").rename(path)
     pipeline.run({"masked_logins": {"reprocess": True}})
     assert _look(pipeline).conditions(**RULES) == {}
@@ -222,12 +223,12 @@ def test_a_condition_is_told_once_and_its_end_once(watched: Pipeline, recorder: 
     for _ in range(3):
         assert "loginetl reprocess" in sensor.tick()
         watched.run()
-    assert recorder.told == [("batches_set_aside", True)]
+    assert recorder.told == [("quarantined_batches", True)]
     path.with_suffix(".kept").rename(path)
     watched.run({"masked_logins": {"reprocess": True}})
     sensor.tick()
     sensor.tick()
-    assert recorder.told == [("batches_set_aside", True), ("batches_set_aside", False)]
+    assert recorder.told == [("quarantined_batches", True), ("quarantined_batches", False)]
 
 
 def test_a_second_quarantined_batch_is_told_though_the_first_still_is(watched: Pipeline, recorder: _Recorder) -> None:
@@ -239,15 +240,15 @@ def test_a_second_quarantined_batch_is_told_though_the_first_still_is(watched: P
     watched.run()
     for _ in range(2):
         sensor.tick()
-    assert recorder.told == [("batches_set_aside", True)] * 2
+    assert recorder.told == [("quarantined_batches", True)] * 2
     with watched.services.database().transaction() as connection:
         ledger.give_up(connection, 1, "gone for good")
     sensor.tick()
-    assert recorder.told == [("batches_set_aside", True)] * 2, "the second still is, and was told"
+    assert recorder.told == [("quarantined_batches", True)] * 2, "the second still is, and was told"
     with watched.services.database().transaction() as connection:
         ledger.give_up(connection, 2, "gone for good")
     sensor.tick()
-    assert recorder.told == [*[("batches_set_aside", True)] * 2, ("batches_set_aside", False)]
+    assert recorder.told == [*[("quarantined_batches", True)] * 2, ("quarantined_batches", False)]
 
 
 def test_an_alert_that_was_not_delivered_is_tried_again(watched: Pipeline, recorder: _Recorder) -> None:
@@ -259,7 +260,7 @@ def test_an_alert_that_was_not_delivered_is_tried_again(watched: Pipeline, recor
         sensor.tick()
     recorder.broken = False
     sensor.tick()
-    assert recorder.told == [("batches_set_aside", True)]
+    assert recorder.told == [("quarantined_batches", True)]
 
 
 def test_while_the_queue_does_not_answer_it_is_not_told_as_drained(
@@ -284,6 +285,6 @@ def test_what_cannot_be_reached_is_a_condition_and_others_are_not_forgotten(
     )
     with Pipeline.on(replace(watched.settings, **elsewhere), tmp_path / "broken", notifier=recorder) as unreachable:
         sensor = _Sensor(unreachable)
-        sensor.cursor = json.dumps(["batches_set_aside"] if broken == "database" else [])
+        sensor.cursor = json.dumps(["quarantined_batches"] if broken == "database" else [])
         assert "cannot be reached" in sensor.tick()
     assert recorder.told == [(f"{broken}_unreachable", True)]

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from loginetl_assets.settings import Identity
-from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
 
 @pytest.fixture
@@ -94,6 +94,6 @@ def test_a_known_event_brings_no_value_into_the_vault(by_event: Pipeline) -> Non
 def test_the_ledger_keeps_a_name_of_the_event_and_not_its_id(by_event: Pipeline) -> None:
     by_event.send([login(event_id="e-1")])
     by_event.run()
-    (key,) = by_event.query("SELECT event_key FROM loginetl.processed_messages")[0]
+    (key,) = by_event.query("SELECT event_uuid FROM loginetl.processed_messages")[0]
     assert isinstance(key, UUID)
     assert key.version == 5

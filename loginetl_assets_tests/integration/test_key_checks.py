@@ -9,15 +9,15 @@ import pytest
 import tink
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
+from loginetl_assets.keys.keysets import keyset_json
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
-from loginetl_assets.privacy.rotate import retoken, rewrap
-from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
-from loginetl_assets.resources.keysets import keyset_json
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import retokenize, rewrap
+from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets_tests.integration.test_rotation import run_cli
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 WHY = "ticket 4711"
 VALUES = {"198.51.100.7", "593-47-5928"}
@@ -101,9 +101,9 @@ def test_a_vault_is_handed_over_to_another_officer_where_that_is_said(loaded: Pi
     successor = _officer_keyset()
     (new,) = _ids(successor)
     handing_over = replace(loaded.settings, keysets={KeysetRole.VAULT: _public(successor)})
-    refused = run_cli(handing_over, "keys", "rewrap", "--reason", WHY, exit_code=1)
+    refused = run_cli(handing_over, "keys", "reencrypt", "--reason", WHY, exit_code=1)
     assert "--to-another-officer" in refused.stderr
-    done = run_cli(handing_over, "keys", "rewrap", "--reason", WHY, "--to-another-officer")
+    done = run_cli(handing_over, "keys", "reencrypt", "--reason", WHY, "--to-another-officer")
     assert str(new) in done.stderr, "the officer sees to which key"
     (row,) = loaded.query("SELECT counts FROM loginetl.pii_access_log")
     assert row.counts == {"new_key_id": new, "data_keys": 1, "to_another_officer": 1}
@@ -120,7 +120,7 @@ def test_a_vault_is_not_said_to_be_handed_over_to_a_key_that_has_the_id_of_the_o
     successor = _same_ids_other_keys(_file(loaded.settings, "vault.json").read_text(), KeysetRole.VAULT)
     handing_over = replace(loaded.settings, keysets={KeysetRole.VAULT: successor})
     before = _vault(loaded)
-    done = run_cli(handing_over, "keys", "rewrap", "--reason", WHY, "--to-another-officer", exit_code=1)
+    done = run_cli(handing_over, "keys", "reencrypt", "--reason", WHY, "--to-another-officer", exit_code=1)
     assert f"LOGINETL_KEYSET_VAULT has another key under the id {_ids(successor)[0]}" in " ".join(done.stderr.split())
     assert _vault(loaded) == before
     assert loaded.query("SELECT FROM loginetl.pii_access_log") == []
@@ -141,12 +141,12 @@ def test_the_pipeline_uses_no_vault_key_before_an_officer_has_shown_that_it_open
         pipeline.send([login(user_id="u-2", ip="192.0.2.1")])
         said = _failure(pipeline)
         assert "LOGINETL_KEYSET_VAULT" in said
-        assert "loginetl keys rewrap" in said
+        assert "loginetl keys reencrypt" in said
         assert len(pipeline.query("SELECT FROM loginetl.keys WHERE role = 'vault'")) == 1
         run_cli(
             renewed,
             "keys",
-            "rewrap",
+            "reencrypt",
             "--reason",
             WHY,
             environment={"LOGINETL_KEYSET_OFFICER": str(renewed.officer_keyset)},
@@ -155,7 +155,7 @@ def test_the_pipeline_uses_no_vault_key_before_an_officer_has_shown_that_it_open
         assert pipeline.totals().loaded == 2
 
 
-def test_a_retoken_seals_to_no_key_the_officer_does_not_hold(loaded: Pipeline) -> None:
+def test_a_retokenize_seals_to_no_key_the_officer_does_not_hold(loaded: Pipeline) -> None:
     """It seals every value anew and removes the old entries, so it can do what a wrong rewrap can."""
     keys = loaded.settings.home / "keys"
     stranger = _public(_officer_keyset())
@@ -167,7 +167,7 @@ def test_a_retoken_seals_to_no_key_the_officer_does_not_hold(loaded: Pipeline) -
     services = Services(wrong)
     before = _vault(loaded)
     with pytest.raises(OperatorError, match="LOGINETL_KEYSET_VAULT"):
-        retoken(services.database(), services.landing(), services.keyring, Officer(wrong), reason=WHY)
+        retokenize(services.database(), services.landing(), services.keyring, Officer(wrong), reason=WHY)
     assert _vault(loaded) == before
 
 
@@ -201,7 +201,7 @@ def test_another_key_under_the_same_id_is_refused_before_any_work(
         assert f"LOGINETL_KEYSET_{role.upper()}" in said
         assert str(key_id) in said
         assert [*_vault(loaded), loaded.rows()] == before
-        assert pipeline.totals().set_aside_batches == 0, "a wrong keyset is no damaged object"
+        assert pipeline.totals().quarantined_batches == 0, "a wrong keyset is no damaged object"
     assert "another key under this id" in run_cli(settings, "keys", "show").stdout
 
 

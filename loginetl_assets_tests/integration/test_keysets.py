@@ -20,16 +20,16 @@ import dagster as dg
 import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 
-from loginetl_assets.definitions import build_definitions
+from loginetl_assets.build import build_definitions
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.sealing import open_sealed, seal
-from loginetl_assets.privacy.officer import Officer
+from loginetl_assets.keys.keyring import OFFICER_FILE
+from loginetl_assets.keys.keysets import read_keyset
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.logins.encryption import decrypt, encrypt
 from loginetl_assets.privacy.recover import recover, tokens_of_user
-from loginetl_assets.resources.keyring import OFFICER_FILE
-from loginetl_assets.resources.keysets import read_keyset
-from loginetl_assets.resources.services import Services
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Environment, KeysetRole, Settings
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 LOGINETL = Path(sys.executable).parent / "loginetl"
 REGION = "us-east-1"
@@ -287,8 +287,8 @@ def test_keysets_wrapped_by_kms_hold_no_clear_key_and_run_the_pipeline(settings:
         assert "SYMMETRIC" not in text.replace("ASYMMETRIC_PUBLIC", "")
     production = _production(settings, wrapped, kms_key_uri=uri)
     keyring = Services(production).keyring
-    for sealer in (keyring.landing, keyring.rejects):
-        assert open_sealed(sealer, seal(sealer, b"body", "place"), "place") == b"body"
+    for encryptor in (keyring.landing, keyring.rejects):
+        assert decrypt(encryptor, encrypt(encryptor, b"body", "place"), "place") == b"body"
     _runs(Settings.from_environment(production.as_environment()), tmp_path / "dagster", str(wrapped / OFFICER_FILE))
     (old,) = keyring.key_ids(KeysetRole.MASKING)
     _cli(tmp_path, "keys", "rotate", "masking", environment=production.as_environment())

@@ -12,9 +12,9 @@ import boto3
 import pytest
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.landing.object_store import Landing, ObjectMissing
 from loginetl_assets.local.stack import Addresses
-from loginetl_assets.resources.landing import Landing, ObjectMissing
-from loginetl_assets_tests.pipeline import SAMPLE, Pipeline
+from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline
 
 
 @pytest.fixture

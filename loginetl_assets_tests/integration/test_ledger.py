@@ -16,10 +16,10 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.ledger import REDELIVERY, Batch, BatchState
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.batches import REDELIVERY, Batch, BatchState
+from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets_tests.conftest import new_database
 
 NOW = datetime.now(UTC)
@@ -43,7 +43,7 @@ class Ledger:
         with self.open() as connection:
             batch_id = ledger.register_batch(
                 connection,
-                object_key=f"batches/{uuid4()}",
+                object_path=f"batches/{uuid4()}",
                 landing_key_id=1,
                 messages=messages,
                 size=10,
@@ -67,14 +67,15 @@ class Ledger:
         entered = list(keys) or [uuid4()]
         for key in entered:
             self.execute(
-                "INSERT INTO loginetl.processed_messages (message_key, batch_id, outcome) VALUES (:key, :id, :outcome)",
+                "INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
+                " VALUES (:key, :id, :outcome)",
                 key=key,
                 id=batch_id,
                 outcome=outcome,
             )
             if outcome == "rejected":
                 self.execute(
-                    "INSERT INTO loginetl.rejected_logins (message_key, batch_id, sent_at, reason, sealed_body)"
+                    "INSERT INTO loginetl.rejected_logins (message_uuid, batch_id, sent_at, reason, encrypted_body)"
                     " VALUES (:key, :id, now(), 'bad_ip', '')",
                     key=key,
                     id=batch_id,
@@ -97,7 +98,7 @@ class Ledger:
         return {
             key: (batch_id, outcome)
             for key, batch_id, outcome in self.query(
-                "SELECT message_key, batch_id, outcome FROM loginetl.processed_messages"
+                "SELECT message_uuid, batch_id, outcome FROM loginetl.processed_messages"
             )
         }
 
@@ -122,7 +123,7 @@ def database_url(addresses: Addresses) -> Iterator[str]:
 def rules(database_url: str) -> Ledger:
     """An empty ledger."""
     rules = Ledger(database_url)
-    for table in ("rejected_logins", "processed_messages", "batches", "doomed_objects", "keys"):
+    for table in ("rejected_logins", "processed_messages", "batches", "pending_deletions", "keys"):
         rules.execute(f"DELETE FROM loginetl.{table}")  # noqa: S608
     return rules
 
@@ -140,7 +141,7 @@ def test_a_batch_is_registered_as_landed_with_what_is_known_of_it(rules: Ledger)
     with rules.open() as connection:
         batch_id = ledger.register_batch(
             connection,
-            object_key="batches/x",
+            object_path="batches/x",
             landing_key_id=7,
             messages=3,
             size=11,
@@ -159,7 +160,7 @@ def test_a_batch_that_is_registered_anew_landed_when_its_object_was_written(rule
         for landed_at in (None, written):
             ledger.register_batch(
                 connection,
-                object_key=f"batches/{landed_at}",
+                object_path=f"batches/{landed_at}",
                 landing_key_id=1,
                 messages=1,
                 size=1,
@@ -264,15 +265,15 @@ def test_a_batch_that_cannot_be_read_is_told_with_its_reason(rules: Ledger) -> N
     aside = [rules.add(messages=count) for count in (4, 5)]
     with rules.open() as connection:
         for batch_id, reason in zip(aside, ("gone", "cut"), strict=True):
-            ledger.set_aside(connection, _of(ledger.lock_batch(connection, batch_id)), reason)
+            ledger.quarantine(connection, _of(ledger.lock_batch(connection, batch_id)), reason)
     with rules.open() as connection:
-        found = ledger.batches_set_aside(connection)
+        found = ledger.quarantined_batches(connection)
         assert [(one.batch_id, one.messages, one.reason) for one in found] == [
             (aside[0], 4, "gone"),
             (aside[1], 5, "cut"),
         ]
         assert all(NOW - DAY < one.since < NOW + DAY for one in found)
-        assert ledger.batches_set_aside(connection, limit=1) == found[:1]
+        assert ledger.quarantined_batches(connection, limit=1) == found[:1]
 
 
 def test_what_is_settled_is_known_with_its_batch_and_outcome(rules: Ledger) -> None:
@@ -296,7 +297,7 @@ def test_what_is_settled_is_known_with_its_batch_and_outcome(rules: Ledger) -> N
 def test_an_event_is_known_and_a_message_that_brings_it_again_is_settled_once(rules: Ledger) -> None:
     first, second = rules.add(), rules.add()
     (key,), event, unknown = rules.settle(first, "loaded"), uuid4(), uuid4()
-    rules.execute("UPDATE loginetl.processed_messages SET event_key = :event", event=event)
+    rules.execute("UPDATE loginetl.processed_messages SET event_uuid = :event", event=event)
     again = uuid4()
     with rules.open() as connection:
         assert ledger.settled_events(connection, [event, unknown]) == {event}
@@ -307,12 +308,12 @@ def test_an_event_is_known_and_a_message_that_brings_it_again_is_settled_once(ru
 
 def test_a_masked_batch_is_recorded_with_its_counts_and_its_former_file_is_doomed(rules: Ledger) -> None:
     batch_id, other = rules.add(messages=9), rules.add()
-    for masked_key in ("masked/one", "masked/two"):
+    for masked_path in ("masked/one", "masked/two"):
         with rules.open() as connection:
             ledger.mark_masked(
                 connection,
                 _of(ledger.lock_batch(connection, batch_id)),
-                masked_key=masked_key,
+                masked_path=masked_path,
                 rejected=2,
                 duplicates=3,
                 loaded=1,
@@ -320,7 +321,7 @@ def test_a_masked_batch_is_recorded_with_its_counts_and_its_former_file_is_doome
                 run_id="masking",
             )
     found = rules.batch(batch_id)
-    assert (found.state, found.masked_key) == (BatchState.MASKED, "masked/two")
+    assert (found.state, found.masked_path) == (BatchState.MASKED, "masked/two")
     assert (found.rejected, found.duplicates, found.loaded) == (2, 3, 1)
     assert rules.query(
         "SELECT unknown_fields, masked_run_id, masked_at > now() - '1 day'::interval FROM loginetl.batches"
@@ -328,7 +329,7 @@ def test_a_masked_batch_is_recorded_with_its_counts_and_its_former_file_is_doome
         id=batch_id,
     ) == [(4, "masking", True)]
     assert rules.batch(other).state is BatchState.LANDED
-    assert rules.query("SELECT object_key FROM loginetl.doomed_objects") == [("masked/one",)]
+    assert rules.query("SELECT object_path FROM loginetl.pending_deletions") == [("masked/one",)]
 
 
 def test_a_load_adds_to_the_counts_that_masking_made(rules: Ledger) -> None:
@@ -356,7 +357,7 @@ def test_a_loaded_batch_whose_counts_do_not_add_up_is_refused(rules: Ledger) -> 
 def test_the_totals_add_up_every_batch_by_state(rules: Ledger) -> None:
     rules.add(messages=100)
     rules.add(BatchState.MASKED, messages=50, rejected=4, duplicates=3, loaded=2, erased=1)
-    rules.add(BatchState.SET_ASIDE, messages=7)
+    rules.add(BatchState.QUARANTINED, messages=7)
     rules.add(BatchState.LOADED, messages=20, loaded=11, rejected=4, duplicates=3, erased=2, loaded_at=NOW - DAY)
     rules.add(BatchState.LOADED, messages=5, loaded_at=NOW - 2 * DAY, object_purged_at=NOW)
     with rules.open() as connection:
@@ -364,7 +365,7 @@ def test_the_totals_add_up_every_batch_by_state(rules: Ledger) -> None:
     assert (found.batches, found.messages) == (5, 182)
     assert (found.loaded, found.rejected, found.duplicates, found.erased) == (18, 8, 6, 3)
     assert found.pending == 100 + 40 + 7
-    assert (found.pending_batches, found.set_aside_batches) == (2, 1)
+    assert (found.pending_batches, found.quarantined_batches) == (2, 1)
     assert found.last_loaded_at == NOW - DAY
     assert found.messages == found.loaded + found.rejected + found.duplicates + found.erased + found.pending
 
@@ -387,11 +388,11 @@ def test_batches_expire_once_they_were_loaded_long_enough_ago_and_are_not_in_use
 
 
 def test_a_purged_batch_keeps_its_counts_and_loses_its_file(rules: Ledger) -> None:
-    purged, other = (rules.add(BatchState.LOADED, masked_key=f"masked/{n}") for n in range(2))
+    purged, other = (rules.add(BatchState.LOADED, masked_path=f"masked/{n}") for n in range(2))
     with rules.open() as connection:
         ledger.mark_purged(connection, [purged])
     assert rules.query(
-        "SELECT batch_id, masked_key, object_purged_at IS NULL, loaded FROM loginetl.batches ORDER BY 1"
+        "SELECT batch_id, masked_path, object_purged_at IS NULL, loaded FROM loginetl.batches ORDER BY 1"
     ) == [
         (purged, None, False, 3),
         (other, "masked/1", True, 3),
@@ -403,15 +404,15 @@ def test_a_purged_batch_keeps_its_counts_and_loses_its_file(rules: Ledger) -> No
 
 
 def test_an_object_is_named_by_a_batch_or_by_the_list_of_what_is_to_be_deleted(rules: Ledger) -> None:
-    batch = rules.batch(rules.add(BatchState.LOADED, masked_key="masked/named"))
+    batch = rules.batch(rules.add(BatchState.LOADED, masked_path="masked/named"))
     with rules.open() as connection:
-        ledger.doom(connection, ["batches/doomed", "masked/doomed"])
-        ledger.doom(connection, ["batches/doomed"])
-        named = [batch.object_key, "masked/named", "batches/doomed", "masked/doomed"]
+        ledger.schedule_deletion(connection, ["batches/pending_deletion", "masked/pending_deletion"])
+        ledger.schedule_deletion(connection, ["batches/pending_deletion"])
+        named = [batch.object_path, "masked/named", "batches/pending_deletion", "masked/pending_deletion"]
         assert ledger.unnamed_objects(connection, [*named, "batches/orphan"]) == ["batches/orphan"]
-        assert sorted(ledger.doomed_objects(connection)) == ["batches/doomed", "masked/doomed"]
-        ledger.forget_doomed(connection, ["masked/doomed"])
-        assert ledger.doomed_objects(connection) == ["batches/doomed"]
+        assert sorted(ledger.pending_deletions(connection)) == ["batches/pending_deletion", "masked/pending_deletion"]
+        ledger.forget_deletions(connection, ["masked/pending_deletion"])
+        assert ledger.pending_deletions(connection) == ["batches/pending_deletion"]
 
 
 def _pruned(rules: Ledger) -> int:
@@ -429,7 +430,7 @@ def test_ids_are_forgotten_once_their_batch_is_loaded_old_and_gone(rules: Ledger
     gone = rules.settle(_old(rules), "loaded")
     kept = [
         *rules.settle(_old(rules, days=1), "loaded"),
-        *rules.settle(_old(rules, state=BatchState.SET_ASIDE, messages=1), "loaded"),
+        *rules.settle(_old(rules, state=BatchState.QUARANTINED, messages=1), "loaded"),
     ]
     assert set(rules.outcomes()) == {*gone, *kept}
     assert _pruned(rules) == 1
@@ -439,7 +440,7 @@ def test_ids_are_forgotten_once_their_batch_is_loaded_old_and_gone(rules: Ledger
 def test_the_id_of_a_rejected_message_is_kept_with_its_body(rules: Ledger) -> None:
     (kept,) = rules.settle(_old(rules), "rejected")
     (dropped,) = rules.settle(_old(rules), "rejected")
-    rules.execute("DELETE FROM loginetl.rejected_logins WHERE message_key = :key", key=dropped)
+    rules.execute("DELETE FROM loginetl.rejected_logins WHERE message_uuid = :key", key=dropped)
     assert _pruned(rules) == 1
     assert list(rules.outcomes()) == [kept]
 
@@ -475,18 +476,18 @@ def test_an_id_stays_while_its_own_object_is_there(rules: Ledger) -> None:
     assert _pruned(rules) == 0
 
 
-def _replaced(rules: Ledger, batch_id: int, erased: Sequence[UUID], masked_key: str | None = None) -> int:
+def _replaced(rules: Ledger, batch_id: int, erased: Sequence[UUID], masked_path: str | None = None) -> int:
     with rules.open() as connection:
         batch = _of(ledger.lock_batch(connection, batch_id))
         return ledger.replace_objects(
             connection,
             batch,
-            object_key="batches/new",
+            object_path="batches/new",
             landing_key_id=8,
             size=5,
-            masked_key=masked_key,
+            masked_path=masked_path,
             erased=erased,
-            doomed=[batch.object_key],
+            pending_deletion=[batch.object_path],
         )
 
 
@@ -495,7 +496,7 @@ def test_an_erasure_in_a_loaded_batch_moves_the_messages_to_their_own_outcome(ru
     loaded, rejected = rules.settle(batch_id, "loaded", uuid4(), uuid4()), rules.settle(batch_id, "rejected")
     (elsewhere,) = rules.settle(other, "rejected")
     kept = rules.settle(batch_id, "loaded")
-    old = rules.batch(batch_id).object_key
+    old = rules.batch(batch_id).object_path
     assert _replaced(rules, batch_id, [*loaded, *rejected, elsewhere], "masked/new") == 1
     found = rules.batch(batch_id)
     assert found == Batch(batch_id, "batches/new", 8, 9, BatchState.LOADED, "masked/new", 2, 1, 2, 4, 0)
@@ -505,17 +506,17 @@ def test_an_erasure_in_a_loaded_batch_moves_the_messages_to_their_own_outcome(ru
         elsewhere: (other, "rejected"),
         **dict.fromkeys(kept, (batch_id, "loaded")),
     }
-    assert rules.query("SELECT message_key FROM loginetl.rejected_logins") == [(elsewhere,)]
-    assert rules.query("SELECT object_key FROM loginetl.doomed_objects") == [(old,)]
+    assert rules.query("SELECT message_uuid FROM loginetl.rejected_logins") == [(elsewhere,)]
+    assert rules.query("SELECT object_path FROM loginetl.pending_deletions") == [(old,)]
     assert rules.batch(other).erased == 0
 
 
 def test_an_erasure_sends_a_masked_batch_back_to_be_masked_anew(rules: Ledger) -> None:
-    batch_id = rules.add(BatchState.MASKED, messages=5, masked_key="masked/old", duplicates=1)
+    batch_id = rules.add(BatchState.MASKED, messages=5, masked_path="masked/old", duplicates=1)
     new = uuid4()
     assert _replaced(rules, batch_id, [new, new]) == 0
     found = rules.batch(batch_id)
-    assert (found.state, found.masked_key, found.erased, found.duplicates) == (BatchState.LANDED, None, 2, 0)
+    assert (found.state, found.masked_path, found.erased, found.duplicates) == (BatchState.LANDED, None, 2, 0)
     assert rules.outcomes() == {new: (batch_id, "erased")}
 
 
@@ -526,7 +527,7 @@ def test_ids_are_entered_in_their_order_so_that_runs_wait_and_never_in_a_circle(
     with rules.open() as connection:
         ledger.settle_duplicates(connection, _of(ledger.lock_batch(connection, batch_id)), duplicates)
     _replaced(rules, batch_id, erased)
-    entered = rules.query("SELECT message_key FROM loginetl.processed_messages ORDER BY ctid")
+    entered = rules.query("SELECT message_uuid FROM loginetl.processed_messages ORDER BY ctid")
     assert [key for (key,) in entered] == [*sorted(duplicates), *sorted(erased)]
 
 
@@ -539,15 +540,15 @@ def test_what_was_erased_already_is_counted_once(rules: Ledger) -> None:
 
 
 def test_a_masked_file_is_replaced_or_asked_for_anew(rules: Ledger) -> None:
-    batch_id, other = (rules.add(BatchState.MASKED, masked_key=f"masked/{n}") for n in "ab")
+    batch_id, other = (rules.add(BatchState.MASKED, masked_path=f"masked/{n}") for n in "ab")
     with rules.open() as connection:
         ledger.replace_masked(connection, _of(ledger.lock_batch(connection, batch_id)), "masked/c")
-    assert (rules.batch(batch_id).state, rules.batch(batch_id).masked_key) == (BatchState.MASKED, "masked/c")
+    assert (rules.batch(batch_id).state, rules.batch(batch_id).masked_path) == (BatchState.MASKED, "masked/c")
     with rules.open() as connection:
         ledger.replace_masked(connection, _of(ledger.lock_batch(connection, batch_id)), None)
-    assert (rules.batch(batch_id).state, rules.batch(batch_id).masked_key) == (BatchState.LANDED, None)
-    assert rules.batch(other).masked_key == "masked/b"
-    assert sorted(rules.query("SELECT object_key FROM loginetl.doomed_objects")) == [("masked/a",), ("masked/c",)]
+    assert (rules.batch(batch_id).state, rules.batch(batch_id).masked_path) == (BatchState.LANDED, None)
+    assert rules.batch(other).masked_path == "masked/b"
+    assert sorted(rules.query("SELECT object_path FROM loginetl.pending_deletions")) == [("masked/a",), ("masked/c",)]
 
 
 def test_keys_are_remembered_by_role_and_a_second_one_does_not_displace_the_first(rules: Ledger) -> None:

@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
-from loginetl_assets.resources.database import copy_rows
-from loginetl_assets_tests.pipeline import MARKS, Pipeline, marked_logins
+from loginetl_assets.storage.database import copy_rows
+from loginetl_assets_tests.support.pipeline import MARKS, Pipeline, marked_logins
 
 VERBOSE = {"managed_python_loggers": ["root", "sqlalchemy", "alembic", "botocore"], "python_log_level": "DEBUG"}
 

@@ -11,16 +11,17 @@ from dagster import build_sensor_context
 from sqlalchemy import text
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
-from loginetl_assets.automation.running import run_landed
-from loginetl_assets.resources import ledger, live_runs
+from loginetl_assets.cli.running import run_landed
 from loginetl_assets.resources.configured import INSTALLATION_TAG
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.health import look
-from loginetl_assets.resources.live_runs import Heartbeat
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.faults.postgres_proxy import PostgresProxy, call_after, nothing, refuse, statement
-from loginetl_assets_tests.faults.proxy import Rule
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.steps.health import look
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import live_runs
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.live_runs import Heartbeat
+from loginetl_assets_tests.support.pipeline import Pipeline, login
+from loginetl_assets_tests.support.postgres_proxy import PostgresProxy, call_after, nothing, refuse, statement
+from loginetl_assets_tests.support.proxy import Rule
 
 STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
 

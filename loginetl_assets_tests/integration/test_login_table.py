@@ -16,18 +16,18 @@ import pytest
 from sqlalchemy import text
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.local.stack import Addresses
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.roles import ANALYST, LOADER, PRIVACY, grant_roles
-from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.login_table import export_csv
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import export_csv
 from loginetl_assets.table_name import TableName
-from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
-from loginetl_assets_tests.server import COLUMNS, Server, erased, indexes, keys_rotated
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets_tests.support.server import COLUMNS, Server, erased, indexes, keys_rotated
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ def test_no_search_path_decides_what_is_loaded_moved_read_or_erased(server: Serv
         keys_rotated(pipeline.settings)
         services = Services(pipeline.settings)
         database, officer = services.database(), Officer(pipeline.settings)
-        assert retoken(database, services.landing(), services.keyring, officer, reason="test").rows == 2
+        assert retokenize(database, services.landing(), services.keyring, officer, reason="test").rows == 2
         tokens = tokens_of_user(database, "u-1")
         assert not set(tokens) & set(before)
         assert {one.value for one in recover(database, officer, tokens, reason="test")} == {"192.0.2.1", "d-1"}
@@ -133,7 +133,7 @@ def test_the_table_may_be_called_anything(server: Server, tmp_path: Path, name: 
         assert "stays" in path.read_text()
         keys_rotated(settings)
         services = Services(settings)
-        counts = retoken(services.database(), services.landing(), services.keyring, Officer(settings), reason="test")
+        counts = retokenize(services.database(), services.landing(), services.keyring, Officer(settings), reason="test")
         assert counts.rows == 1
         grant_roles(LoginDatabase(str(server.settings(user="postgres").database_url)))
     assert server.execute("SELECT user_id FROM loginetl.logins") == [("stays",)]

@@ -11,9 +11,9 @@ from sqlalchemy import text
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.resources import ledger
-from loginetl_assets.resources.health import look
-from loginetl_assets_tests.pipeline import Pipeline, checks, login
+from loginetl_assets.steps.health import look
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 WHY = "the bucket was emptied, incident 12"
 RULES = {"max_rejection_rate": 0.05, "freshness_hours": 24.0}
@@ -26,11 +26,11 @@ def message(user: str, **changes: object) -> QueuedMessage:
 def quarantined(pipeline: Pipeline, *users: str) -> tuple[int, Path]:
     """Lands a batch, takes its object away, and runs; gives the batch and where the object is kept."""
     batch_id = pipeline.land([message(user) for user in users])
-    (key,) = pipeline.query("SELECT object_key FROM loginetl.batches WHERE batch_id = :id", id=batch_id)[0]
+    (key,) = pipeline.query("SELECT object_path FROM loginetl.batches WHERE batch_id = :id", id=batch_id)[0]
     path = pipeline.settings.home / "landing" / key
     kept: Path = path.rename(path.with_name(f"{path.name}.kept"))
     pipeline.run(job="process_landed")
-    assert state(pipeline, batch_id) == "set_aside"
+    assert state(pipeline, batch_id) == "quarantined"
     return batch_id, kept
 
 
@@ -74,10 +74,10 @@ def test_a_batch_that_is_given_up_counts_as_lost_and_health_is_well_again(pipeli
     assert checks(result)["counts_reconcile"]
     assert checks(result)["health"]
     seen = look(pipeline.services.database(), pipeline.services.queue())
-    assert (seen.conditions(**RULES), seen.set_aside, seen.oldest_pending_seconds) == ({}, [], None)
+    assert (seen.conditions(**RULES), seen.quarantined, seen.oldest_pending_seconds) == ({}, [], None)
     totals = pipeline.totals()
     assert (totals.messages, totals.loaded, totals.lost, totals.pending) == (3, 1, 2, 0)
-    assert (totals.set_aside_batches, totals.pending_batches) == (0, 0)
+    assert (totals.quarantined_batches, totals.pending_batches) == (0, 0)
     row = pipeline.query("SELECT lost_reason, lost_by, session_user AS me FROM loginetl.batches WHERE state = 'lost'")[
         0
     ]
@@ -87,7 +87,7 @@ def test_a_batch_that_is_given_up_counts_as_lost_and_health_is_well_again(pipeli
 def test_of_a_batch_that_was_settled_in_part_the_rest_is_lost(pipeline: Pipeline) -> None:
     batch_id = pipeline.land([message("a"), message("b", app_version="x"), message("c")])
     pipeline.materialize("masked_logins")
-    pipeline.execute("UPDATE loginetl.batches SET state = 'set_aside', set_aside_reason = 'raw batch: gone'")
+    pipeline.execute("UPDATE loginetl.batches SET state = 'quarantined', quarantine_reason = 'raw batch: gone'")
 
     assert give_up(pipeline, batch_id) == 2
 
@@ -154,7 +154,7 @@ def test_a_lost_batch_that_is_named_and_still_gone_is_quarantined_again(pipeline
     batch_id, _ = quarantined(pipeline, "a")
     give_up(pipeline, batch_id)
     pipeline.run({"masked_logins": {"reprocess": True, "batch_ids": [batch_id]}}, job="process_landed")
-    assert state(pipeline, batch_id) == "set_aside"
+    assert state(pipeline, batch_id) == "quarantined"
     assert (pipeline.totals().lost, pipeline.totals().pending) == (0, 1)
     assert_counts_add_up(pipeline)
 
@@ -184,7 +184,7 @@ def test_a_batch_that_another_transaction_holds_is_passed_over_by_retention(pipe
         batch = ledger.lock_batch(connection, held)
         assert batch is not None
         pipeline.run({"purge": {"days": 30}}, job="retention")
-        assert {key for key, _ in pipeline.services.landing().list("batches")} == {batch.object_key} < files
+        assert {key for key, _ in pipeline.services.landing().list("batches")} == {batch.object_path} < files
         purged = text("SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NOT NULL")
         assert connection.execute(purged).scalars().all() == [free]
 

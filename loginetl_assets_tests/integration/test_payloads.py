@@ -10,13 +10,13 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from loginetl_assets.assets.replaying import replay_rejected
+from loginetl_assets.aws.payloads import MAX_BYTES
 from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.resources.payloads import MOST_BYTES
-from loginetl_assets.resources.rejections import Selection
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.steps.replay import replay_rejected
+from loginetl_assets.storage.rejections import Selection
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 OLD_NAME = "com.amazon.sqs.javamessaging.MessageS3Pointer"
 NAME = "software.amazon.payloadoffloading.PayloadS3Pointer"
@@ -70,7 +70,7 @@ def test_a_payload_is_read_and_loaded(following: Pipeline, s3: Any, bucket: str,
 def test_a_payload_that_cannot_be_had_is_rejected_and_replayed_once_it_can(
     following: Pipeline, s3: Any, bucket: str
 ) -> None:
-    s3.put_object(Bucket=bucket, Key="large", Body=login().encode().ljust(MOST_BYTES + 1))
+    s3.put_object(Bucket=bucket, Key="large", Body=login().encode().ljust(MAX_BYTES + 1))
     s3.create_bucket(Bucket=f"{bucket}-foreign")
     s3.put_object(Bucket=f"{bucket}-foreign", Key="a", Body=login(user_id="foreign").encode())
     s3.put_object(Bucket=bucket, Key="a", Body=login(user_id="of the same name").encode())

@@ -10,10 +10,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
-from loginetl_assets.logins.sealing import seal
 from loginetl_assets.settings import UnknownFields
-from loginetl_assets_tests.pipeline import COLUMNS, SAMPLE, Pipeline, checks, login, metadata, sqs_client
+from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, Pipeline, checks, login, metadata, sqs_client
 
 
 def test_the_sample_gives_99_rows_of_seven_columns_and_one_rejection(pipeline: Pipeline) -> None:
@@ -212,7 +212,9 @@ def test_an_orphan_in_the_landing_is_never_loaded(pipeline: Pipeline) -> None:
     pipeline.send([login()])
     received = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=600)
     packed = encode_messages([one.message for one in received])
-    pipeline.services.landing().put("batches/orphan", seal(pipeline.services.keyring.landing, packed, "batches/orphan"))
+    pipeline.services.landing().put(
+        "batches/orphan", encrypt(pipeline.services.keyring.landing, packed, "batches/orphan")
+    )
     pipeline.run()
     assert pipeline.rows() == []
 
@@ -253,7 +255,7 @@ def test_a_batch_sealed_with_a_key_that_is_not_held_stops_with_its_setting(pipel
     pipeline.execute("UPDATE loginetl.batches SET landing_key_id = 1")
     result = pipeline.run(expect_success=False)
     assert "LOGINETL_KEYSET_LANDING" in str([event.step_failure_data for event in result.get_step_failure_events()])
-    assert pipeline.totals().set_aside_batches == 0
+    assert pipeline.totals().quarantined_batches == 0
 
 
 def test_a_masking_keyset_of_another_database_is_refused_before_any_work(pipeline: Pipeline) -> None:

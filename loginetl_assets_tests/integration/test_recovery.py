@@ -15,17 +15,17 @@ import tink
 from tink import hybrid
 
 from loginetl_assets.errors import OperatorError, SettingsError
-from loginetl_assets.logins.sealing import VaultSealer
+from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
+from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, Recovered, recover, tokens_of_user, tokens_of_value
-from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources import vault
-from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
-from loginetl_assets.resources.keysets import keyset_json, replace_keyset, with_new_primary
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.storage import vault
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 LOGINETL = Path(sys.executable).parent / "loginetl"
 WHY = "ticket 4711"
@@ -153,12 +153,12 @@ def test_each_token_that_gives_no_value_says_why(pipeline: Pipeline) -> None:
         vault.erase(connection, [device])
         stranger = tink.new_keyset_handle(OFFICER_TEMPLATE)
         public = stranger.public_keyset_handle()
-        sealer = VaultSealer(public.primitive(hybrid.HybridEncrypt))
+        encryptor = VaultEncryptor(public.primitive(hybrid.HybridEncrypt))
         vault.add(
             connection,
-            sealer.wrapped_key,
+            encryptor.wrapped_key,
             public.keyset_info().primary_key_id,
-            [("1.x", "ip", sealer.seal("1.x", "v"))],
+            [("1.x", "ip", encryptor.encrypt("1.x", "v"))],
         )
     pipeline.execute("UPDATE loginetl.pii_vault SET sealed = sealed || 'x'::bytea WHERE token = :t", t=other_ip)
     answers = {one.token: one for one in _recover(pipeline, ip, device, "1.unknown", "1.x", other_ip, other_device)}
@@ -258,14 +258,14 @@ def test_no_repr_shows_a_value_or_a_key(pipeline: Pipeline) -> None:
             assert key["keyData"]["value"][8:40] not in shown
 
 
-def test_an_old_token_is_recovered_after_retoken_under_the_name_it_was_asked_by(pipeline: Pipeline) -> None:
+def test_an_old_token_is_recovered_after_retokenize_under_the_name_it_was_asked_by(pipeline: Pipeline) -> None:
     ip, device = _loaded(pipeline)
     keyring = pipeline.services.keyring
     role = KeysetRole.MASKING
     replace_keyset("", keyring.source(role), keyset_json(with_new_primary(keyring.handle(role), TEMPLATES[role])))
     services = Services(pipeline.settings)
     officer = Officer(pipeline.settings)
-    retoken(services.database(), services.landing(), services.keyring, officer, reason=WHY)
+    retokenize(services.database(), services.landing(), services.keyring, officer, reason=WHY)
     new_ip, _ = _tokens(pipeline)
     assert new_ip != ip
     answers = _recover(pipeline, ip, device, new_ip)
@@ -283,7 +283,7 @@ def test_an_erased_value_is_erased_under_its_old_token_too(pipeline: Pipeline) -
     role = KeysetRole.MASKING
     replace_keyset("", keyring.source(role), keyset_json(with_new_primary(keyring.handle(role), TEMPLATES[role])))
     services = Services(pipeline.settings)
-    retoken(services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason=WHY)
+    retokenize(services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason=WHY)
     subject = subject_of("u-1", [], services.keyring)
     Erasure(services.database(), services.landing(), services.keyring, subject).run(WHY)
     assert {one.outcome for one in _recover(pipeline, ip, device)} == {Outcome.ERASED}
@@ -303,12 +303,12 @@ def test_ten_thousand_tokens_and_one_are_recovered_at_once(pipeline: Pipeline) -
         keyring.tokenizer.token("ip", value): value for value in (f"10.0.{n // 200}.{n % 200}" for n in range(10_001))
     }
     with pipeline.services.database().transaction() as connection:
-        sealer = VaultSealer(keyring.vault)
+        encryptor = VaultEncryptor(keyring.vault)
         vault.add(
             connection,
-            sealer.wrapped_key,
+            encryptor.wrapped_key,
             keyring.key_ids(KeysetRole.VAULT)[0],
-            ((token, "ip", sealer.seal(token, value)) for token, value in values.items()),
+            ((token, "ip", encryptor.encrypt(token, value)) for token, value in values.items()),
         )
     answers = _recover(pipeline, *values)
     assert {one.token: one.value for one in answers} == values

@@ -14,9 +14,9 @@ from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.privacy.roles import grant_roles
-from loginetl_assets.resources.database import LoginDatabase, attempt, copy_rows
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets.storage.database import LoginDatabase, attempt, copy_rows
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
 REFUSED = "refused_by_table"
 
@@ -273,7 +273,7 @@ def test_a_batch_whose_bodies_are_gone_is_set_aside_whole(pipeline: Pipeline) ->
         path.unlink()
     pipeline.materialize("user_logins")
     totals = pipeline.totals()
-    assert (totals.set_aside_batches, totals.pending, totals.loaded) == (1, 2, 0)
+    assert (totals.quarantined_batches, totals.pending, totals.loaded) == (1, 2, 0)
     assert pipeline.rows() == []
 
 
@@ -282,7 +282,7 @@ def test_an_erasure_reaches_the_vault_by_a_refused_row_alone(pipeline: Pipeline)
     pipeline.send([login(user_id="refused-1", ip="203.0.113.99", device_id="their own")])
     pipeline.run()
     # As retention leaves it before it sweeps the vault: only the rejected body still has the values.
-    pipeline.execute("UPDATE loginetl.batches SET object_purged_at = now(), masked_key = NULL")
+    pipeline.execute("UPDATE loginetl.batches SET object_purged_at = now(), masked_path = NULL")
     services = pipeline.services
     erasure = Erasure(
         services.database(), services.landing(), services.keyring, subject_of("refused-1", [], services.keyring)

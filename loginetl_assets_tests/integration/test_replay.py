@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from loginetl_assets.assets.replaying import ReplayCounts, replay_rejected, selection
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.resources import rejections
-from loginetl_assets.resources.rejections import Selection
 from loginetl_assets.settings import UnknownFields
-from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets.steps.replay import ReplayCounts, replay_rejected, selection
+from loginetl_assets.storage import rejections
+from loginetl_assets.storage.rejections import Selection
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
 
 def _replay(pipeline: Pipeline, which: Selection | None = None) -> ReplayCounts:
@@ -49,13 +49,13 @@ def test_a_replay_loads_what_the_rules_accept_now_and_rejects_the_rest_again(str
 
 def test_a_replay_keeps_the_id_and_the_day_of_the_message(strict: Pipeline) -> None:
     strict.execute("UPDATE loginetl.rejected_logins SET sent_at = '2024-02-29T23:59:59.999Z'")
-    before = {row[0] for row in strict.query("SELECT message_key FROM loginetl.rejected_logins")}
+    before = {row[0] for row in strict.query("SELECT message_uuid FROM loginetl.rejected_logins")}
     _replay(strict)
     strict.run(job="process_landed")
     assert {str(row.create_date) for row in strict.query("SELECT * FROM user_logins WHERE user_id LIKE 'extra%'")} == {
         "2024-02-29"
     }
-    assert before <= {row[0] for row in strict.query("SELECT message_key FROM loginetl.processed_messages")}
+    assert before <= {row[0] for row in strict.query("SELECT message_uuid FROM loginetl.processed_messages")}
 
 
 def test_two_replays_at_once_replay_each_message_once(strict: Pipeline) -> None:
@@ -78,7 +78,7 @@ def test_a_redelivery_between_replay_and_load_is_loaded_once(strict: Pipeline) -
 
 
 def test_only_what_is_meant_is_replayed(strict: Pipeline) -> None:
-    (no_login,) = strict.query("SELECT message_key FROM loginetl.rejected_logins WHERE reason = 'not_a_login'")[0]
+    (no_login,) = strict.query("SELECT message_uuid FROM loginetl.rejected_logins WHERE reason = 'not_a_login'")[0]
     later = datetime.now(UTC) + timedelta(hours=1)
     assert _replay(strict, selection([], since=later.isoformat())).messages == 0
     assert _replay(strict, selection([], until="2020-01-01")).messages == 0
@@ -97,7 +97,7 @@ def test_a_choice_that_cannot_be_is_named(ids: list[str], reason: str, since: st
 
 def test_bodies_sealed_with_another_key_stay_rejected(strict: Pipeline) -> None:
     strict.execute(
-        "UPDATE loginetl.rejected_logins SET sealed_body = sealed_body || '\\x00' WHERE reason = 'not_a_login'"
+        "UPDATE loginetl.rejected_logins SET encrypted_body = encrypted_body || '\\x00' WHERE reason = 'not_a_login'"
     )
     assert _replay(strict) == ReplayCounts(messages=3, batches=1, unopened=1)
     assert strict.totals().rejected == 1
@@ -161,4 +161,4 @@ def test_a_rejection_erased_while_its_batch_was_unreadable_stays_erased_once_tha
 
 def _drop(pipeline: Pipeline) -> None:
     with pipeline.services.database().transaction() as connection:
-        rejections.erase(connection, rejections.meant(connection, Selection()))
+        rejections.erase(connection, rejections.matching_ids(connection, Selection()))

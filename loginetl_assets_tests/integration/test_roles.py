@@ -15,20 +15,20 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import make_url, text
 
-from loginetl_assets.cli_privacy import RotatingRole, keys_rotate
+from loginetl_assets.cli.privacy import RotatingRole, keys_rotate
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.landing.batch_files import write_messages
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy import audit
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.roles import ANALYST, LOADER, PRIVACY, grant_roles
-from loginetl_assets.privacy.rotate import retoken, rewrap
-from loginetl_assets.resources.batch_files import write_messages
-from loginetl_assets.resources.database import LoginDatabase
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import retokenize, rewrap
+from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets_tests.pipeline import SAMPLE, Pipeline, checks, login
+from loginetl_assets.storage import audit
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login
 
 DENIED = "lacks a right"
 VIEWS = ["logins", "shared_devices", "shared_ips", "repeated_logins", "daily_activity"]
@@ -203,7 +203,7 @@ def test_the_loader_reads_nothing_of_the_vault_and_takes_nothing_back(pipeline: 
         *_writes("user_logins", "user_id")[1:],
         *_writes("loginetl.pii_vault", "token")[1:],
         *_writes("loginetl.vault_data_keys", "officer_key_id")[1:],
-        "UPDATE loginetl.rejected_logins SET sealed_body = ''",
+        "UPDATE loginetl.rejected_logins SET encrypted_body = ''",
         "UPDATE loginetl.processed_messages SET outcome = 'loaded'",
         "DELETE FROM loginetl.batches",
         "INSERT INTO loginetl.erased_tokens VALUES ('1.token')",
@@ -392,7 +392,9 @@ def test_privacy_rotates_the_masking_key_and_the_officers(pipeline: Pipeline, lo
         loader.materialize("masked_logins")
     _rotate(pipeline.settings, RotatingRole.MASKING)
     services = Services(logins.privacy)
-    counts = retoken(services.database(), services.landing(), services.keyring, Officer(logins.privacy), reason="test")
+    counts = retokenize(
+        services.database(), services.landing(), services.keyring, Officer(logins.privacy), reason="test"
+    )
     assert (counts.values, counts.rows, counts.masked_files) == (2, 2, 2)
     key_id = services.keyring.key_ids(KeysetRole.MASKING)[0]
     assert all(row[2].startswith(f"{key_id}.") for row in pipeline.rows())

@@ -15,21 +15,22 @@ from pathlib import Path
 import pytest
 import tink
 
-from loginetl_assets.definitions import build_definitions
+from loginetl_assets.build import build_definitions
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.sealing import VaultSealer
+from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
+from loginetl_assets.keys.keysets import keyset_json, replace_keyset
+from loginetl_assets.keys.officer import Officer
+from loginetl_assets.landing.batch_files import read_masked
+from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.privacy import rotate
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
-from loginetl_assets.privacy.rotate import RetokenCounts, retoken, rewrap
-from loginetl_assets.resources import ledger, vault
-from loginetl_assets.resources.batch_files import read_masked
-from loginetl_assets.resources.database import copy_rows
-from loginetl_assets.resources.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
-from loginetl_assets.resources.keysets import keyset_json, replace_keyset
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import RetokenCounts, retokenize, rewrap
+from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import vault
+from loginetl_assets.storage.database import copy_rows
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 LOGINETL = Path(sys.executable).parent / "loginetl"
 WHY = "yearly rotation"
@@ -71,12 +72,12 @@ def _rotated(pipeline: Pipeline, role: str = "masking") -> Pipeline:
     return _restarted(pipeline)
 
 
-def _retoken(
+def _retokenize(
     pipeline: Pipeline, progress: Callable[[str, int, int], None] = lambda step, done, total: None
 ) -> RetokenCounts:
     services = pipeline.services
     officer = Officer(pipeline.settings)
-    return retoken(services.database(), services.landing(), services.keyring, officer, reason=WHY, progress=progress)
+    return retokenize(services.database(), services.landing(), services.keyring, officer, reason=WHY, progress=progress)
 
 
 def _send(pipeline: Pipeline, *numbers: int) -> None:
@@ -149,19 +150,19 @@ def test_values_that_a_run_with_the_old_key_still_enters_are_moved_too(pipeline:
             _send(pipeline, *numbers)
             pipeline.run()
 
-    _retoken(rotated, run_as_before)
+    _retokenize(rotated, run_as_before)
     assert _key_ids(rotated) == {str(_primary(rotated))}
     assert _values(rotated) == _expected(1, 2, *numbers)
 
 
-def test_retoken_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pipeline) -> None:
+def test_retokenize_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
     pipeline.run()
     rotated = _rotated(pipeline)
     new = str(_primary(rotated))
     _send(rotated, 2, 3)
     rotated.run()
-    done = run_cli(rotated.settings, "keys", "retoken", "--reason", WHY)
+    done = run_cli(rotated.settings, "keys", "retokenize", "--reason", WHY)
     assert "Moved" in done.stdout
     assert _key_ids(rotated) == {new}
     assert _vault_key_ids(rotated) == {new}
@@ -171,11 +172,11 @@ def test_retoken_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pipel
         batches = [ledger.lock_batch(connection, one) for one in ledger.batches_in_landing(connection)]
     frames = [read_masked(rotated.services.landing(), batch) for batch in batches if batch]
     assert {token.split(".")[0] for one in frames for token in [*one["masked_ip"], *one["masked_device_id"]]} == {new}
-    assert rotated.query("SELECT FROM loginetl.doomed_objects") == []
-    assert [row.reason for row in rotated.query("SELECT * FROM loginetl.pii_access_log WHERE action = 'retoken'")] == [
-        WHY
-    ]
-    assert _retoken(rotated) == RetokenCounts()
+    assert rotated.query("SELECT FROM loginetl.pending_deletions") == []
+    assert [
+        row.reason for row in rotated.query("SELECT * FROM loginetl.pii_access_log WHERE action = 'retokenize'")
+    ] == [WHY]
+    assert _retokenize(rotated) == RetokenCounts()
     (empty,) = rotated.query(
         "SELECT count(*) FROM loginetl.vault_data_keys k WHERE NOT EXISTS"
         " (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id)"
@@ -198,7 +199,7 @@ def test_old_entries_are_removed_in_chunks_between_which_others_mask(
             _send(rotated, 3 + len(removed))
             rotated.run()
 
-    assert _retoken(rotated, mask_meanwhile).removed_entries == 6
+    assert _retokenize(rotated, mask_meanwhile).removed_entries == 6
     assert removed == [(4, 6), (6, 6)]
     assert _values(rotated) == _expected(1, 2, 3, 4, 5)
     assert _vault_key_ids(rotated) == {str(_primary(rotated))}
@@ -209,13 +210,13 @@ def test_without_a_reason_nothing_is_moved(pipeline: Pipeline) -> None:
     pipeline.run()
     old = str(_primary(pipeline))
     _rotated(pipeline)
-    for command in ("retoken", "rewrap"):
+    for command in ("retokenize", "reencrypt"):
         assert "--reason" in run_cli(pipeline.settings, "keys", command, exit_code=2).stderr
     assert _key_ids(pipeline) == {old}
     assert pipeline.query("SELECT FROM loginetl.pii_access_log") == []
 
 
-def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retoken(
+def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retokenize(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rotate, "_VALUES_PER_CHUNK", 20)
@@ -247,13 +248,13 @@ def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retoken(
     for most in (1, 2, 1, 1, 1, 1, 1):
         calls = 0
         with pytest.raises(_Interrupted):
-            _retoken(rotated, stop_after(most))
+            _retokenize(rotated, stop_after(most))
         assert _distinct(rotated) == (60, 60, 200)
     calls = 0
-    _retoken(rotated, stop_after(0))
+    _retokenize(rotated, stop_after(0))
     assert set(steps) == {"vault", "masked files", "rows", "old entries"}
     assert steps.count("rows") > 1
-    assert steps.count("vault") == 2, "what the pipeline or an interrupted retoken has moved is not moved again"
+    assert steps.count("vault") == 2, "what the pipeline or an interrupted retokenize has moved is not moved again"
     assert _distinct(rotated) == (60, 60, 200)
     assert _key_ids(rotated) == _vault_key_ids(rotated) == {str(_primary(rotated))}
     assert _values(rotated) == _expected(*range(60))
@@ -268,7 +269,7 @@ def test_batches_that_are_pending_at_the_rotation_are_loaded_under_the_new_key(p
     _send(pipeline, 3)
     pipeline.materialize("raw_login_messages")  # landed only
     rotated = _rotated(pipeline)
-    counts = _retoken(rotated)
+    counts = _retokenize(rotated)
     assert counts.masked_files == 2
     assert [row[0] for row in rotated.query("SELECT state FROM loginetl.batches ORDER BY batch_id")] == [
         "loaded",
@@ -290,13 +291,13 @@ def _generate(pipeline: Pipeline, values: int, rows: int) -> None:
     for field in ("ip", "device_id"):
         tokens[field] = [keys.tokenizer.token(field, f"value-{n}") for n in range(values // 2)]
         with pipeline.services.database().transaction() as connection:
-            sealer = VaultSealer(keys.vault)
+            encryptor = VaultEncryptor(keys.vault)
             ledger.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
             vault.add(
                 connection,
-                sealer.wrapped_key,
+                encryptor.wrapped_key,
                 _primary(pipeline, KeysetRole.VAULT),
-                ((token, field, sealer.seal(token, f"value-{n}")) for n, token in enumerate(tokens[field])),
+                ((token, field, encryptor.encrypt(token, f"value-{n}")) for n, token in enumerate(tokens[field])),
             )
     with pipeline.services.database().transaction() as connection:
         copy_rows(
@@ -313,7 +314,7 @@ def _until(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") ->
         time.sleep(0.01)
 
 
-def test_a_retoken_that_is_killed_is_finished_by_another(pipeline: Pipeline) -> None:
+def test_a_retokenize_that_is_killed_is_finished_by_another(pipeline: Pipeline) -> None:
     _generate(pipeline, values=30_000, rows=45_000)
     before = _distinct(pipeline)
     assert before == (15_000, 15_000, 45_000)
@@ -331,7 +332,7 @@ def test_a_retoken_that_is_killed_is_finished_by_another(pipeline: Pipeline) -> 
 
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [LOGINETL, "keys", "retoken", "--reason", WHY],
+            [LOGINETL, "keys", "retokenize", "--reason", WHY],
             env=_environment(rotated.settings),
             cwd=rotated.settings.home.parent,
             stdout=subprocess.DEVNULL,
@@ -345,7 +346,7 @@ def test_a_retoken_that_is_killed_is_finished_by_another(pipeline: Pipeline) -> 
         assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
         assert _distinct(rotated) == before
     assert 0 < moved() < 45_000
-    run_cli(rotated.settings, "keys", "retoken", "--reason", WHY)
+    run_cli(rotated.settings, "keys", "retokenize", "--reason", WHY)
     assert moved() == 45_000
     assert _distinct(rotated) == before
     assert _vault_key_ids(rotated) == {new[:-1]}
@@ -354,7 +355,7 @@ def test_a_retoken_that_is_killed_is_finished_by_another(pipeline: Pipeline) -> 
     assert {one.value for one in answers} == {f"value-{n}" for n in range(15_000)}
 
 
-def test_a_retoken_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_retokenize_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
     _generate(pipeline, values=4_000, rows=4_000)
     _send(pipeline, *range(100))
     pipeline.run()
@@ -379,13 +380,13 @@ def test_a_retoken_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline, t
     deadline = time.monotonic() + 60
     try:
         while (sent < 300 or len(_key_ids(rotated)) > 1) and thread.is_alive() and time.monotonic() < deadline:
-            _retoken(rotated)
+            _retokenize(rotated)
     finally:
         done.set()
         thread.join()
     assert failed == []
     rotated.run()  # what a run was turned away from by a lock, if any
-    _retoken(rotated)
+    _retokenize(rotated)
     assert _key_ids(rotated) == _vault_key_ids(rotated) == {str(_primary(rotated))}
     numbers = {n % 250 for n in range(sent)} | set(range(100))
     assert _distinct(rotated) == (2_000 + len(numbers), 2_000 + len(numbers), 4_000 + 100 + sent)
@@ -393,7 +394,7 @@ def test_a_retoken_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline, t
     assert (totals.messages, totals.loaded, totals.pending) == (100 + sent, 100 + sent, 0)
 
 
-@pytest.mark.parametrize("finished", [True, False], ids=["after a whole retoken", "after half a retoken"])
+@pytest.mark.parametrize("finished", [True, False], ids=["after a whole retokenize", "after half a retokenize"])
 def test_a_second_rotation_moves_what_is_under_either_old_key(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
@@ -405,7 +406,7 @@ def test_a_second_rotation_moves_what_is_under_either_old_key(
     _send(once, *range(4, 12))
     once.run()
     if finished:
-        _retoken(once)
+        _retokenize(once)
     else:
 
         def stop(step: str, done: int, _total: int) -> None:
@@ -413,14 +414,14 @@ def test_a_second_rotation_moves_what_is_under_either_old_key(
                 raise _Interrupted
 
         with pytest.raises(_Interrupted):
-            _retoken(once, stop)
+            _retokenize(once, stop)
     assert _distinct(once) == (12, 12, 16)
     twice = _rotated(once)
     assert len(twice.services.keyring.old_tokenizers) == 2
     _send(twice, 0, 11, 12)
     twice.run()
     assert _distinct(twice) == (13, 13, 19)
-    _retoken(twice, lambda step, done, total: _same(_distinct(twice), (13, 13, 19)))
+    _retokenize(twice, lambda step, done, total: _same(_distinct(twice), (13, 13, 19)))
     assert _key_ids(twice) == _vault_key_ids(twice) == {str(_primary(twice))}
     assert _distinct(twice) == (13, 13, 19)
     assert _values(twice) == _expected(*range(13))
@@ -437,13 +438,13 @@ def test_a_token_from_two_rotations_ago_is_recovered_though_its_key_is_gone(pipe
     pipeline.run()
     (oldest,) = pipeline.query("SELECT masked_ip FROM user_logins")
     once = _rotated(pipeline)
-    _retoken(once)
+    _retokenize(once)
     path = once.settings.home / "keys" / "masking.json"
     keyset = json.loads(path.read_text())
     keyset["key"] = [key for key in keyset["key"] if key["keyId"] == keyset["primaryKeyId"]]
     path.write_text(json.dumps(keyset))
     twice = _rotated(once)
-    _retoken(twice)
+    _retokenize(twice)
     answers = recover(twice.services.database(), Officer(twice.settings), [oldest[0]], reason=WHY)
     assert [one.value for one in answers] == ["10.0.0.1"]
 
@@ -467,7 +468,7 @@ def test_what_was_sealed_before_a_rotation_still_opens_after_it(pipeline: Pipeli
         keys = [row[0] for row in rotated.query("SELECT landing_key_id FROM loginetl.batches ORDER BY batch_id")]
         assert keys == [old, old, new]
     else:
-        pages = rotated.query("SELECT message_key, sealed_body FROM loginetl.rejected_logins ORDER BY rejected_at")
+        pages = rotated.query("SELECT message_uuid, encrypted_body FROM loginetl.rejected_logins ORDER BY rejected_at")
         opened = [rotated.services.keyring.rejects.decrypt(row[1], str(row[0]).encode()) for row in pages]
         assert opened == [b"{}", b"[]"]
         # Tink's prefix: a version byte, then the id of the key.
@@ -485,13 +486,13 @@ def test_after_the_officers_rotation_and_rewrap_the_new_key_alone_recovers(pipel
     rotated = _rotated(pipeline, "officer")
     new = _primary(rotated, KeysetRole.VAULT)
     assert Officer(rotated.settings).key_ids == (new, old)
-    run_cli(rotated.settings, "keys", "rewrap", "--reason", WHY)
+    run_cli(rotated.settings, "keys", "reencrypt", "--reason", WHY)
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
     _send(rotated, 3)
     pipeline.run()  # a process that still holds the keyset before
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {old, new}
     assert _values(rotated) == _expected(1, 2, 3)
-    run_cli(rotated.settings, "keys", "rewrap", "--reason", WHY)
+    run_cli(rotated.settings, "keys", "reencrypt", "--reason", WHY)
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
     assert rewrap(rotated.services.database(), rotated.services.keyring, Officer(rotated.settings), reason=WHY) == 0
     keys = rotated.settings.home / "keys"
@@ -516,7 +517,7 @@ def test_an_officers_keyset_without_the_vaults_key_moves_nothing(pipeline: Pipel
     services = rotated.services
     said = f"does not hold every key.*{_primary(rotated, KeysetRole.VAULT)}"
     with pytest.raises(OperatorError, match=said):
-        retoken(services.database(), services.landing(), services.keyring, Officer(stranger), reason=WHY)
+        retokenize(services.database(), services.landing(), services.keyring, Officer(stranger), reason=WHY)
     with pytest.raises(OperatorError, match=said):
         rewrap(services.database(), services.keyring, Officer(stranger), reason=WHY)
     assert (rotated.rows(), rotated.query("SELECT * FROM loginetl.pii_vault ORDER BY token")) == before
@@ -530,13 +531,13 @@ def test_another_databases_masking_keyset_is_refused_before_any_work(pipeline: P
     stranger = keyset_json(tink.new_keyset_handle(TEMPLATES[KeysetRole.MASKING]))
     services = Services(replace(pipeline.settings, keysets={KeysetRole.MASKING: stranger}))
     with pytest.raises(OperatorError, match="LOGINETL_KEYSET_MASKING has none of the masking keys"):
-        retoken(services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason=WHY)
+        retokenize(services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason=WHY)
     assert pipeline.query("SELECT FROM loginetl.token_map") == []
     assert pipeline.query("SELECT FROM loginetl.pii_access_log") == []
     assert len(pipeline.query("SELECT FROM loginetl.keys WHERE role = 'masking'")) == 1
 
 
-def test_a_damaged_vault_value_stops_the_retoken_with_words_and_leaves_every_row(pipeline: Pipeline) -> None:
+def test_a_damaged_vault_value_stops_the_retokenize_with_words_and_leaves_every_row(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
     pipeline.run()
     rotated = _rotated(pipeline)
@@ -546,7 +547,7 @@ def test_a_damaged_vault_value_stops_the_retoken_with_words_and_leaves_every_row
         " (SELECT masked_ip FROM user_logins WHERE user_id = 'u-1')"
     )
     with pytest.raises(OperatorError, match="does not open"):
-        _retoken(rotated)
+        _retokenize(rotated)
     assert rotated.rows() == rows
 
 
@@ -600,12 +601,12 @@ def test_a_value_counts_once_where_an_earlier_keyset_was_put_back(pipeline: Pipe
     _send(pipeline, 1, 2)
     pipeline.run()
     rotated = _rotated(pipeline)
-    _retoken(rotated)
+    _retokenize(rotated)
     both = json.loads(Path(earlier).read_text())
     replace_keyset("", earlier, json.dumps({**both, "primaryKeyId": json.loads(text)["primaryKeyId"]}))
     back = _restarted(pipeline)
     _send(back, 1, 3)
     back.run()
     assert _distinct(back)[0] == 3
-    _retoken(back)
+    _retokenize(back)
     assert _distinct(back)[0] == 3

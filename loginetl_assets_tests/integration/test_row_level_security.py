@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import make_url
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.roles import LOADER, PRIVACY, grant_roles
-from loginetl_assets.privacy.rotate import retoken
-from loginetl_assets.resources.services import Services
+from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets_tests.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
 ANNA, BERT, SHARED_IP = "anna-4711", "bert-0815", "203.0.113.1"
 REFUSAL = r"row-level security .*user_logins .* BYPASSRLS"
@@ -79,11 +79,11 @@ def test_the_owner_under_forced_security_does_not_see_every_row_either(
     assert _erasure(restricted).run("she asked").vault_entries_kept == 1
 
 
-def test_a_retoken_that_does_not_see_every_row_moves_nothing(pipeline: Pipeline, restricted: Settings) -> None:
+def test_a_retokenize_that_does_not_see_every_row_moves_nothing(pipeline: Pipeline, restricted: Settings) -> None:
     _load_both(pipeline)
     services = Services(restricted)
     with pytest.raises(OperatorError, match=REFUSAL):
-        retoken(services.database(), services.landing(), services.keyring, Officer(restricted), reason="rotation")
+        retokenize(services.database(), services.landing(), services.keyring, Officer(restricted), reason="rotation")
     _assert_nothing_was_touched(pipeline)
 
 

@@ -14,18 +14,18 @@ import dagster as dg
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from loginetl_assets.aws.sqs import open_session
 from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.keys.keysets import with_new_primary
+from loginetl_assets.landing.batch_files import write_messages
+from loginetl_assets.landing.object_store import MARKER, Landing
 from loginetl_assets.local.stack import Addresses
+from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
-from loginetl_assets.logins.sealing import seal
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.resources.batch_files import write_messages
-from loginetl_assets.resources.keysets import with_new_primary
-from loginetl_assets.resources.landing import MARKER, Landing
-from loginetl_assets.resources.queue import open_session
-from loginetl_assets.resources.unnamed_objects import UnnamedObjects, register_unnamed
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets_tests.pipeline import Pipeline, checks, login
+from loginetl_assets.steps.unregistered_objects import UnnamedObjects, register_unnamed
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 TWO_DAYS, TWO_MONTHS = timedelta(days=2), timedelta(days=60)
 NOT_A_LOGIN = "{}"
@@ -58,7 +58,7 @@ def message(user: str) -> QueuedMessage:
 
 def land_unnamed(pipeline: Pipeline, *messages: QueuedMessage) -> str:
     """Leaves an object as a run leaves it that dies between its put and its commit; gives the key."""
-    return write_messages(pipeline.services.landing(), pipeline.services.keyring, list(messages)).object_key
+    return write_messages(pipeline.services.landing(), pipeline.services.keyring, list(messages)).object_path
 
 
 def age(pipeline: Pipeline, by: timedelta = TWO_DAYS, keys: Iterable[str] | None = None) -> None:
@@ -130,7 +130,7 @@ def test_a_batch_that_was_masked_when_postgres_was_put_back_is_masked_anew(pipel
         pipeline.run(job="process_landed")
 
     assert users(pipeline) == ["one"]
-    assert pipeline.totals().set_aside_batches == 0
+    assert pipeline.totals().quarantined_batches == 0
 
 
 # Runs that died
@@ -195,7 +195,7 @@ def test_what_nobody_can_need_is_deleted(pipeline: Pipeline) -> None:
     (named,) = objects(pipeline)
     landing.put(f"batches/probe-{uuid4()}", b"")  # of a run that was killed while it tried whether it can write
     empty = f"batches/{uuid4()}"  # of an erasure that took the last message and was killed
-    landing.put(empty, seal(keys.landing, encode_messages([]), empty))
+    landing.put(empty, encrypt(keys.landing, encode_messages([]), empty))
     (kept,) = objects(pipeline, "masked")
     landing.put("masked/orphan.parquet", landing.get(kept))
     age(pipeline)
@@ -278,8 +278,8 @@ def test_an_orphan_is_registered_with_the_key_that_sealed_it(pipeline: Pipeline)
     keys = pipeline.services.keyring
     land_unnamed(pipeline, message("one"))
     (old,) = keys.key_ids(KeysetRole.LANDING)
-    from loginetl_assets.resources.keyring import TEMPLATES
-    from loginetl_assets.resources.keysets import keyset_json, replace_keyset
+    from loginetl_assets.keys.keyring import TEMPLATES
+    from loginetl_assets.keys.keysets import keyset_json, replace_keyset
 
     rotated = with_new_primary(keys.handle(KeysetRole.LANDING), TEMPLATES[KeysetRole.LANDING])
     replace_keyset("LOGINETL_KEYSET_LANDING", keys.source(KeysetRole.LANDING), keyset_json(rotated))

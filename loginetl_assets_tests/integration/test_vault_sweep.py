@@ -10,14 +10,15 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.privacy.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover
-from loginetl_assets.resources import rejections, vault_sweep
-from loginetl_assets.resources.vault_sweep import sweep_vault
 from loginetl_assets.settings import Identity
-from loginetl_assets_tests.pipeline import Pipeline, login
+from loginetl_assets.steps import vault_sweep
+from loginetl_assets.steps.vault_sweep import sweep_vault
+from loginetl_assets.storage import rejections
+from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 KEPT, GONE = "device-kept", "device-gone"
 
@@ -51,9 +52,9 @@ def _refused_by_the_table_and_dropped(pipeline: Pipeline) -> None:
     pipeline.execute("ALTER TABLE user_logins ADD CHECK (user_id <> 'refused')")
     _land(pipeline, login(device_id=KEPT), login(user_id="refused", device_id=GONE))
     pipeline.run(job="process_landed")
-    (rejected,) = pipeline.query("SELECT message_key FROM loginetl.rejected_logins")
+    (rejected,) = pipeline.query("SELECT message_uuid FROM loginetl.rejected_logins")
     with pipeline.services.database().transaction() as connection:
-        rejections.erase(connection, [rejected.message_key])
+        rejections.erase(connection, [rejected.message_uuid])
 
 
 def _deleted_by_the_tables_owner(pipeline: Pipeline) -> None:
@@ -113,8 +114,8 @@ def test_nothing_is_removed_while_masked_logins_cannot_be_read(pipeline: Pipelin
     _deleted_by_the_tables_owner(pipeline)
     _land(pipeline, login(user_id="u-3"))
     pipeline.materialize("masked_logins")
-    (pending,) = pipeline.query("SELECT masked_key FROM loginetl.batches WHERE state = 'masked'")
-    path = pipeline.settings.home / "landing" / pending.masked_key
+    (pending,) = pipeline.query("SELECT masked_path FROM loginetl.batches WHERE state = 'masked'")
+    path = pipeline.settings.home / "landing" / pending.masked_path
     path.rename(path.with_suffix(".away"))
     swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
     assert (swept.removed, swept.unreadable_batches) == (0, 1)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import tink
 
-from loginetl_assets.cli_privacy import keys_init
-from loginetl_assets.resources.keyring import OFFICER_FILE, TEMPLATES, Keyring
-from loginetl_assets.resources.keysets import keyset_json, replace_keyset, write_once
-from loginetl_assets.resources.landing import Landing
+from loginetl_assets.cli.privacy import keys_init
+from loginetl_assets.keys.keyring import OFFICER_FILE, TEMPLATES, Keyring
+from loginetl_assets.keys.keysets import keyset_json, replace_keyset, write_once
+from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import KeysetRole
 
 

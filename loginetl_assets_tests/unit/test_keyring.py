@@ -16,16 +16,16 @@ import tink
 from tink import aead, hybrid, prf, secret_key_access
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.sealing import NotOpened, VaultSealer, open_sealed, seal
-from loginetl_assets.resources.keyring import OFFICER_FILE, Keyring
+from loginetl_assets.keys.keyring import OFFICER_FILE, Keyring
+from loginetl_assets.logins.encryption import NotOpened, VaultEncryptor, decrypt, encrypt
 from loginetl_assets.settings import KeysetRole
 
 ROLES = list(KeysetRole)
 USES: dict[KeysetRole, Callable[[Keyring], object]] = {
     KeysetRole.MASKING: lambda keyring: keyring.tokenizer.token("ip", "10.0.0.1"),
-    KeysetRole.LANDING: lambda keyring: seal(keyring.landing, b"x", "place"),
-    KeysetRole.REJECTS: lambda keyring: seal(keyring.rejects, b"x", "place"),
-    KeysetRole.VAULT: lambda keyring: VaultSealer(keyring.vault).seal("token", "x"),
+    KeysetRole.LANDING: lambda keyring: encrypt(keyring.landing, b"x", "place"),
+    KeysetRole.REJECTS: lambda keyring: encrypt(keyring.rejects, b"x", "place"),
+    KeysetRole.VAULT: lambda keyring: VaultEncryptor(keyring.vault).encrypt("token", "x"),
 }
 TEMPLATES = {
     KeysetRole.MASKING: prf.prf_key_templates.HMAC_SHA256,
@@ -147,8 +147,8 @@ def test_the_next_keyring_finds_the_same_keys(tmp_path: Path) -> None:
     one, other = Keyring({}, tmp_path), Keyring({}, tmp_path)
 
     assert one.tokenizer.token("ip", "10.0.0.1") == other.tokenizer.token("ip", "10.0.0.1")
-    assert open_sealed(other.landing, seal(one.landing, b"x", "place"), "place") == b"x"
-    assert open_sealed(other.rejects, seal(one.rejects, b"x", "place"), "place") == b"x"
+    assert decrypt(other.landing, encrypt(one.landing, b"x", "place"), "place") == b"x"
+    assert decrypt(other.rejects, encrypt(one.rejects, b"x", "place"), "place") == b"x"
     assert [one.key_ids(role) for role in ROLES] == [other.key_ids(role) for role in ROLES]
 
 
@@ -156,7 +156,7 @@ def test_every_role_has_a_key_of_its_own(tmp_path: Path) -> None:
     keyring = Keyring({}, tmp_path)
 
     with pytest.raises(NotOpened):
-        open_sealed(keyring.rejects, seal(keyring.landing, b"x", "place"), "place")
+        decrypt(keyring.rejects, encrypt(keyring.landing, b"x", "place"), "place")
 
 
 def test_the_officer_s_private_key_opens_what_the_made_vault_key_sealed(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_threads_that_start_at_once_make_one_set_of_keys(tmp_path: Path) -> None
 PROCESS = """
 import sys
 from pathlib import Path
-from loginetl_assets.resources.keyring import Keyring
+from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.settings import KeysetRole
 print("ready", flush=True)
 sys.stdin.readline()
@@ -295,13 +295,13 @@ def test_tokens_are_made_with_the_primary_key_of_several() -> None:
 
 def test_what_an_older_key_sealed_opens_after_a_rotation() -> None:
     new, old = secret_keyset(TEMPLATES[KeysetRole.LANDING]), KEYSETS["landing"]
-    sealed = seal(Keyring({KeysetRole.LANDING: old}).landing, b"x", "place")
+    sealed = encrypt(Keyring({KeysetRole.LANDING: old}).landing, b"x", "place")
 
     rotated = Keyring({KeysetRole.LANDING: merged(new, old)})
 
-    assert open_sealed(rotated.landing, sealed, "place") == b"x"
+    assert decrypt(rotated.landing, sealed, "place") == b"x"
     with pytest.raises(NotOpened):
-        open_sealed(Keyring({KeysetRole.LANDING: new}).landing, sealed, "place")
+        decrypt(Keyring({KeysetRole.LANDING: new}).landing, sealed, "place")
 
 
 def test_key_ids_start_with_the_primary_and_leave_out_what_is_disabled() -> None:

@@ -10,9 +10,9 @@ import pytest
 import tink
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.privacy.officer import Officer
-from loginetl_assets.resources.keyring import OFFICER_TEMPLATE, TEMPLATES, Keyring
-from loginetl_assets.resources.keysets import keyset_json, replace_keyset
+from loginetl_assets.keys.keyring import OFFICER_TEMPLATE, TEMPLATES, Keyring
+from loginetl_assets.keys.keysets import keyset_json, replace_keyset
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.settings import Environment, KeysetRole, Settings
 
 NAME = "LOGINETL_KEYSET_MASKING"
@@ -59,7 +59,7 @@ def test_who_cannot_keep_the_owner_replaces_nothing(tmp_path: Path) -> None:
     script = (
         "import os, sys\n"
         "from loginetl_assets.errors import OperatorError\n"
-        "from loginetl_assets.resources.keysets import replace_keyset\n"
+        "from loginetl_assets.keys.keysets import replace_keyset\n"
         "os.setgroups([]); os.setgid(10002); os.setuid(10002)\n"
         "try:\n    replace_keyset('LOGINETL_KEYSET_VAULT', sys.argv[1], 'new')\n"
         "except OperatorError as error:\n    print(error)\n"
@@ -99,7 +99,7 @@ def test_a_mounted_secret_that_cannot_be_replaced_stays_as_it_is(tmp_path: Path)
     source.write_text(MASKING)
     script = (
         f"mount --bind {source} {path} && exec {sys.executable} -c "
-        "'from loginetl_assets.resources.keysets import replace_keyset as r; import sys; r(*sys.argv[1:])' "
+        "'from loginetl_assets.keys.keysets import replace_keyset as r; import sys; r(*sys.argv[1:])' "
         f"{NAME} {path} new"
     )
     unshared = ["unshare", "--map-root-user", "--mount"]

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
-from loginetl_assets.definitions import build_definitions
+from loginetl_assets.build import build_definitions
 from loginetl_assets.settings import Settings
 
 RULES = {

@@ -88,7 +88,7 @@ def test_the_sample_gives_99_logins_and_one_rejected(masked_sample: MaskedBatch)
 
 def test_the_columns_are_those_of_the_schema(masked_sample: MaskedBatch) -> None:
     assert masked_sample.logins.schema == MASKED_SCHEMA
-    assert masked_sample.logins.columns == ["message_key", "event_key", *TABLE_COLUMNS]
+    assert masked_sample.logins.columns == ["message_uuid", "event_uuid", *TABLE_COLUMNS]
     assert TABLE_COLUMNS == (
         "user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date",
     )  # fmt: skip
@@ -110,7 +110,7 @@ def test_the_sample_s_vault_leads_back_to_what_was_sent(
 
     for row in masked_sample.logins.iter_rows(named=True):
         for field in MASKED_FIELDS:
-            assert values[field, row[f"masked_{field}"]] == sent[row["message_key"]][field]
+            assert values[field, row[f"masked_{field}"]] == sent[row["message_uuid"]][field]
 
 
 def test_no_masked_value_of_the_sample_stands_in_the_frame(masked_sample: MaskedBatch) -> None:
@@ -123,8 +123,8 @@ def test_a_login_is_masked() -> None:
     one = message()
 
     assert only_row(masked(one)) == {
-        "message_key": one.message_id,
-        "event_key": None,
+        "message_uuid": one.message_id,
+        "event_uuid": None,
         "user_id": LOGIN["user_id"],
         "device_type": "android",
         "masked_ip": TOKENIZER.token("ip", "199.172.111.135"),
@@ -274,7 +274,7 @@ def test_unknown_fields_reject_their_message_where_that_is_asked_for() -> None:
 
     assert [one.message for one in batch.rejected] == [stranger]
     assert batch.rejected[0].rejection == Rejection(Reason.UNKNOWN_FIELD)
-    assert batch.logins["message_key"].to_list() == [known.message_id]
+    assert batch.logins["message_uuid"].to_list() == [known.message_id]
     assert batch.unknown_fields == 0
 
 
@@ -310,7 +310,7 @@ def test_a_rejected_message_that_comes_again_is_rejected_once() -> None:
 def test_a_message_id_that_is_no_uuid_is_kept_under_its_key() -> None:
     one = QueuedMessage("message-1", NOON, message().body)
 
-    assert only_row(masked(one))["message_key"] == str(one.key)
+    assert only_row(masked(one))["message_uuid"] == str(one.key)
 
 
 @pytest.mark.parametrize("options", [{}, {"major_only": True}, {"reject_unknown_fields": True}])
@@ -334,7 +334,7 @@ def test_the_order_of_the_messages_is_kept() -> None:
     logins = masked(*messages).logins
 
     assert logins["user_id"].to_list() == [f"u{i}" for i in range(500)]
-    assert logins["message_key"].to_list() == [m.message_id for m in messages if m not in messages[100:102]]
+    assert logins["message_uuid"].to_list() == [m.message_id for m in messages if m not in messages[100:102]]
 
 
 # Few ids, so that they come again; any text in any field, so that polars meets what the world sends.
@@ -363,7 +363,7 @@ def test_every_message_of_any_mixture_is_accounted_for_once(
 ) -> None:
     batch = masked(*messages, reject_unknown_fields=reject_unknown_fields, major_only=major_only)
 
-    loaded = [UUID(key) for key in batch.logins["message_key"]]
+    loaded = [UUID(key) for key in batch.logins["message_uuid"]]
     rejected = [one.message.key for one in batch.rejected]
     assert len(loaded) + len(rejected) + batch.repeated == len(messages)
     assert set(loaded) | set(rejected) == {one.key for one in messages}
@@ -378,7 +378,7 @@ def test_every_frame_of_any_mixture_is_sound(messages: list[QueuedMessage]) -> N
     batch = masked(*messages)
 
     assert batch.logins.schema == MASKED_SCHEMA
-    assert batch.logins.drop("locale", "event_key").null_count().sum_horizontal().item() == 0
+    assert batch.logins.drop("locale", "event_uuid").null_count().sum_horizontal().item() == 0
     assert not any(violations(batch.logins).values())
     tokens = {token for field in MASKED_FIELDS for token in batch.logins[f"masked_{field}"]}
     assert sorted(batch.vault["token"]) == sorted(tokens)
@@ -391,7 +391,7 @@ def test_every_frame_of_any_mixture_is_sound(messages: list[QueuedMessage]) -> N
 def test_no_address_and_no_device_stands_in_the_masked_frame(pairs: list[tuple[object, UUID]]) -> None:
     batch = masked(*(message(user_id="u", ip=str(ip), device_id=f"é{device}") for ip, device in pairs))
 
-    text = batch.logins.drop("message_key").write_csv()
+    text = batch.logins.drop("message_uuid").write_csv()
     assert batch.logins.height == len(pairs)
     assert not any(str(ip) in text or str(device) in text for ip, device in pairs)
 
@@ -451,11 +451,11 @@ def events(*bodies: dict[str, Any], **options: Any) -> MaskedBatch:
 
 def test_an_event_is_known_by_its_own_id_only_where_that_is_asked_for() -> None:
     bodies: list[dict[str, Any]] = [{"event_id": "e-1"}, {}]
-    assert events(*bodies).logins["event_key"].to_list() == [None, None]
-    found = events(*bodies, by_event_id=True).logins["event_key"].to_list()
+    assert events(*bodies).logins["event_uuid"].to_list() == [None, None]
+    found = events(*bodies, by_event_id=True).logins["event_uuid"].to_list()
     login = read_login(json.dumps({**LOGIN, "event_id": "e-1"}).encode(), by_event_id=True)
     assert not isinstance(login, Rejection)
-    assert found == [str(login.event_key), None]
+    assert found == [str(login.event_uuid), None]
 
 
 def test_a_batch_without_some_events_has_neither_their_logins_nor_values_that_only_those_have() -> None:
@@ -465,10 +465,10 @@ def test_a_batch_without_some_events_has_neither_their_logins_nor_values_that_on
         {"ip": "192.0.2.3", "device_id": "own"},
         by_event_id=True,
     )
-    known = batch.logins["event_key"][0]
+    known = batch.logins["event_uuid"][0]
     rest, dropped = batch.without_events([known])
-    assert dropped == [UUID(batch.logins["message_key"][0])]
-    assert rest.logins["message_key"].to_list() == batch.logins["message_key"][1:].to_list()
+    assert dropped == [UUID(batch.logins["message_uuid"][0])]
+    assert rest.logins["message_uuid"].to_list() == batch.logins["message_uuid"][1:].to_list()
     assert sorted(rest.vault["value"]) == ["192.0.2.2", "192.0.2.3", "own", "shared"]
     assert (rest.rejected, rest.repeated, rest.unknown_fields) == (batch.rejected, batch.repeated, batch.unknown_fields)
     unchanged, none = batch.without_events([])

@@ -1,0 +1,312 @@
+"""The SQS login queue: receive, delete, send, depth, with boto3; every failure sorted and put in words here.
+
+Limits are SQS's own: ten messages a call, 1 MiB a message (Amazon SQS Developer Guide, "message quotas").
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.exceptions
+import botocore.loaders
+import botocore.session
+from botocore.config import Config
+
+from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.logins.message import QueuedMessage
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+
+NO_CREDENTIALS = "no AWS credentials: set AWS_PROFILE, AWS_ACCESS_KEY_ID or an instance role"
+
+MAX_PER_CALL = 10
+MAX_BYTES_PER_CALL = 1024 * 1024  # for a message alone, and for all of a call together
+EMULATED_REGION = "us-east-1"  # emulators keep queues by region: the one our own makes its queue in
+
+_AWS_HOST = re.compile(r"^(?:sqs[.-](?P<region>[a-z0-9-]+)|(?P<legacy>[a-z0-9-]+)\.queue)\.amazonaws\.com")
+_MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "InvalidAddress"}
+_REFUSED = {"AccessDenied", "AccessDeniedException", "KMS.AccessDeniedException"}
+_CREDENTIALS = {"InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken", "UnrecognizedClientException",
+                "InvalidAccessKeyId", "IncompleteSignature"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReceivedMessage:
+    """A message in flight to this receiver, and the handle that deletes it."""
+
+    message: QueuedMessage
+    receipt_handle: str
+    receives: int = 1  # how often SQS gave it out, this time included
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """SQS's approximate counts."""
+
+    waiting: int  # a receiver can have them now
+    in_flight: int  # received, and hidden until they are deleted or their time-out is over
+    delayed: int  # sent with a delay (the queue's, or their own) that is not over: no receiver gets them
+
+
+class LoginQueue:
+    """One queue; safe to use from many threads."""
+
+    def __init__(self, client: "SQSClient", url: str) -> None:
+        """Takes a client for the queue's region or endpoint, and the queue's URL."""
+        self._client = client
+        self.url = url
+
+    def receive(self, *, most: int = MAX_PER_CALL, wait_seconds: int, visibility_seconds: int) -> list[ReceivedMessage]:
+        """Receives up to `most` messages (at most ten), waiting up to `wait_seconds` for the first (long polling)."""
+        with self._failures_in_words():
+            response = self._client.receive_message(
+                QueueUrl=self.url,
+                MaxNumberOfMessages=min(most, MAX_PER_CALL),
+                WaitTimeSeconds=wait_seconds,
+                VisibilityTimeout=visibility_seconds,
+                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+            )
+        return [
+            ReceivedMessage(
+                QueuedMessage(
+                    raw["MessageId"],
+                    int(raw["Attributes"]["SentTimestamp"]),
+                    raw["Body"].encode("utf-8", "surrogatepass"),
+                ),
+                raw["ReceiptHandle"],
+                int(raw["Attributes"]["ApproximateReceiveCount"]),
+            )
+            for raw in response.get("Messages", [])
+        ]
+
+    def delete(self, receipt_handles: Sequence[str]) -> list[str]:
+        """Deletes up to ten messages; gives back the handles that SQS did not delete."""
+        with self._failures_in_words():
+            response = self._client.delete_message_batch(
+                QueueUrl=self.url,
+                Entries=[{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)],
+            )
+        return [receipt_handles[int(failed["Id"])] for failed in response.get("Failed", [])]
+
+    def make_visible(self, receipt_handles: Sequence[str]) -> None:
+        """Shows up to ten received messages to other receivers at once; one whose receipt has expired shows already."""
+        with self._failures_in_words():
+            self._client.change_message_visibility_batch(
+                QueueUrl=self.url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                    for number, handle in enumerate(receipt_handles)
+                ],
+            )
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether the queue keeps order: it then gives no more of a group until what it gave is deleted."""
+        return self.url.endswith(".fifo")
+
+    def send(self, bodies: Iterable[str]) -> int:
+        """Sends message bodies, ten a call or fewer large ones; gives back how many were accepted.
+
+        Raises:
+            OperatorError: SQS refused a body (empty, too long, or with characters that it does not take).
+        """
+        sent = 0
+        for chunk in _in_calls(bodies):
+            with self._failures_in_words():
+                response = self._client.send_message_batch(
+                    QueueUrl=self.url,
+                    Entries=[self._entry(number, body) for number, body in enumerate(chunk)],
+                )
+            sent += len(response.get("Successful", []))
+            if failed := response.get("Failed"):
+                place = sent + len(failed)
+                raise OperatorError(
+                    f"the queue took {sent} messages and refused {len(failed)} of those up to number {place}"
+                    f" ({failed[0].get('Code', 'no code')})"
+                )
+        return sent
+
+    @contextmanager
+    def _failures_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError) as error:
+            raise _explained(error, self.url) from None  # ValueError: an endpoint that is no URL, with all it says
+
+    def _entry(self, number: int, body: str) -> "SendMessageBatchRequestEntryTypeDef":
+        if self.is_fifo:
+            return {"Id": str(number), "MessageBody": body, "MessageGroupId": "logins"}
+        return {"Id": str(number), "MessageBody": body}
+
+    def depth(self) -> QueueDepth:
+        """Reads the approximate counts."""
+        with self._failures_in_words():
+            response = self._client.get_queue_attributes(
+                QueueUrl=self.url,
+                AttributeNames=[
+                    "ApproximateNumberOfMessages",
+                    "ApproximateNumberOfMessagesNotVisible",
+                    "ApproximateNumberOfMessagesDelayed",
+                ],
+            )
+        counts = response["Attributes"]
+        return QueueDepth(
+            waiting=int(counts.get("ApproximateNumberOfMessages", 0)),
+            in_flight=int(counts.get("ApproximateNumberOfMessagesNotVisible", 0)),
+            delayed=int(counts.get("ApproximateNumberOfMessagesDelayed", 0)),
+        )
+
+
+def _in_calls(bodies: Iterable[str]) -> Iterator[list[str]]:
+    """Bodies in calls of at most ten, and of what one call may carry together."""
+    chunk, size = list[str](), 0
+    for body in bodies:
+        length = len(body.encode("utf-8", "surrogatepass"))
+        if chunk and (len(chunk) == MAX_PER_CALL or size + length > MAX_BYTES_PER_CALL):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(body)
+        size += length
+    if chunk:
+        yield chunk
+
+
+@cache
+def _models() -> botocore.loaders.Loader:
+    """What boto3 knows of AWS's services, for all sessions: each would read it anew, at 0.2 s of CPU a client."""
+    loader: botocore.loaders.Loader = botocore.session.get_session().get_component("data_loader")
+    return loader
+
+
+def open_session(**settings: str | None) -> boto3.Session:
+    """A boto3 session; AWS_PROFILE is looked up here.
+
+    Raises:
+        OperatorError: there is no such profile, or AWS's files cannot be read.
+    """
+    core = botocore.session.get_session()
+    try:
+        session = boto3.Session(botocore_session=core, **settings)
+        core.register_component("data_loader", _models())
+        return session
+    except botocore.exceptions.BotoCoreError as error:
+        raise OperatorError(
+            f"AWS_PROFILE and the files it names cannot be used ({type(error).__name__}): mend or unset it"
+        ) from None
+
+
+def open_queue(
+    url: str,
+    *,
+    session: boto3.Session | None = None,
+    endpoint_url: str | None = None,
+    max_attempts: int = 5,
+    connections: int = 10,
+    emulator: bool = False,
+    made_up_credentials: bool = False,
+) -> LoginQueue:
+    """Opens a queue by its URL; nothing is sent yet.
+
+    Region and endpoint come from AWS's own variables and profiles; where those are silent, from the URL itself, since
+    an AWS queue's URL names its region and an emulator's its endpoint.
+
+    Args:
+        url: the queue's URL.
+        session: where credentials and region come from; boto3's default chain if None.
+        endpoint_url: overrides AWS_ENDPOINT_URL_SQS.
+        max_attempts: tries per call, the first included (boto3's standard retry mode).
+        connections: size of the connection pool; as many calls can be under way at once.
+        emulator: whether this is our own emulator: made-up credentials, and the region its queue is in.
+        made_up_credentials: whether to sign with such where the environment names none; any emulator takes them.
+
+    Raises:
+        OperatorError: the URL is none, or no region can be told.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise OperatorError("LOGINETL_QUEUE_URL must be a queue's URL, such as https://sqs.REGION.amazonaws.com/…")
+    session = session or open_session()
+    aws = _AWS_HOST.match(parts.hostname)
+    region = session.region_name
+    if aws is None:
+        region = EMULATED_REGION if emulator else region or EMULATED_REGION
+        of_environment = os.environ.get("AWS_ENDPOINT_URL_SQS") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint_url = endpoint_url or of_environment or f"{parts.scheme}://{parts.netloc}"
+    else:
+        of_url = aws["region"] or aws["legacy"]
+        if region and region != of_url:
+            raise OperatorError(
+                f"the queue's URL is in {of_url} but the AWS region is set to {region}: mend AWS_DEFAULT_REGION"
+                " (or the profile's region) or LOGINETL_QUEUE_URL"
+            )
+        region = of_url
+    try:
+        # Not asked of boto3, whose search ends at the network: the instance's metadata.
+        named = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
+        made_up = emulator or (made_up_credentials and not named)
+        client = session.client(
+            "sqs",
+            region_name=region,
+            endpoint_url=endpoint_url,
+            config=Config(
+                retries={"total_max_attempts": max_attempts, "mode": "standard"},
+                max_pool_connections=connections,
+                connect_timeout=5,
+                read_timeout=30,  # above SQS's longest poll of 20 s
+                proxies={} if emulator else None,  # a proxy has no business on loopback
+            ),
+            aws_access_key_id="local" if made_up else None,
+            aws_secret_access_key="local" if made_up else None,  # noqa: S106 - any will do there
+        )
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        raise _explained(error, url) from None
+    return LoginQueue(client, url)
+
+
+def _explained(error: Exception, url: str) -> Exception:
+    """Puts a failure of boto3 in words that name what mends it; boto3's own text may carry bodies and keys."""
+    parts = urlsplit(url)
+    name, host = parts.path.rsplit("/", 1)[-1], parts.netloc
+    if isinstance(error, botocore.exceptions.ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in _MISSING or code.endswith("NonExistentQueue"):
+            return OperatorError(
+                f"there is no queue {name} at {host}: check LOGINETL_QUEUE_URL, the AWS region and account"
+            )
+        if code in _REFUSED:
+            return OperatorError(
+                f"AWS refuses these credentials queue {name}: they need sqs:ReceiveMessage, sqs:DeleteMessage,"
+                " sqs:ChangeMessageVisibility and sqs:GetQueueAttributes (and kms:Decrypt on an encrypted queue)"
+            )
+        if code in _CREDENTIALS:
+            return OperatorError(f"AWS does not accept these credentials ({code}): check AWS_PROFILE or AWS_* keys")
+        if status >= 500 or "Throttl" in code or status == 429 or "OverLimit" in code:
+            return TransientError(f"SQS at {host} answered {code or status} after every retry")
+        return OperatorError(f"SQS at {host} answered {code or status} for queue {name}")
+    if isinstance(
+        error,
+        (
+            botocore.exceptions.NoCredentialsError,
+            botocore.exceptions.PartialCredentialsError,
+            botocore.exceptions.CredentialRetrievalError,
+            botocore.exceptions.ProfileNotFound,
+            botocore.exceptions.TokenRetrievalError,
+            botocore.exceptions.SSOError,
+        ),
+    ):
+        return OperatorError(NO_CREDENTIALS)
+    if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
+        return TransientError(f"the queue at {host} cannot be reached: is it up, and is LOGINETL_QUEUE_URL right?")
+    return OperatorError(
+        f"boto3 refused queue {name} at {host} ({type(error).__name__}): check LOGINETL_QUEUE_URL and"
+        " AWS_ENDPOINT_URL_SQS"
+    )

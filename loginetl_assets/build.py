@@ -1,0 +1,99 @@
+"""The whole system on one page: `build_definitions` composes it, and `definitions` is what Dagster loads.
+
+    login_queue ──> raw_login_messages ──┬─> masked_logins ──> user_logins
+      (external)                         ├─> rejected_logins
+                                         └─> pii_vault
+
+Loading needs no service, key or network: only the settings are read.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from loginetl_assets.assets.masked_logins import masked_logins
+from loginetl_assets.assets.raw_login_messages import login_queue, raw_login_messages
+from loginetl_assets.assets.user_logins import user_logins
+from loginetl_assets.automation.jobs import login_etl, process_landed, replay_job, retention
+from loginetl_assets.automation.notifiers import LogNotifier, Notifier, WebhookNotifier
+from loginetl_assets.automation.schedules import retention_schedule
+from loginetl_assets.automation.sensors import failed_run_sensor, health_sensor, queue_depth_sensor
+from loginetl_assets.checks.health import health
+from loginetl_assets.checks.masked_logins import masked_logins_are_sound, rejection_rate
+from loginetl_assets.checks.user_logins import user_logins_are_sound
+from loginetl_assets.keys.keyring import OFFICER_SETTING
+from loginetl_assets.resources.configured import (
+    KeyringResource,
+    LandingResource,
+    LoginDatabaseResource,
+    LoginQueueResource,
+    RulesResource,
+    fixed,
+)
+from loginetl_assets.services import Services
+from loginetl_assets.settings import Settings
+
+
+def build_definitions(
+    settings: Settings,
+    *,
+    resource_overrides: Mapping[str, Any] | None = None,
+    notifier: Notifier | None = None,
+) -> dg.Definitions:
+    """Composes assets, checks, automation and resources.
+
+    Args:
+        settings: what the environment decides.
+        resource_overrides: resources to put in the place of `queue`, `database`, `landing`, `keyring` or `rules`.
+        notifier: who is told of failed runs and of declining health; a webhook where LOGINETL_ALERT_WEBHOOK_URL is set,
+            else the log.
+    """
+    # What builds this runs the pipeline, which has no use for the officer's key; nor has what it starts.
+    os.environ.pop(OFFICER_SETTING, None)
+    services = Services(settings)
+    if notifier is None:
+        url = settings.alert_webhook_url
+        notifier = WebhookNotifier(url) if url else LogNotifier()
+    automatic = settings.is_automatic
+    sensors = dg.DefaultSensorStatus.RUNNING if automatic else dg.DefaultSensorStatus.STOPPED
+    schedules = dg.DefaultScheduleStatus.RUNNING if automatic else dg.DefaultScheduleStatus.STOPPED
+    freshness = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=settings.freshness_hours))
+    return dg.Definitions(
+        assets=[
+            login_queue,
+            raw_login_messages,
+            masked_logins,
+            user_logins.map_asset_specs(
+                lambda spec: spec.replace_attributes(freshness_policy=freshness).merge_attributes(
+                    metadata={"dagster/table_name": str(settings.table)}
+                )
+            ),
+        ],
+        asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound, health],
+        jobs=[login_etl, process_landed, replay_job, retention],
+        sensors=[
+            queue_depth_sensor(
+                messages_per_run=settings.messages_per_run,
+                max_runs_in_flight=settings.max_runs_in_flight,
+                default_status=sensors,
+            ),
+            failed_run_sensor(notifier, default_status=sensors),
+            health_sensor(notifier, default_status=sensors),
+        ],
+        schedules=[retention_schedule(days=settings.retention_days, default_status=schedules)],
+        executor=dg.in_process_executor,  # `dagster asset materialize` and the web page go by this one
+        resources={
+            name: fixed(resource)
+            for name, resource in {
+                "queue": LoginQueueResource(services=services),
+                "database": LoginDatabaseResource(services=services),
+                "landing": LandingResource(services=services),
+                "keyring": KeyringResource(services=services),
+                "rules": RulesResource.of(settings),
+                **(resource_overrides or {}),
+            }.items()
+        },
+    )

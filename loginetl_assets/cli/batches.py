@@ -1,0 +1,125 @@
+"""The commands for batches of the landing: list, show, give up, and register those that the ledger does not name."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from loginetl_assets.cli.run import configured_services
+from loginetl_assets.cli.terminal import for_terminal
+from loginetl_assets.errors import OperatorError, SettingsError
+
+batches_app = typer.Typer(no_args_is_help=True, help="Batches of messages in the landing: look, give up, register.")
+
+out = Console()
+err = Console(stderr=True)
+
+BatchId = Annotated[int, typer.Argument(help="As `loginetl batches list` shows it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@batches_app.command("list")
+def list_batches(
+    state: Annotated[str, typer.Option(help="Only this state: landed, masked, loaded, quarantined or lost.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List batches: id, state, counts, when they landed, and why they are quarantined or lost."""
+    from loginetl_assets.storage import batches as ledger
+
+    if state and state not in list(ledger.BatchState):
+        raise SettingsError(f"the states are {', '.join(ledger.BatchState)}")
+    with configured_services().database().transaction() as connection:
+        found = ledger.newest_batches(connection, ledger.BatchState(state) if state else None, limit=limit)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], default=str, indent=2))  # noqa: T201
+        return
+    table = Table("batch", "state", "messages", "pending", "lost", "landed (UTC)", Column("reason", overflow="fold"))
+    for one in found:
+        table.add_row(
+            str(one.batch_id),
+            one.state,
+            f"{one.messages:,}",
+            f"{one.pending:,}",
+            f"{one.lost:,}",
+            f"{one.landed_at:%Y-%m-%d %H:%M:%S}",
+            escape(for_terminal(one.reason or "")),
+        )
+    out.print(table)
+
+
+@batches_app.command()
+def show(batch_id: BatchId, as_json: AsJson = False) -> None:
+    """Show what the ledger knows of a batch: objects, counts, runs and times."""
+    from loginetl_assets.storage import batches as ledger
+
+    with configured_services().database().transaction() as connection:
+        found = asdict(ledger.batch_record(connection, batch_id))
+    if as_json:
+        print(json.dumps(found, default=str, indent=2))  # noqa: T201
+        return
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), "-" if value is None else escape(for_terminal(str(value))))
+    out.print(table)
+
+
+@batches_app.command()
+def give_up(
+    batch_id: BatchId,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the batch, beside your database user.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Count the pending messages of a quarantined batch as lost: its object is gone for good.
+
+    Until retention passes it, `loginetl reprocess` with its id takes it back, should the object turn up again.
+    """
+    from loginetl_assets.storage import batches as ledger
+
+    if not reason.strip():
+        raise SettingsError("give --reason: it is kept with the batch")
+    database = configured_services().database(application_name="loginetl batches")
+    with database.transaction() as connection:
+        found = ledger.batch_record(connection, batch_id)
+    question = f"Count {found.pending} messages of batch {batch_id} as lost?"
+    if not yes and found.state == ledger.BatchState.QUARANTINED and not typer.confirm(question, err=True):
+        raise OperatorError("nothing was given up")
+    with database.transaction() as connection:
+        lost = ledger.give_up(connection, batch_id, reason.strip())
+    err.print(f"batch {batch_id} is given up: {lost} messages are lost", highlight=False)
+
+
+@batches_app.command()
+def register() -> None:
+    """Register the landing's batches that the ledger does not name: after Postgres was put back to an earlier moment.
+
+    Retention does the same once they are a day old. Messages that the ledger knows end as duplicates.
+    """
+    from datetime import UTC, datetime
+
+    from loginetl_assets.steps.unregistered_objects import REGISTER_AGE, register_unnamed
+
+    services = configured_services()
+    database = services.database(application_name="loginetl batches")
+    landing = services.bound_landing(database)
+    found = register_unnamed(database, landing, services.keyring, before=datetime.now(UTC) - REGISTER_AGE)
+    err.print(
+        f"registered {found.registered_batches} batches with {found.registered_messages} messages; objects younger than"
+        f" {REGISTER_AGE.total_seconds() / 3600:g} h are left to the runs that may be writing them",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if found.registered_batches:
+        err.print("next: `loginetl run`, or the queue_depth sensor, loads them")
+    if found.unreadable_objects:
+        err.print(
+            f"[yellow]{found.unreadable_objects} objects do not open and are left:[/] set LOGINETL_KEYSET_LANDING to"
+            " the keyset that they were sealed with, or delete what is not loginetl's",
+            soft_wrap=True,
+        )

@@ -1,0 +1,182 @@
+"""Running the pipeline from the command line: until the queue is empty, or once over what has landed."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from loginetl_assets.automation.dead_runs import fail_runs_without_worker
+from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
+from loginetl_assets.automation.our_runs import OurRuns
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.rejection import Reason
+from loginetl_assets.services import Services
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections
+
+
+@dataclass
+class RunSummary:
+    """What the runs did, added up; of a step that was tried again, what its last try did."""
+
+    runs: int = 0
+    seconds: float = 0.0
+    messages: int = 0
+    loaded: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    rejections: dict[str, int] = field(default_factory=dict)  # by reason
+    quarantined_batches: int = 0
+    refused: int = 0  # of the rejected: by the table itself
+    postponed: int = 0  # messages whose payload could not be read just now
+    too_many_rejected: bool = False  # in one run of these, by LOGINETL_MAX_REJECTION_RATE
+    stopped_reason: str = ""
+    steps_tried_again: int = 0
+    repeated_logins: int = 0
+    devices_of_several_users: int = 0
+    ips_of_several_users: int = 0
+    warnings: list[str] = field(default_factory=list)  # checks that did not pass, at WARN
+
+    def for_a_person(self) -> list[str]:
+        """What a scheduler should tell somebody of; empty where the runs did all that there was to do."""
+        found = []
+        if self.quarantined_batches:
+            found.append(f"{self.quarantined_batches} batches were set aside: `loginetl status` says why")
+        if self.refused:
+            found.append(
+                f"the table refused {self.refused} rows: `loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`"
+            )
+        if self.too_many_rejected:
+            found.append(
+                "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows: `loginetl rejected list`"
+            )
+        if self.postponed:
+            found.append(f"{self.postponed} payloads could not be read just now: their messages come again")
+        return found
+
+
+def run_until_empty(
+    definitions: dg.Definitions,
+    services: Services,
+    instance: dg.DagsterInstance,
+    *,
+    messages_per_run: int,
+    max_messages: int | None = None,
+) -> RunSummary:
+    """Runs the job in this process until a drain finds the queue empty or `max_messages` are drained.
+
+    Raises:
+        OperatorError: a run failed; the text is the failing step's.
+    """
+    job = definitions.resolve_job_def(LOGIN_ETL)
+    with _summary(services, instance) as summary:
+        while True:
+            left = messages_per_run if max_messages is None else max_messages - summary.messages
+            _run(summary, job, instance, {"raw_login_messages": {"max_messages": min(left, messages_per_run)}})
+            if summary.stopped_reason == "queue_empty" or summary.messages >= (max_messages or math.inf):
+                return summary
+
+
+def run_landed(
+    definitions: dg.Definitions, services: Services, instance: dg.DagsterInstance, masking: Mapping[str, object]
+) -> RunSummary:
+    """Masks and loads once what has landed, by the given config of masked_logins; leaves the queue alone.
+
+    Raises:
+        OperatorError: the run failed; the text is the failing step's.
+    """
+    with _summary(services, instance) as summary:
+        _run(summary, definitions.resolve_job_def(PROCESS_LANDED), instance, {"masked_logins": masking})
+    return summary
+
+
+@contextmanager
+def _summary(services: Services, instance: dg.DagsterInstance) -> Iterator[RunSummary]:
+    summary, started = RunSummary(), time.monotonic()
+    database = services.database()
+    with database.transaction() as connection:
+        installation = str(ledger.installation_id(connection))
+        before = rejections.by_reason(connection)
+    # Where there is no sensor to do it: earlier runs of this command, if they were killed, are STARTED still.
+    fail_runs_without_worker(instance, OurRuns(instance, installation, None), database)
+    yield summary
+    with database.transaction() as connection:
+        after = rejections.by_reason(connection)
+    # A batch that is read again takes its rejections back first, so there may be fewer than before.
+    summary.rejections = {reason: count - before.get(reason, 0) for reason, count in after.items()}
+    summary.rejections = {reason: count for reason, count in summary.rejections.items() if count > 0}
+    summary.seconds = time.monotonic() - started
+
+
+def _run(
+    summary: RunSummary, job: dg.JobDefinition, instance: dg.DagsterInstance, config: Mapping[str, Mapping[str, object]]
+) -> None:
+    result = job.execute_in_process(
+        instance=instance,
+        tags=BOUNDED,
+        run_config={
+            "ops": {name: {"config": dict(values)} for name, values in config.items()},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+        raise_on_error=False,
+    )
+    summary.runs += 1
+    _add(summary, result)
+    if not result.success:
+        raise OperatorError(_failure(result))
+
+
+def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
+    read = 0
+    for event in result.get_asset_materialization_events():
+        counts: dict[str, Any] = {
+            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+        }
+        match event.asset_key and event.asset_key.to_user_string():
+            case "raw_login_messages":
+                summary.messages += counts["messages"]
+                summary.postponed += counts["postponed"]
+                summary.stopped_reason = counts["stopped_reason"]
+            case "masked_logins":
+                read += counts["messages"]
+                summary.rejected += counts["rejected"]
+                summary.duplicates += counts["duplicates"]
+                summary.quarantined_batches += counts["quarantined_batches"]
+            case "user_logins":
+                summary.loaded += counts["loaded"]
+                summary.refused += counts["rejected"]
+                summary.rejected += counts["rejected"]
+                summary.duplicates += counts["duplicates"]
+                summary.quarantined_batches += counts["quarantined_batches"]
+    summary.steps_tried_again += sum(event.is_step_restarted for event in result.all_events)
+    for evaluation in result.get_asset_check_evaluations():
+        if evaluation.check_name == "duplicates":
+            counts = {name: value.value for name, value in evaluation.metadata.items()}
+            for name in ("repeated_logins", "devices_of_several_users", "ips_of_several_users"):
+                setattr(summary, name, getattr(summary, name) + counts[name])
+        if evaluation.check_name == "rejection_rate" and read:  # else the check looked at an earlier run's batch
+            summary.too_many_rejected |= not evaluation.passed
+        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
+            warning = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+            if warning not in summary.warnings:
+                summary.warnings.append(warning)
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data.user_failure_data
+            if data is not None and data.description:
+                return data.description
+    failed = [
+        f"{check.asset_key.to_user_string()}: {check.check_name}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
+    ]
+    if failed:
+        return f"checks failed ({', '.join(failed)}): see run {result.run_id} on the web page (make ui)"
+    return f"run {result.run_id} failed: see it on the web page (make ui)"

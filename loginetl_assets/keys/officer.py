@@ -1,0 +1,82 @@
+"""The privacy officer's private key: what opens the vault. The pipeline never has it."""
+
+from collections.abc import Iterable
+
+import tink
+from tink import aead, cleartext_keyset_handle, hybrid
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_SETTING
+from loginetl_assets.keys.keysets import check_values, enabled_key_ids, read_keyset
+from loginetl_assets.local.home import check_home
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, NotOpened, decrypt
+from loginetl_assets.settings import Settings
+
+
+def officer_source(settings: Settings) -> str:
+    """Where the private keyset is: the setting or, in the local environment, the file made on first use.
+
+    Raises:
+        OperatorError: it is named nowhere.
+    """
+    if settings.officer_keyset:
+        return settings.officer_keyset
+    if settings.is_local:
+        check_home(settings.home)
+        return str(settings.home / "keys" / OFFICER_FILE)
+    raise OperatorError(f"{OFFICER_SETTING} is not set: recovery needs the privacy officer's private keyset")
+
+
+class Officer:
+    """Opens vault entries."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads the private keyset.
+
+        Raises:
+            OperatorError: it is missing or of the wrong kind, or others can read it.
+        """
+        self.handle = read_keyset(
+            OFFICER_SETTING,
+            officer_source(settings),
+            kms_key_uri=settings.kms_key_uri,
+            guarded=not settings.is_local,
+        )
+        try:
+            self._keys = self.handle.primitive(hybrid.HybridDecrypt)
+        except tink.TinkError:
+            raise OperatorError(f"{OFFICER_SETTING} is a keyset of the wrong kind: it must be private HPKE") from None
+
+    @property
+    def key_ids(self) -> tuple[int, ...]:
+        """The ids of the keys that open, the primary first."""
+        return enabled_key_ids(self.handle)
+
+    def check_values(self) -> dict[int, bytes]:
+        """The check values of the public halves of these keys, as the database keeps them for the vault's keyset."""
+        return check_values(self.handle.public_keyset_handle())
+
+    def opens(self, vault: hybrid.HybridEncrypt) -> bool:
+        """Whether the officer can open what is sealed with a vault keyset, tried out."""
+        try:
+            self.unwrap(vault.encrypt(b"", VAULT_KEY_CONTEXT))
+        except NotOpened:
+            return False
+        return True
+
+    def unwrap(self, wrapped_key: bytes) -> bytes:
+        """Opens a data key; the bytes are secret.
+
+        Raises:
+            NotOpened: it was sealed to another officer, or altered.
+        """
+        try:
+            return bytes(self._keys.decrypt(wrapped_key, VAULT_KEY_CONTEXT))
+        except tink.TinkError:
+            raise NotOpened("it was sealed to another officer key") from None
+
+    def open_values(self, wrapped_key: bytes, entries: Iterable[tuple[str, bytes]]) -> dict[str, str]:
+        """Opens the entries (token, sealed) of one data key; an altered one raises NotOpened."""
+        handle = cleartext_keyset_handle.read(tink.BinaryKeysetReader(self.unwrap(wrapped_key)))
+        values = handle.primitive(aead.Aead)
+        return {token: decrypt(values, sealed, token).decode() for token, sealed in entries}

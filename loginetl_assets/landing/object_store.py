@@ -1,0 +1,254 @@
+"""The landing: an object store (file:// or s3://) that keeps sealed batches and masked files.
+
+A `put` is atomic: an object is there whole or not at all. Nothing is ever overwritten, since every key is new.
+"""
+
+import json
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
+from uuid import UUID, uuid4
+
+import botocore.exceptions
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, S3Store
+
+from loginetl_assets.aws.sqs import NO_CREDENTIALS, open_session
+from loginetl_assets.durable import make_directory, sync
+from loginetl_assets.errors import OperatorError, TransientError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+    from loginetl_assets.landing.object_versions import ObjectVersions
+
+BATCHES = "batches"
+MASKED = "masked"
+PROBES = f"{BATCHES}/probe-"  # what `check_writable` writes
+MARKER = "installation.json"  # says which database the landing belongs to
+
+# Together well inside the visibility time-out: the library's own default is ten retries over three minutes.
+_RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+_TIMEOUTS: "ClientConfig" = {"connect_timeout": "5 seconds", "timeout": "30 seconds"}
+
+
+_OF_OURS = re.compile(rf"({BATCHES}|{MASKED})/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def may_be_ours(key: str) -> bool:
+    """Whether a key is of a kind that is written here; others need not even be a path to the library that reads."""
+    return _OF_OURS.fullmatch(key) is not None
+
+
+class ObjectMissing(Exception):  # noqa: N818 - says what happened
+    """The landing has no such object."""
+
+
+class Landing:
+    """Objects by key."""
+
+    def __init__(self, url: str) -> None:
+        """Opens a landing by its URL, file:///… or s3://bucket/…; a directory that is missing is made on the first put.
+
+        Raises:
+            OperatorError: the URL is neither file:///… nor s3://bucket/…, others can enter the directory, or there are
+                no AWS credentials for the bucket.
+        """
+        self.url = url
+        parts = urlsplit(url)
+        self._directory: Path | None = None
+        self._versions: ObjectVersions | None = None
+        if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+            self._directory = Path(unquote(parts.path))
+        elif parts.scheme != "s3" or not parts.netloc:
+            raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
+        try:
+            self._store = self._open(parts.netloc, parts.path.strip("/"))
+        except (BaseError, OSError, ValueError):
+            raise OperatorError(f"the landing at {url} cannot be opened: check LOGINETL_LANDING_URL") from None
+
+    def _open(self, bucket: str, prefix: str) -> LocalStore | S3Store:
+        if self._directory is not None:
+            make_directory(self._directory)
+            if self._directory.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                # Masked files name users, and what the library writes below is open to all but for the umask. Not
+                # closed by us: whoever opened it may have had a reason.
+                raise OperatorError(
+                    f"others can enter the landing at {self.url}: `chmod go= {shlex.quote(str(self._directory))}`,"
+                    " or set LOGINETL_LANDING_URL to a directory that is yet to be made"
+                )
+            return LocalStore(prefix=self._directory)
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        from loginetl_assets.landing.object_versions import ObjectVersions
+
+        session = open_session()
+        try:
+            credentials = Boto3CredentialProvider(session)
+        except (ValueError, botocore.exceptions.BotoCoreError):  # none are found, or not all of them
+            raise OperatorError(NO_CREDENTIALS) from None
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        options: dict[str, Any] = {
+            "prefix": prefix or None,
+            "region": session.region_name or "us-east-1",
+            "retry_config": _RETRIES,
+            "client_options": _TIMEOUTS,
+        }
+        if endpoint:  # an emulator or a store of one's own
+            options |= {
+                "endpoint": endpoint,
+                "virtual_hosted_style_request": False,
+                "client_options": {**_TIMEOUTS, "allow_http": endpoint.startswith("http:")},
+            }
+        self._versions = ObjectVersions(session, bucket, prefix, url=self.url)
+        return S3Store(bucket, credential_provider=credentials, **options)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Writes a new object, durably.
+
+        Raises:
+            OperatorError: not writable, or full.
+            TransientError: the store failed in a way that may pass.
+        """
+        self._put(key, content, mode="overwrite")
+
+    def _put(self, key: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
+        try:
+            obstore.put(self._store, key, content, mode=mode)
+            if self._directory is not None:
+                self._sync(self._directory, key)
+        except obstore.exceptions.AlreadyExistsError:
+            return  # as `create` allows: another was first
+        except PermissionError:
+            raise OperatorError(f"the landing at {self.url} is not writable: check LOGINETL_LANDING_URL") from None
+        except (BaseError, OSError) as error:
+            raise self._explained(error, "write to") from None
+
+    def _sync(self, directory: Path, key: str) -> None:
+        """Makes an object durable: obstore makes directories and renames into place, but does not sync."""
+        path = directory / key
+        while path != directory:
+            sync(path)
+            path = path.parent
+        sync(directory)
+
+    def check_writable(self) -> None:
+        """Writes an object and deletes it.
+
+        Raises:
+            OperatorError, TransientError: as `put` and `delete`.
+        """
+        key = f"{PROBES}{uuid4()}"  # where retention finds it, should this process die in between
+        self.put(key, b"probe")
+        self.delete([key])
+
+    def bind(self, installation_id: UUID) -> None:
+        """Makes sure that the landing is this database's; the first that asks has it.
+
+        What one database's retention takes for left over is another's pending batch.
+
+        Raises:
+            OperatorError: it is another database's; or the store failed.
+            TransientError: the store failed in a way that may pass.
+        """
+        ours = json.dumps({"installation_id": str(installation_id)}).encode()
+        try:
+            found = self.get(MARKER)
+        except ObjectMissing:
+            self._put(MARKER, ours, mode="create")
+            found = self.get(MARKER)  # of two that are first at once one has it
+        if found != ours:
+            raise OperatorError(
+                f"the landing at {self.url} belongs to another database's installation: set LOGINETL_LANDING_URL to a"
+                f" place of this one's own. If that database is gone for good, delete the object {MARKER} there and run"
+                " `loginetl batches register`"
+            )
+
+    def get(self, key: str) -> bytes:
+        """Reads an object whole.
+
+        Raises:
+            ObjectMissing: there is none.
+            OperatorError, TransientError: the store failed.
+        """
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except (FileNotFoundError, obstore.exceptions.NotFoundError):
+            raise ObjectMissing(f"the landing has no object {key}") from None
+        except (BaseError, OSError) as error:
+            raise self._explained(error, "read from") from None
+
+    def delete(self, keys: Iterable[str]) -> list[str]:
+        """Deletes objects, in every version that the bucket keeps; one that is gone already is no error.
+
+        Returns:
+            those of which versions stay, for want of a right or because they are locked.
+        """
+        left = []
+        for key in keys:
+            try:
+                obstore.delete(self._store, key)
+            except (FileNotFoundError, obstore.exceptions.NotFoundError):
+                pass
+            except (BaseError, OSError) as error:
+                raise self._explained(error, "delete from") from None
+            if self.keeps_versions and not (self._versions and self._versions.delete(key)):
+                left.append(key)
+        return left
+
+    @cached_property
+    def keeps_versions(self) -> bool | None:
+        """Whether deleted objects stay as noncurrent versions; None where we may not ask."""
+        return self._versions.are_kept() if self._versions else False
+
+    def delete_unfinished(self, before: datetime) -> int:
+        """Deletes what writes left behind that were killed before that moment; gives back how many files.
+
+        On S3 this is a lifecycle rule's business (AbortIncompleteMultipartUpload): nothing of it is an object yet.
+        """
+        if self._directory is None:
+            return 0
+        left = [
+            path
+            for prefix in (BATCHES, MASKED)
+            for path in (self._directory / prefix).glob("*#*")  # the library's name for it until it is renamed
+            if path.is_file() and path.stat().st_mtime < before.timestamp()
+        ]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Gives the keys under a prefix, whoever's, each with the moment it was written."""
+        if self._versions:
+            yield from self._versions.list(prefix)
+            return
+        try:
+            for chunk in obstore.list(self._store, prefix):
+                for found in chunk:
+                    yield found["path"], found["last_modified"]
+        except (BaseError, OSError) as error:
+            raise self._explained(error, "list") from None
+
+    def _explained(self, error: Exception, action: str) -> Exception:
+        url, text = self.url, str(error)
+        if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
+            return OperatorError(f"the landing at {url} is full: make room or set LOGINETL_LANDING_URL elsewhere")
+        if isinstance(error, (PermissionError, obstore.exceptions.PermissionDeniedError,
+                              obstore.exceptions.UnauthenticatedError)) or "Permission denied" in text:  # fmt: skip
+            return OperatorError(
+                f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL"
+            )
+        if "NoSuchBucket" in text:
+            return OperatorError(f"there is no bucket for the landing at {url}: make it or mend LOGINETL_LANDING_URL")
+        if url.startswith("file:"):
+            return OperatorError(f"cannot {action} the landing at {url}: check LOGINETL_LANDING_URL")
+        return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")

@@ -1,0 +1,113 @@
+"""Replay: rejected messages land once more, in batches of their own, and meet the rules as they are now.
+
+Their ids are forgotten in the transaction that registers the new batch, so each is decided anew exactly once; whatever
+dies before that leaves an orphan in the landing and the rejections as they were. The batch they came with counts them
+as duplicates from then on: it is no longer the one that decides about them.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from loginetl_assets.aws.payloads import PayloadNotNow, Payloads
+from loginetl_assets.errors import SettingsError
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import register_messages, write_messages
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.encryption import NotOpened, decrypt
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.logins.rejection import Reason
+from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections, vault
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.rejections import Selection
+
+_BATCH_MESSAGES = 500
+_BATCH_SECONDS = 60  # payloads are read one by one while the transaction waits: 500 at 60 ms are half a minute
+_BATCH_BYTES = 16 * 1024 * 1024
+
+
+@dataclass
+class ReplayCounts:
+    """What a replay did."""
+
+    messages: int = 0
+    batches: int = 0
+    unopened: int = 0  # sealed with a key that the rejects keyset does not hold; they stay rejected
+    postponed: int = 0  # their payload failed in passing; they stay rejected too
+
+
+def selection(message_ids: Sequence[str], reason: str = "", since: str = "", until: str = "") -> Selection:
+    """Reads which rejected messages are meant; an empty text means any.
+
+    Raises:
+        SettingsError: an id, reason or time that is none.
+    """
+    try:
+        keys = [UUID(one) for one in message_ids]
+    except ValueError:
+        raise SettingsError("a message id is a UUID, as `loginetl rejected list` shows them") from None
+    if reason and reason not in list(Reason):
+        raise SettingsError(f"the reasons are {', '.join(Reason)}")
+    return Selection(keys, Reason(reason) if reason else None, _moment(since), _moment(until))
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError("a time is ISO 8601, such as 2026-01-31 or 2026-01-31T12:00:00+00:00") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def replay_rejected(
+    database: LoginDatabase,
+    landing: Landing,
+    payloads: Payloads,
+    keys: Keyring,
+    which: Selection,
+    *,
+    run_id: str | None = None,
+) -> ReplayCounts:
+    """Lands the rejected messages that are meant; masking and loading them is a run's business, as with any batch."""
+    counts = ReplayCounts()
+    with database.transaction() as connection:
+        for role in (KeysetRole.LANDING, KeysetRole.REJECTS):
+            ledger.check_keys(connection, role, keys.check_values(role))
+    payloads.check_reachable()
+    after = UUID(int=0)
+    while True:
+        with database.transaction() as connection:
+            claimed = rejections.claim(connection, which, after=after, messages=_BATCH_MESSAGES, size=_BATCH_BYTES)
+            if not claimed:
+                return counts
+            messages, gathered, started = [], 0, time.monotonic()
+            for one in claimed:
+                # Payloads are larger than the pointers that were claimed, and take their time.
+                if gathered >= _BATCH_BYTES or time.monotonic() - started > _BATCH_SECONDS:
+                    break
+                after = one.message_uuid
+                try:
+                    body = decrypt(keys.rejects, one.encrypted_body, str(one.message_uuid))
+                except NotOpened:
+                    counts.unopened += 1
+                    continue
+                try:
+                    message = payloads.resolve(QueuedMessage(str(one.message_uuid), one.sent_at_ms, body))
+                except PayloadNotNow:
+                    counts.postponed += 1
+                    continue
+                messages.append(message)
+                gathered += len(message.body)
+            if not messages:
+                continue
+            vault.lock_shared(connection)
+            register_messages(connection, keys, messages, write_messages(landing, keys, messages), run_id)
+            rejections.hand_over(connection, [message.key for message in messages])
+            counts.messages += len(messages)
+            counts.batches += 1

@@ -1,0 +1,154 @@
+"""Objects of the landing that the ledger does not name: registered anew, deleted, or left where they are.
+
+A run that died between its put and its commit leaves one. So does a Postgres that was put back to an earlier moment,
+and then the object is the only copy of its messages. The two cannot be told apart and need not be: what opens with our
+keys becomes a pending batch, and messages that the ledger knows end there as duplicates.
+
+What does not open may be a stranger's, or ours once the right keyset is set: it is left, and counted, and ids are kept
+as if it were ours. What retention had removed, and a backup of the landing brought back, is removed again: the
+ids of its messages may be forgotten, and no erasure reads it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import delete_pending
+from loginetl_assets.landing.object_store import BATCHES, MASKED, PROBES, Landing, ObjectMissing, may_be_ours
+from loginetl_assets.logins.encryption import NotOpened, decrypt, key_id_of
+from loginetl_assets.logins.message import QueuedMessage, decode_messages
+from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.database import LoginDatabase
+
+# A run names what it has put within a transaction's life: put, lock and statement have time-outs of minutes. Should one
+# be frozen for longer, its own registration fails and its messages come again.
+REGISTER_AGE = timedelta(hours=1)
+
+_PAGE = 1_000
+
+
+@dataclass
+class UnnamedObjects:
+    """What was found in `batches/` that the ledger did not name."""
+
+    registered_batches: int = 0
+    registered_messages: int = 0
+    deleted: int = 0  # probes, and batches without a message
+    unreadable_objects: int = 0
+    unread_since: datetime | None = None  # when the oldest of them was written that may be ours
+
+
+def register_unnamed(
+    database: LoginDatabase, landing: Landing, keys: Keyring, *, before: datetime, run_id: str | None = None
+) -> UnnamedObjects:
+    """Registers batches that the ledger does not name and that were written before a moment.
+
+    An object that an erasure or a masking has replaced is not among them, though its deletion may be outstanding.
+
+    Raises:
+        OperatorError: the landing keyset is another database's; or the landing cannot be read.
+    """
+    with database.transaction() as connection:
+        ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
+    found = UnnamedObjects()
+    for key, written_at in _those(ledger.unnamed_objects, database, landing, BATCHES, before):
+        if not may_be_ours(key):
+            found.unreadable_objects += 1
+        elif key.startswith(PROBES):
+            landing.delete([key])
+            found.deleted += 1
+        else:
+            _register(database, landing, keys, key, written_at, run_id, found)
+    return found
+
+
+def delete_unnamed_masked(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
+    """Deletes masked files that no batch names and that were written before a moment: they can be made again."""
+    unnamed = [key for key, _ in _those(ledger.unnamed_objects, database, landing, MASKED, before)]
+    return _delete(database, landing, filter(may_be_ours, unnamed))
+
+
+def delete_purged(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
+    """Deletes batches' objects that retention had removed, and that were written anew before a moment."""
+    return _delete(
+        database, landing, (key for key, _ in _those(ledger.purged_objects, database, landing, BATCHES, before))
+    )
+
+
+def _delete(database: LoginDatabase, landing: Landing, found: Iterable[str]) -> int:
+    keys = list(found)
+    with database.transaction() as connection:
+        ledger.schedule_deletion(connection, keys)  # first: a listing shows none of which only old versions are left
+    delete_pending(database, landing)
+    return len(keys)
+
+
+def _those(
+    which: Callable[[Connection, Sequence[str]], list[str]],
+    database: LoginDatabase,
+    landing: Landing,
+    prefix: str,
+    before: datetime,
+) -> Iterator[tuple[str, datetime]]:
+    old = [(key, written_at) for key, written_at in landing.list(prefix) if written_at < before]
+    for start in range(0, len(old), _PAGE):
+        page = dict(old[start : start + _PAGE])
+        with database.transaction() as connection:
+            found = which(connection, list(page))
+        yield from ((key, page[key]) for key in found)
+
+
+def _register(
+    database: LoginDatabase,
+    landing: Landing,
+    keys: Keyring,
+    key: str,
+    written_at: datetime,
+    run_id: str | None,
+    found: UnnamedObjects,
+) -> None:
+    with database.transaction() as connection:
+        # Asked again now that nobody else registers, and read after it: an object that was replaced is deleted before
+        # the ledger forgets it.
+        ledger.lock_registering(connection)
+        if not ledger.unnamed_objects(connection, [key]):
+            return
+        try:
+            sealed = landing.get(key)
+            messages = decode_messages(decrypt(keys.landing, sealed, key))
+        except ObjectMissing:
+            return
+        except (NotOpened, ValueError):
+            found.unreadable_objects += 1
+            found.unread_since = min(written_at, found.unread_since or written_at)
+            return
+        if not messages:
+            landing.delete([key])
+            found.deleted += 1
+            return
+        ledger.register_batch(
+            connection,
+            object_path=key,
+            landing_key_id=_sealing_key(keys, sealed),
+            messages=len(messages),
+            size=len(sealed),
+            oldest_sent_at_ms=_oldest(messages),
+            run_id=run_id,
+            landed_at=written_at,
+        )
+    found.registered_batches += 1
+    found.registered_messages += len(messages)
+
+
+def _sealing_key(keys: Keyring, sealed: bytes) -> int:
+    held = keys.key_ids(KeysetRole.LANDING)
+    key_id = key_id_of(sealed)
+    return key_id if key_id in held else held[0]
+
+
+def _oldest(messages: list[QueuedMessage]) -> int:
+    return min(message.sent_at_ms for message in messages)

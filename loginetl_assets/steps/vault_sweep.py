@@ -1,0 +1,70 @@
+"""The vault keeps a value for as long as something has its token: a row of the table, or masked logins on their way.
+
+Others are left behind by a message that is settled as the duplicate of an event, by a row that the table refuses, by
+rows that the table's owner deletes. What is landed and not masked, and rejected bodies, need no entry: masking enters
+their values anew.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from loginetl_assets.landing.batch_files import pending_logins
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.storage import vault
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import require_every_row
+
+VALUES_PER_PAGE = 10_000
+
+
+@dataclass
+class Sweep:
+    """What was removed."""
+
+    removed: int = 0
+    unreadable_batches: int = 0  # masked and not loaded: while there are any, nothing is removed
+
+
+def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[str] = ()) -> Sweep:
+    """Removes the values that nothing has the token of; a look-up by index for each value, in pages that commit.
+
+    Args:
+        database: as a role that sees every row of the table.
+        landing: holds the masked files.
+        keep: tokens that stay all the same.
+
+    Raises:
+        OperatorError: row-level security hides rows.
+    """
+    swept = Sweep()
+    after: str | None = ""
+    found: set[str] = set()
+    while after is not None:
+        with database.transaction() as connection:
+            require_every_row(connection)
+            after, unused = vault.without_rows(connection, after=after, limit=VALUES_PER_PAGE)
+        found |= unused.difference(keep)
+        if found and (after is None or len(found) >= VALUES_PER_PAGE):
+            with database.transaction() as connection:
+                require_every_row(connection)
+                _remove(connection, landing, found, swept)
+            found = set()
+    return swept
+
+
+def _remove(connection: Connection, landing: Landing, found: set[str], swept: Sweep) -> None:
+    vault.lock_exclusive(connection)  # masking enters no value that the vault has, so it must not rely on one that goes
+    pairs = vault.token_pairs(connection, found)
+    tokens = found.union(*pairs)
+    # The files before the rows: a batch that is loaded meanwhile is met in one of the two.
+    unreadable = 0
+    for _, logins in pending_logins(connection, landing):
+        if logins is None:
+            unreadable += 1
+        else:
+            tokens -= {*logins["masked_ip"], *logins["masked_device_id"]}
+    swept.unreadable_batches = unreadable
+    if not unreadable:
+        swept.removed += vault.remove(connection, vault.unneeded(connection, tokens, pairs))

@@ -1,0 +1,73 @@
+"""The access log: who asked for what, when and why. A row is committed before anything is shown or removed.
+
+Who (the database login), from where and when is set by the database. It is this software that writes before it shows:
+whoever holds the officer's key and may read the vault can open values without it, and without a row.
+"""
+
+import getpass
+import json
+import os
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from sqlalchemy import text
+
+from loginetl_assets.errors import SettingsError
+from loginetl_assets.storage.database import LoginDatabase
+
+
+class Action(StrEnum):
+    """What is logged. The names are stored."""
+
+    RECOVER = "recover"
+    TOKEN = "token"  # noqa: S105 - a name
+    ERASE = "erase"
+    ERASED = "erased"
+    RETOKEN = "retokenize"
+    REWRAP = "reencrypt"
+
+
+def record(
+    database: LoginDatabase,
+    action: Action,
+    reason: str,
+    *,
+    tokens: Sequence[str] = (),
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Commits one row; when this returns, the row is there.
+
+    Args:
+        database: as a role that may add to `loginetl.pii_access_log`.
+        action: what is about to happen (or, for `ERASED`, what has).
+        reason: why, in the words of the one who asks; not empty.
+        tokens: which values it is about, as tokens.
+        counts: how many of what.
+
+    Raises:
+        SettingsError: no reason was given.
+        OperatorError: the row could not be written; nothing may be shown then.
+    """
+    if not reason.strip():
+        raise SettingsError("give --reason: it is logged beside your name")
+    with database.transaction() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO loginetl.pii_access_log (claimed_user, action, reason, tokens, counts)"
+                " VALUES (:claimed_user, :action, :reason, :tokens, CAST(:counts AS jsonb))"
+            ),
+            {
+                "claimed_user": _system_user(),
+                "action": action.value,
+                "reason": reason.strip(),
+                "tokens": list(tokens),
+                "counts": json.dumps(dict(counts or {})),
+            },
+        )
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for the uid (`docker run --user 54321`); OSError from Python 3.13 on
+        return f"uid {os.getuid()}"

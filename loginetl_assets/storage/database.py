@@ -1,0 +1,281 @@
+"""Postgres: one engine, its time-outs, transactions whose errors carry no values, and COPY."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from loginetl_assets.errors import BatchConflict, BatchError, OperatorError, TransientError
+from loginetl_assets.storage.adoption import Adoption
+from loginetl_assets.table_name import TableName
+
+# A batch is copied in well under a second (5 000 rows at 75 k rows/s with the ledger): these bounds only end what is
+# stuck. Rows wait for rows where two runs bring the same token, hence a lock time-out above one batch's time.
+STATEMENT_TIMEOUT_SECONDS = 120
+LOCK_TIMEOUT_SECONDS = 30
+IDLE_IN_TRANSACTION_SECONDS = 300
+CONNECT_TIMEOUT_SECONDS = 10
+
+# A role or a database may have other defaults. In a transaction that keeps its first snapshot, erasure's last look and
+# the vault's sweep would not see what was committed while they waited for those who land and mask.
+_SEMANTICS = r"-c default_transaction_isolation=read\ committed -c datestyle=ISO -c intervalstyle=postgres"
+
+_LOCK = {"lock": 0x6C6F67696E65746C}  # "loginetl": the advisory lock that migrations take
+
+# Connection, conflict, resources, lock, intervention, system; and our own time-outs of an idle transaction.
+_TRANSIENT = ("08", "40", "53", "55", "57", "58", "25P03", "25P04")
+_OF_THE_SERVER = ("08", "53300", "57P", "58")  # of these, what the next transaction would meet too
+_REFUSED_CLASSES = ("22", "23", "44", "54", "P0")  # data, constraint, view's check, size; RAISE without a code
+_NEVER_OF_A_ROW = ("08", "40", "53", "57P", "58")  # wherever it came up: connection, conflict, resources, server
+
+
+class RowsRefused(Exception):  # noqa: N818 - says what happened
+    """Postgres refused rows that were written within `attempt`; nothing of it stayed, and the transaction goes on."""
+
+
+class LoginDatabase:
+    """The database that holds `user_logins` and the ledger."""
+
+    def __init__(self, url: str, *, application_name: str = "loginetl") -> None:
+        """Takes a Postgres URL in any common spelling; nothing is connected yet.
+
+        Raises:
+            OperatorError: the text is no Postgres URL.
+        """
+        self.url = _with_psycopg(url)
+        self._engine = create_engine(
+            self.url,
+            hide_parameters=True,
+            # A connection a transaction: transactions here are whole batches, so its few milliseconds do not show, a
+            # restarted server needs no ping, and nothing is left open for anybody to close.
+            poolclass=NullPool,
+            connect_args={
+                "application_name": application_name,
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "client_encoding": "utf8",  # the server says which text a database of another encoding cannot hold
+                "options": (
+                    f"{_options_of(self.url)} {_SEMANTICS} -c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
+                    f" -c lock_timeout={LOCK_TIMEOUT_SECONDS}s"
+                    f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS}s"
+                ),
+            },
+        )
+
+    @property
+    def address(self) -> str:
+        """Where it is, without the password, and of the query only what says where."""
+        query = {name: value for name, value in self.url.query.items() if name in {"host", "port"}}
+        return self.url.set(query=query).render_as_string(hide_password=True)
+
+    def address_for_psql(self) -> str:
+        """How libpq's programs are told where it is, and all else that the URL says, but for the password.
+
+        Every user of the machine can read a command line, so only what libpq itself would show goes there.
+
+        Raises:
+            OperatorError: the URL has another secret, or a parameter that libpq does not know.
+        """
+        _, parameters = self._engine.dialect.create_connect_args(self.url)
+        for own in ("password", "context"):  # the latter is between SQLAlchemy and psycopg
+            parameters.pop(own, None)
+        shown = {one.keyword.decode(): not one.dispchar for one in psycopg.pq.Conninfo.get_defaults()}
+        if secret := sorted(name for name in parameters if not shown.get(name, True)):
+            raise OperatorError(
+                f"psql takes {', '.join(secret)} on its command line only, which others can read: use a"
+                " LOGINETL_DATABASE_URL without it"
+            )
+        if parameters.keys() - shown.keys():  # not named: it may be the rest of a password
+            raise OperatorError("LOGINETL_DATABASE_URL has a parameter that libpq does not know")
+        return psycopg.conninfo.make_conninfo(**parameters)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction: committed at the end of the block, rolled back when it raises.
+
+        Raises:
+            OperatorError: what no retry mends, in words.
+            TransientError: what a retry may mend.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise self._explained(getattr(error, "orig", None) or error) from None
+        except psycopg.Error as error:  # COPY runs past SQLAlchemy
+            raise self._explained(error) from None
+
+    def revision(self) -> str | None:
+        """The schema's state: the last migration that ran, or None before the first."""
+        with self.transaction() as connection:
+            if connection.execute(text("SELECT to_regclass('loginetl.alembic_version')")).scalar() is None:
+                return None
+            return connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
+
+    def is_complete(self) -> bool:
+        """Whether the migration that brought the schema here came to its end, which is the record of the table."""
+        with self.transaction() as connection:
+            return bool(
+                connection.execute(text("SELECT login_table IS NOT NULL FROM loginetl.installation")).scalar_one()
+            )
+
+    def migrate(self, table: TableName | None = None) -> None:
+        """Brings schema `loginetl` to this version's state and records the table of logins; two at once take turns.
+
+        Args:
+            table: what LOGINETL_TABLE says, None where it is not set.
+
+        Raises:
+            OperatorError: the role may not create what is needed, or the table cannot be loaded; nothing was made.
+        """
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        config = Config()
+        config.set_main_option("script_location", "loginetl_assets.storage:migrations")
+        config.set_main_option("path_separator", "os")
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(text("SET statement_timeout = 0"))  # an index on a large table takes its time
+                # Polled, not awaited: a waiting statement holds a snapshot, for which CREATE INDEX CONCURRENTLY in
+                # the other session would wait in turn.
+                while not connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), _LOCK).scalar_one():
+                    connection.commit()
+                    time.sleep(0.1)
+                adoption = Adoption.plan(connection, table)
+                connection.execute(text("CREATE SCHEMA IF NOT EXISTS loginetl"))
+                connection.commit()
+                config.attributes["connection"] = connection
+                try:
+                    command.upgrade(config, "head")
+                except CommandError:
+                    found = connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
+                    raise OperatorError(
+                        f"schema loginetl at {self.address} is at {found}, which this version does not know:"
+                        " upgrade loginetl"
+                    ) from None
+                connection.commit()
+                adoption.make(connection.execution_options(isolation_level="AUTOCOMMIT"))
+        except SQLAlchemyError as error:
+            raise self._explained(getattr(error, "orig", None) or error) from None
+
+    def _explained(self, error: BaseException) -> Exception:
+        """Sorts an error; the server's text stays out, since its DETAIL line carries values."""
+        code = getattr(error, "sqlstate", None)
+        where = self.address
+        if code is None:
+            said = str(error)
+            if "password authentication failed" in said or "no password supplied" in said:
+                return OperatorError(f"Postgres refuses the password at {where}: mend LOGINETL_DATABASE_URL")
+            if "pg_hba.conf" in said or "not permitted to log in" in said:
+                return OperatorError(f"Postgres refuses the login at {where}: mend its pg_hba.conf or the role")
+            if "too many c" in said or "remaining connection slots" in said:  # clients, or connections for a role
+                return TransientError(
+                    f"Postgres at {where} has no connection free: run less at once, or raise max_connections or the"
+                    " limit of the role or database"
+                )
+            if "does not exist" in said:
+                return OperatorError(f"no such database or role at {where}: create it or mend LOGINETL_DATABASE_URL")
+            if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+                return TransientError(f"Postgres cannot be reached at {where}: is it up? See LOGINETL_DATABASE_URL")
+            return OperatorError(f"the database driver failed at {where} ({type(error).__name__})")
+        if code in {"28P01", "28000"}:
+            return OperatorError(f"Postgres refuses the login at {where}: mend LOGINETL_DATABASE_URL")
+        if code == "3D000":
+            return OperatorError(f"no such database at {where}: create it or mend LOGINETL_DATABASE_URL")
+        if code in {"42P01", "42703", "3F000"}:
+            return OperatorError(f"a table or column is missing at {where}: run `loginetl migrate`")
+        if code == "42501":
+            return OperatorError(
+                f"the role at {where} lacks a right it needs: run `loginetl migrate`, and"
+                " `loginetl roles` where you grant these, as the owner"
+            )
+        if code == "25006":
+            return OperatorError(f"{where} is read-only: point LOGINETL_DATABASE_URL at the primary")
+        if code == "53100":
+            return OperatorError(f"the disk of Postgres is full at {where}: make room and run again")
+        if code.startswith(_TRANSIENT):
+            kind = TransientError if code.startswith(_OF_THE_SERVER) else BatchConflict
+            return kind(f"Postgres failed in passing at {where} (SQLSTATE {code})")
+        return BatchError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
+
+
+@contextmanager
+def attempt(connection: Connection) -> Iterator[None]:
+    """A savepoint around rows that the server may refuse: by width, constraint, encoding, trigger or policy.
+
+    Raises:
+        RowsRefused: it did, at once or by a constraint that would have waited for the commit.
+    """
+    try:
+        with connection.begin_nested():
+            yield
+            connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+    except (SQLAlchemyError, psycopg.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        # COPY runs past SQLAlchemy, and its context quotes the row: what was sent must not look like a trigger's words.
+        if isinstance(cause, psycopg.Error) and _refuses_rows(cause, copying=cause is error):
+            raise RowsRefused from None
+        raise
+
+
+def _refuses_rows(error: psycopg.Error, *, copying: bool) -> bool:
+    """Whether an error says no to what the rows are, and not to who writes them or when.
+
+    By what no server translates: the code, the name of a function or file of Postgres's own source, and the name of
+    the language in the lines that say in which function the error came up (`PL/pgSQL function f() line 1 at RAISE`).
+    """
+    code, diag = error.sqlstate or "", error.diag
+    if code.startswith(_REFUSED_CLASSES) or _is_made_up(code):
+        return True
+    if copying or code.startswith(_NEVER_OF_A_ROW):
+        return False
+    if diag.source_function == "ExecWithCheckOptions":  # a policy of row-level security
+        return True
+    if code.startswith(_TRANSIENT):  # a time-out or a lock within a trigger is one, unless its own words say so
+        return (diag.source_file or "").startswith("pl")  # pl_exec.c, plperl.c, plpy_elog.c
+    return "PL/" in (diag.context or "")
+
+
+def _is_made_up(code: str) -> bool:
+    """Whether Postgres has no such SQLSTATE: a trigger gave it to its exception (RAISE … USING ERRCODE)."""
+    try:
+        psycopg.errors.lookup(code)
+    except KeyError:
+        return bool(code)
+    return False
+
+
+def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Copies rows into a table (COPY FROM STDIN), in the connection's transaction."""
+    driver: Any = connection.connection.driver_connection
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _with_psycopg(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise OperatorError("LOGINETL_DATABASE_URL must be a URL such as postgresql://user@host/database") from None
+    if parsed.drivername.split("+")[0] not in {"postgresql", "postgres"}:
+        raise OperatorError("LOGINETL_DATABASE_URL must be a postgresql:// URL")
+    if "@" in f"{parsed.host}{parsed.database}":  # the end of a password: it would be shown wherever the address is
+        raise OperatorError("LOGINETL_DATABASE_URL has an @ too many: write those of the password as %40")
+    if password := parsed.query.get("password"):  # among what is hidden
+        parsed = parsed.difference_update_query(["password"]).set(password=str(password))
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _options_of(url: URL) -> str:
+    """What the URL itself asks of the server, such as a search_path."""
+    given = url.query.get("options", "")
+    return given if isinstance(given, str) else " ".join(given)

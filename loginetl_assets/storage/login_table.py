@@ -1,0 +1,223 @@
+"""The table of logins, `user_logins`: loading it, and what the checks ask of it, each at the cost of a batch.
+
+Every statement names the recorded table with its schema, and a temporary one with `pg_temp`: what a search path leads
+to may be another.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import polars as pl
+from sqlalchemy import Connection, text
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.adoption import COLUMNS, PARTS, login_table
+from loginetl_assets.storage.batches import Batch
+from loginetl_assets.storage.database import RowsRefused, attempt, copy_rows
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+_DECLARED = ", ".join(f"{name} {kind}" for name, kind in COLUMNS)  # of any width, whatever the users' own table has
+
+
+def is_filtered(connection: Connection) -> bool:
+    """Whether row-level security may hide rows of the table from this session's role."""
+    filtered: bool = connection.execute(
+        text("SELECT row_security_active(to_regclass(:name))"), {"name": login_table(connection)}
+    ).scalar_one()
+    return filtered
+
+
+def require_every_row(connection: Connection) -> None:
+    """Makes sure that what the transaction reads and changes of the table is all there is.
+
+    Raises:
+        OperatorError: row-level security would leave rows out.
+    """
+    # A policy that is made from here on is an error of Postgres's own, not a filter.
+    connection.execute(text("SET LOCAL row_security = off"))
+    if is_filtered(connection):
+        role = connection.execute(text("SELECT current_user")).scalar_one()
+        raise OperatorError(
+            f"row-level security hides rows of {login_table(connection)} from role {role}, and what is decided by the"
+            f" others would be wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without FORCE ROW"
+            " LEVEL SECURITY"
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a batch's rows: `inserted`, refused, and the rest settled before."""
+
+    inserted: int
+    refused: list[str]  # message keys
+
+
+def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> Loaded:
+    """Loads a batch's masked rows whose message id was not settled before.
+
+    A row that the table refuses, or that a trigger of its own passes over, does not sink the others: what holds it is
+    halved until it stands alone, at the cost of two attempts a halving.
+
+    Args:
+        connection: in the transaction that holds the batch.
+        batch: a masked one.
+        logins: its rows, of `MASKED_SCHEMA`.
+    """
+    connection.execute(
+        text(
+            f"CREATE TEMP TABLE new_logins (message_uuid uuid, event_uuid uuid, {_DECLARED},"
+            " position integer GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP"
+        )
+    )
+    inserted, refused = 0, list[str]()
+    parts = [logins]
+    while parts:
+        part = parts.pop()
+        try:
+            with attempt(connection):
+                new = _insert(connection, batch, part)
+            inserted += new
+        except RowsRefused:
+            if part.height == 1:
+                refused.append(part["message_uuid"].item())
+            else:
+                half = part.height // 2
+                parts += [part[half:], part[:half]]  # the first half is next: rows keep their order
+    connection.execute(text("DROP TABLE pg_temp.new_logins"))
+    return Loaded(inserted, refused)
+
+
+def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
+    copy_rows(connection, "pg_temp.new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
+    columns = ", ".join(TABLE_COLUMNS)
+    counts = connection.execute(
+        text(
+            "WITH fresh AS ("
+            "  INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome, event_uuid)"
+            "  SELECT message_uuid, :batch_id, 'loaded', event_uuid FROM pg_temp.new_logins"
+            "  ORDER BY event_uuid NULLS LAST, message_uuid"
+            "  ON CONFLICT DO NOTHING RETURNING message_uuid),"
+            f" written AS (INSERT INTO {login_table(connection)} ({columns})"
+            f"  SELECT {columns} FROM pg_temp.new_logins JOIN fresh USING (message_uuid) ORDER BY position RETURNING 1)"
+            " SELECT (SELECT count(*) FROM fresh) AS fresh, (SELECT count(*) FROM written) AS written"
+        ),
+        {"batch_id": batch.batch_id},
+    ).one()
+    fresh, inserted = int(counts.fresh), int(counts.written)
+    if inserted < fresh:
+        raise RowsRefused  # a trigger passed rows over without a word
+    if inserted < logins.height:  # by its event alone a message may be known, and still has to be settled itself
+        of_events = logins.filter(pl.col("event_uuid").is_not_null())["message_uuid"]
+        ledger.settle_duplicates(connection, batch, [UUID(key) for key in of_events])
+    connection.execute(text("TRUNCATE pg_temp.new_logins"))
+    return inserted
+
+
+def table_rows(connection: Connection, table: str) -> int:
+    """Rows of a table: exact below 100 000, above that the planner's estimate, which costs nothing."""
+    estimate: int = connection.execute(
+        text(  # of a table in partitions each has an estimate of its own
+            f"{PARTS} SELECT coalesce(sum(greatest(reltuples, 0)) FILTER (WHERE relkind <> 'p'), 0)::bigint"
+            " FROM part JOIN pg_class USING (oid)"
+        ),
+        {"table": table},
+    ).scalar_one()
+    if estimate >= 100_000:
+        return estimate
+    exact: int = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+    return exact
+
+
+def table_pages(connection: Connection) -> tuple[int, int]:
+    """The pages of the table of logins, or of its longest partition; and in how many partitions it is, 1 if in none."""
+    pages, partitions = connection.execute(
+        text(
+            f"{PARTS} SELECT max(pg_relation_size(oid)) / current_setting('block_size')::int, count(*)"
+            " FROM part JOIN pg_class USING (oid) WHERE relkind <> 'p'"
+        ),
+        {"table": login_table(connection)},
+    ).one()
+    return pages or 0, max(partitions, 1)
+
+
+def tokens_of_several_users(connection: Connection, column: str, tokens: Sequence[str]) -> int:
+    """How many of the tokens stand beside more than one user; two index look-ups a token.
+
+    Args:
+        connection: in a transaction.
+        column: `masked_ip` or `masked_device_id`.
+        tokens: distinct ones.
+    """
+    if column not in {"masked_ip", "masked_device_id"}:
+        raise ValueError("no masked column")
+    table = login_table(connection)
+    first, last = (
+        f"(SELECT user_id FROM {table} WHERE {column} = token ORDER BY user_id {order} LIMIT 1)"
+        for order in ("ASC", "DESC")
+    )
+    count: int = connection.execute(
+        text(f"SELECT count(*) FROM unnest(CAST(:tokens AS text[])) token WHERE {first} <> {last}"),
+        {"tokens": list(tokens)},
+    ).scalar_one()
+    return count
+
+
+def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
+    """How many distinct logins of a frame stand in the table more than once, word for word; by index.
+
+    Args:
+        connection: in a transaction.
+        logins: of `MASKED_SCHEMA`.
+    """
+    distinct = logins.select(TABLE_COLUMNS).unique()
+    connection.execute(text(f"CREATE TEMP TABLE seen_logins ({_DECLARED}) ON COMMIT DROP"))
+    copy_rows(connection, "pg_temp.seen_logins", TABLE_COLUMNS, distinct.iter_rows())
+    same = " AND ".join(
+        f"u.{name} = s.{name}" if name in {"user_id", "masked_device_id"} else f"u.{name} IS NOT DISTINCT FROM s.{name}"
+        for name in TABLE_COLUMNS
+    )
+    count: int = connection.execute(
+        text(
+            "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
+            f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
+        )
+    ).scalar_one()
+    return count
+
+
+def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:
+    """Writes the whole table as CSV with a header line (RFC 4180; null is empty); gives back the rows."""
+    driver: Any = connection.connection.driver_connection
+    # Of a query: COPY of a table fails where it has partitions, and passes over what its heirs hold.
+    rows_of_table = f"SELECT {', '.join(TABLE_COLUMNS)} FROM {login_table(connection)}"
+    with driver.cursor() as cursor:
+        with cursor.copy(f"COPY ({rows_of_table}) TO STDOUT (FORMAT csv, HEADER)") as copy:
+            for chunk in copy:
+                stream.write(chunk)
+        rows: int = cursor.rowcount
+    return rows
+
+
+def export_parquet(connection: Connection, path: Path) -> int:
+    """Writes the whole table as one parquet file, in bounded memory; gives back the rows."""
+    with TemporaryFile(dir=path.parent) as spool:
+        rows = export_csv(connection, spool)
+        spool.seek(0)
+        schema = {name: kind for name, kind in MASKED_SCHEMA.items() if name in TABLE_COLUMNS}
+        try:
+            pl.scan_csv(spool, schema=schema).sink_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            if "os error 28" not in str(error):  # its text may quote a row
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+    return rows

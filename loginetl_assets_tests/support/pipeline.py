@@ -1,0 +1,173 @@
+"""What the tests of the whole pipeline share: send, run, look."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import boto3
+import dagster as dg
+from sqlalchemy import text
+
+from loginetl_assets.build import build_definitions
+from loginetl_assets.landing.batch_files import register_messages, write_messages
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.services import Services
+from loginetl_assets.settings import Settings
+from loginetl_assets.steps.drain.engine import Drain, DrainLimits, DrainReport
+from loginetl_assets.storage import batches as ledger
+
+SAMPLE = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text().splitlines()
+
+COLUMNS = ["user_id", "device_type", "masked_ip", "masked_device_id", "locale", "app_version", "create_date"]
+
+
+def sqs_client(endpoint: str) -> Any:
+    """A bare boto3 client of the session's emulator."""
+    return boto3.client(
+        "sqs",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+    )
+
+
+def login(**changes: object) -> str:
+    """A good message body, with changes; a field set to `...` is left out."""
+    fields = {
+        "user_id": "u-1",
+        "app_version": "2.3.0",
+        "device_type": "ios",
+        "ip": "198.51.100.7",
+        "locale": "RU",
+        "device_id": "593-47-5928",
+        **changes,
+    }
+    return json.dumps({name: value for name, value in fields.items() if value is not ...})
+
+
+def marked_logins(count: int) -> dict[str, str]:
+    """Good bodies by their users, whose values can be searched for: see `MARKS`."""
+    return {
+        f"user-5ee4{number:03}": login(
+            user_id=f"user-5ee4{number:03}", ip=f"203.0.113.{number}", device_id=f"device-9f1c-{number:03}"
+        )
+        for number in range(1, count + 1)
+    }
+
+
+MARKED_BAD = [json.dumps({"foo": "oops-88d1", "bar": "123"}), login(user_id="user-5ee4-bad", ip="not-an-ip-41c7")]
+# One of them is in every value of a marked body. Each holds a letter beyond f, or dots: the ids of runs in the output
+# hold any few hex digits by chance.
+MARKS = ("user-5ee4", "203.0.113.", "device-9f1c", "oops-88d1", "not-an-ip-41c7")
+
+
+@dataclass
+class Pipeline:
+    """The pipeline under test."""
+
+    settings: Settings
+    services: Services
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+
+    @classmethod
+    @contextmanager
+    def on(cls, settings: Settings, dagster_home: Path, **overrides: Any) -> Iterator["Pipeline"]:
+        """Composes it, with an ephemeral Dagster instance that keeps its files below `dagster_home`."""
+        dagster_home.mkdir(parents=True, exist_ok=True)
+        with dg.DagsterInstance.ephemeral(tempdir=str(dagster_home)) as instance:
+            yield cls(settings, Services(settings), build_definitions(settings, **overrides), instance)
+
+    def send(self, bodies: Iterable[str]) -> None:
+        """Puts bodies on the queue."""
+        self.services.queue().send(bodies)
+
+    def land(self, messages: list[QueuedMessage]) -> int:
+        """Puts messages into the landing as a batch, past the queue; gives the batch's id."""
+        keys = self.services.keyring
+        written = write_messages(self.services.landing(), keys, messages)
+        with self.services.database().transaction() as connection:
+            return register_messages(connection, keys, messages, written)
+
+    def drain(self, *, visibility_seconds: int = 2) -> DrainReport:
+        """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""
+        one = self.services
+        limits = DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=visibility_seconds)
+        queue = one.queue(max_attempts=2)
+        return Drain(queue, one.landing(), one.payloads(), one.database(), one.keyring, limits).run()
+
+    def run_until_empty(self, *, seconds: float = 20) -> None:
+        """Drains again and again until the queue holds nothing, in flight or not, and loads."""
+        queue, deadline = self.services.queue(), time.monotonic() + seconds
+        while (depth := queue.depth()).waiting + depth.in_flight:
+            assert time.monotonic() < deadline, "the queue is not drained"
+            self.drain(visibility_seconds=30)  # nothing fails here, so nothing need come again
+        self.run()
+
+    def run(
+        self, config: Mapping[str, Any] | None = None, job: str = "login_etl", *, expect_success: bool = True
+    ) -> dg.ExecuteInProcessResult:
+        """Runs a job in this process."""
+        result = self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            run_config={"ops": {name: {"config": dict(value)} for name, value in (config or {}).items()}},
+            raise_on_error=False,
+        )
+        if expect_success:
+            assert result.success, [event.message for event in result.all_events if event.is_failure]
+        return result
+
+    def materialize(
+        self, *keys: str, config: Mapping[str, Any] | None = None, expect_success: bool = True
+    ) -> dg.ExecuteInProcessResult:
+        """Materialises assets alone, without checks that are not theirs."""
+        job = self.definitions.resolve_implicit_job_def_def_for_assets([dg.AssetKey(key) for key in keys])
+        assert job is not None
+        result = job.execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(key) for key in keys],
+            run_config={"ops": {name: {"config": dict(value)} for name, value in (config or {}).items()}},
+            raise_on_error=False,
+        )
+        if expect_success:
+            assert result.success
+        return result
+
+    def query(self, statement: str, **values: object) -> list[Any]:
+        """Rows of a query."""
+        with self.services.database().transaction() as connection:
+            return list(connection.execute(text(statement), values).all())
+
+    def execute(self, statement: str, **values: object) -> None:
+        """Runs a statement."""
+        with self.services.database().transaction() as connection:
+            connection.execute(text(statement), values)
+
+    def totals(self) -> ledger.Totals:
+        """The ledger in numbers."""
+        with self.services.database().transaction() as connection:
+            return ledger.totals(connection)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """`user_logins`, sorted."""
+        return sorted((tuple(row) for row in self.query("SELECT * FROM user_logins")), key=str)
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """The metadata of an asset's materialisation in a run."""
+    for event in result.get_asset_materialization_events():
+        if event.asset_key == dg.AssetKey(asset):
+            found = event.step_materialization_data.materialization.metadata
+            return {name: value.value for name, value in found.items()}
+    raise AssertionError(f"{asset} was not materialised")
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    """Which checks of a run passed."""
+    return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
