@@ -1,11 +1,11 @@
-"""The errors a person is meant to read: one line, naming the setting or the command that mends it."""
+"""The errors that a person is meant to read: one line, which names the setting or the command that fixes it."""
 
 import traceback
 from pathlib import Path
 
 
 class OperatorError(Exception):
-    """A precondition is not met and no retry will mend it; the message says what will.
+    """A precondition is not met and no retry will fix it; the message says what will.
 
     Its text never carries a value of a message, a key or a password, so it may be shown and logged anywhere.
     """
@@ -19,15 +19,19 @@ class SettingsError(OperatorError):
     exit_code = 2
 
 
+class EmbeddedStackError(OperatorError):
+    """LOGINETL_HOME, or an embedded service in it, cannot be used."""
+
+
 class TransientError(Exception):
-    """The outside world failed in a way that usually passes: a restart, a timeout, a deadlock, a throttled call.
+    """An external service failed in a way that usually passes: a restart, a timeout, a deadlock, a throttled call.
 
     Its text is as clean as an `OperatorError`'s.
     """
 
 
-class NeedsAttention(OperatorError):  # noqa: N818 - says what happened
-    """A command did its work to the end, and what came of it is for a person to look at."""
+class NeedsAttentionError(OperatorError):
+    """A command ran to its end, and a person should look at its results."""
 
     exit_code = 3
 
@@ -36,12 +40,12 @@ class BatchError(OperatorError):
     """One batch, or one transaction, failed for a reason that others need not share."""
 
 
-class BatchConflict(TransientError):  # noqa: N818 - says what happened
-    """One transaction failed in passing, and not because the service did: by a conflict, a lock or a time-out."""
+class BatchConflictError(TransientError):
+    """One transaction failed by a conflict, a lock or a timeout, not because the service did; it may be retried."""
 
 
 def withheld(error: BaseException) -> str:
-    """Says of an unforeseen error what may be shown: its kind and where it came up, never its text.
+    """Returns what may be shown of an unexpected error: its class and where it was raised, never its text.
 
     Any text may carry a value of a message: polars, msgspec, psycopg and others quote what they could not take.
     """

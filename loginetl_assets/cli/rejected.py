@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from loginetl_assets.cli.run import configured_services, process_landed
-from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -123,10 +123,10 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
     if counts.messages:
         try:
             process_landed(services, {})
-        except NeedsAttention as of_the_run:
+        except NeedsAttentionError as of_the_run:
             found.append(str(of_the_run))
     if found:
-        raise NeedsAttention("; ".join(found))
+        raise NeedsAttentionError("; ".join(found))
 
 
 @rejected_app.command()

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loginetl_assets.errors import NeedsAttention, OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 from loginetl_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ def conclude(services: "Services", summary: "RunSummary") -> None:
     """Shows what runs did.
 
     Raises:
-        NeedsAttention: a person should look at it.
+        NeedsAttentionError: a person should look at it.
     """
     print_summary(services, summary)
     if found := summary.for_a_person():
-        raise NeedsAttention("; ".join(found))
+        raise NeedsAttentionError("; ".join(found))
 
 
 def print_summary(services: "Services", summary: "RunSummary") -> None:
@@ -171,8 +171,6 @@ def dagster_environment(services: "Services") -> dict[str, str]:
     import os
     from pathlib import Path
 
-    from loginetl_assets.local.dagster_home import prepare_dagster_home
-
     if named := os.environ.get("DAGSTER_HOME"):
         directory = Path(os.path.expanduser(named))  # noqa: PTH111 - as Dagster does: an unknown ~user is no error
         if not (directory.is_absolute() and directory.is_dir()):
@@ -180,8 +178,7 @@ def dagster_environment(services: "Services") -> dict[str, str]:
         return {"DAGSTER_HOME": str(directory)}
     if not services.settings.is_local:
         raise SettingsError(f"LOGINETL_ENV={services.settings.environment} needs DAGSTER_HOME to be set")
-    home = prepare_dagster_home(services.stack.home, services.stack.start().dagster_database_url)
-    return {"DAGSTER_HOME": str(home)}
+    return {"DAGSTER_HOME": str(services.stack.dagster_home())}
 
 
 def dagster_instance(services: "Services"):  # type: ignore[no-untyped-def] # naming the type would import Dagster

