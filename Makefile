@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check bench soak mutants lock clean
+.PHONY: help demo ui test unit integration faults e2e browser check bench soak mutants lock clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Start the embedded services, send 100 sample messages, run the pipeline, show what came of it.
 	$(BIN)/loginetl up
@@ -22,8 +22,31 @@ demo: $(READY) ## Start the embedded services, send 100 sample messages, run the
 ui: $(READY) ## Open Dagster's web page with its daemon on http://127.0.0.1:3000, the sensor on.
 	$(BIN)/loginetl ui
 
-test: check $(VENV)/.browser ## Run every check and every test.
-	$(BIN)/pytest --numprocesses 3 --dist loadgroup
+test: check browser ## Run every check and every test; print the branch coverage of the whole run.
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+unit: $(READY) ## Run the tests of the rules, which need no service: some seconds.
+	$(BIN)/pytest $(TESTS)/unit --numprocesses logical --maxprocesses 4
+
+integration: $(READY) ## Run the tests of the parts on a real Postgres and a real SQS server.
+	$(BIN)/pytest $(TESTS)/integration $(PARALLEL)
+
+faults: $(READY) ## Run the tests in which calls fail and processes are killed.
+	$(BIN)/pytest $(TESTS)/faults $(PARALLEL)
+
+e2e: browser ## Run the tests of the installed commands and of the Dagster UI.
+	$(BIN)/pytest $(TESTS)/end_to_end $(PARALLEL)
+
+TESTS := loginetl_assets_tests
+# The tests mostly wait, for leases, locks and servers that start: twice as many processes as cores.
+PROCESSES ?= 4
+PARALLEL := --numprocesses $(PROCESSES) --dist loadgroup
+
+browser: $(READY) # Installs Chromium where nobody has to be asked, or names the command.
+	@$(BIN)/python -m $(TESTS).support.browser
 
 check: $(READY) ## Lint, types, and the rule which way imports run.
 	$(BIN)/ruff check
@@ -56,7 +79,7 @@ LOCK := --quiet --universal --no-strip-extras --python-version 3.11 --generate-h
 
 clean: ## Stop the embedded services; remove their data and the virtual environment.
 	[ ! -x $(BIN)/loginetl ] || $(BIN)/loginetl down
-	rm -rf .loginetl mutants $(VENV) node_modules bench/node_modules
+	rm -rf .loginetl .coverage* mutants $(VENV) node_modules bench/node_modules
 
 # The lock files name every package with its hash, hence --no-deps: pip has nothing left to resolve.
 $(READY): requirements-dev.txt pyproject.toml
@@ -67,12 +90,4 @@ $(READY): requirements-dev.txt pyproject.toml
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-# The browser test drives a real Chromium.
-$(VENV)/.browser: $(READY)
-	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
-	  command -v apt-get >/dev/null || { echo "install Chromium for the browser test" >&2; exit 1; }; \
-	  root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-	  $$root apt-get update -qq && $$root apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
 	@touch $@

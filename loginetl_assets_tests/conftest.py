@@ -1,28 +1,45 @@
-"""Real services for the tests: one embedded stack a session, a database, queue and landing of its own a test."""
+"""Tiers by directory, and real services: one embedded stack a session, a database, queue and landing of its own a test.
+
+What only a service needs is imported by its fixture: the unit tests then start without Dagster and the stack.
+"""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
 
-from loginetl_assets.local.stack import Addresses, EmbeddedStack
-from loginetl_assets.settings import Environment, Settings
-from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets_tests.support.mutants import RUNNING_STACK
-from loginetl_assets_tests.support.pipeline import Pipeline, sqs_client
+if TYPE_CHECKING:
+    from loginetl_assets.local.stack import Addresses
+    from loginetl_assets.settings import Settings
+    from loginetl_assets_tests.support.pipeline import Pipeline
 
-TEMPLATE = "loginetl_template"
+TIERS = {"unit": "unit", "integration": "integration", "faults": "faults", "end_to_end": "e2e"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test with its tier, and those of the browser.
+
+    Raises:
+        UsageError: A unit test asks for a service.
+    """
+    for item in items:
+        tier = TIERS[item.path.relative_to(Path(__file__).parent).parts[0]]
+        item.add_marker(tier)
+        fixtures = getattr(item, "fixturenames", ())
+        if tier == "unit" and "stack_home" in fixtures:
+            raise pytest.UsageError(f"{item.nodeid} needs a service: it belongs in integration/")
+        if "page" in fixtures:
+            item.add_marker("browser")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> Iterator[None]:
-    """Nothing of the developer's own environment reaches a test, and no test reaches AWS."""
+    """Keeps the developer's own environment from the tests, and the tests from AWS."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("LOGINETL_", "AWS_", "DAGSTER_", "PG")):
@@ -42,6 +59,9 @@ def stack_home() -> Iterator[Path]:
     Not below pytest's own directory: every pytest that starts takes the others' right to walk through that, and as root
     PostgreSQL runs as another user. `make mutants` names a home whose stack it stops itself.
     """
+    from loginetl_assets.local.stack import EmbeddedStack
+    from loginetl_assets_tests.support.mutants import RUNNING_STACK
+
     if running := os.environ.get(RUNNING_STACK):
         yield Path(running)
         return
@@ -52,18 +72,23 @@ def stack_home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def addresses(stack_home: Path) -> Addresses:
+def addresses(stack_home: Path) -> "Addresses":
     """The session's embedded stack, with a migrated database to copy."""
+    from loginetl_assets.local.stack import EmbeddedStack
+    from loginetl_assets_tests.support.databases import make_template
+
     addresses = EmbeddedStack(stack_home).start()
-    if not _execute(addresses.database_url, f"SELECT FROM pg_database WHERE datname = '{TEMPLATE}'"):
-        _execute(addresses.database_url, f"CREATE DATABASE {TEMPLATE}")
-        LoginDatabase(_with_database(addresses.database_url, TEMPLATE)).migrate()
+    make_template(addresses)
     return addresses
 
 
 @pytest.fixture
-def settings(addresses: Addresses, tmp_path: Path) -> Iterator[Settings]:
+def settings(addresses: "Addresses", tmp_path: Path) -> Iterator["Settings"]:
     """Settings with an empty queue, a migrated database and a landing of this test alone."""
+    from loginetl_assets.settings import Environment, Settings
+    from loginetl_assets_tests.support.databases import new_database
+    from loginetl_assets_tests.support.pipeline import sqs_client
+
     name = f"test_{uuid4().hex[:12]}"
     queue_url = sqs_client(addresses.sqs_endpoint).create_queue(QueueName=name)["QueueUrl"]
     with new_database(addresses) as database_url:
@@ -76,29 +101,9 @@ def settings(addresses: Addresses, tmp_path: Path) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def pipeline(settings: Settings, tmp_path: Path) -> Iterator[Pipeline]:
+def pipeline(settings: "Settings", tmp_path: Path) -> Iterator["Pipeline"]:
     """The whole pipeline on real services, with a Dagster instance of its own."""
+    from loginetl_assets_tests.support.pipeline import Pipeline
+
     with Pipeline.on(settings, tmp_path / "dagster") as pipeline:
         yield pipeline
-
-
-@contextmanager
-def new_database(addresses: Addresses) -> Iterator[str]:
-    """A migrated database of its own, by its URL; gone afterwards."""
-    name = f"test_{uuid4().hex[:12]}"
-    _execute(addresses.database_url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield _with_database(addresses.database_url, name)
-    _execute(addresses.database_url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _execute(url: str, statement: str) -> int:
-    """Runs a statement; gives how many rows it has."""
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        rows = connection.execute(text(statement)).rowcount
-    engine.dispose()
-    return rows
-
-
-def _with_database(url: str, name: str) -> str:
-    return url.replace("/loginetl?", f"/{name}?")

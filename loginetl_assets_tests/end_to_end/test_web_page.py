@@ -5,7 +5,6 @@ SCREENSHOTS=docs/images makes the two pictures of the documentation on the way.
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from psycopg import sql
 
 from loginetl_assets.local.stack import EmbeddedStack
+from loginetl_assets_tests.support.browser import MISSING, find_browser
 
 # One worker runs them all: they share an instance and a browser.
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("web page")]
@@ -276,8 +276,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def page(server: Server) -> Iterator[Page]:
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert executable, "no Chromium on PATH: `make test` installs it"
+    if (executable := find_browser()) is None:
+        pytest.skip(MISSING)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
         page = browser.new_page(base_url=server.url, viewport={"width": 1280, "height": 800})

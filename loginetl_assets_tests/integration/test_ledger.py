@@ -20,7 +20,7 @@ from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.batches import REDELIVERY, Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets_tests.conftest import new_database
+from loginetl_assets_tests.support.databases import new_database
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
