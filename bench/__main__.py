@@ -1,6 +1,6 @@
-"""`python -m bench [PART]…`: measures each part, checks what was done, keeps the figures.
+"""`python -m bench [PART]…`: measures each part, verifies the work, writes the figures.
 
-What is measured, and what to make of it: docs/benchmarks.md.
+docs/benchmarks.md describes what is measured.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from bench import database, drain, emulator, hostile, overhead, privacy, report, sqs, stages
-from bench.failure import BenchmarkFailed
+from bench.failure import BenchmarkError
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import EmbeddedStack, EmbeddedStackError
 
@@ -23,10 +23,10 @@ _PARTS = ("drain", "stages", "overhead", "privacy", "hostile")
 
 
 def main() -> int:
-    """Runs the parts asked for; exit code 1 if one cannot run or a result is wrong."""
+    """Runs the requested parts; returns exit code 1 if one cannot run or a result is wrong."""
     arguments = _arguments()
     console = Console()
-    # Ended from outside, it still ends its servers.
+    # Stops its servers when it is terminated, too.
     signal.signal(signal.SIGTERM, _leave)
     for name in [name for name in os.environ if name.startswith(("AWS_", "LOGINETL_", "DAGSTER_", "PG"))]:
         del os.environ[name]
@@ -34,11 +34,11 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as home:
             results = _measure(console, arguments, Path(home))
-    except (BenchmarkFailed, EmbeddedStackError, OperatorError, TransientError) as error:
+    except (BenchmarkError, EmbeddedStackError, OperatorError, TransientError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        console.print("interrupted; every server is ended")
+        console.print("interrupted; every server is stopped")
         return 130
     console.print(f"All figures: bench/results/{report.write(results).name}")
     return 0
@@ -54,8 +54,8 @@ def _measure(console: Console, arguments: argparse.Namespace, home: Path) -> dic
     if "drain" in parts:
         results["machine"] |= emulator.versions()
 
-    def say(what: str) -> None:
-        console.print(what, style="dim", highlight=False)
+    def say(text: str) -> None:
+        console.print(text, style="dim", highlight=False)
 
     stack = EmbeddedStack(home / "stack")
     try:
@@ -98,8 +98,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "parts", nargs="*", type=_part, metavar="PART", help=f"any of {', '.join(_PARTS)}; all by default"
     )
-    parser.add_argument("--messages", type=_positive, default=20_000, help="on the queue to drain (default 20000)")
-    parser.add_argument("--repeats", type=_positive, default=1, help="of each contender; tables show median and spread")
+    parser.add_argument(
+        "--messages", type=_positive, default=20_000, help="number of messages to drain (default 20000)"
+    )
+    parser.add_argument(
+        "--repeats", type=_positive, default=1, help="runs of each contender; tables show median and spread"
+    )
     return parser.parse_args()
 
 

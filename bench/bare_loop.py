@@ -1,4 +1,4 @@
-"""A contender: receives, deletes and throws away, with plain boto3. The ceiling of any drain by boto3 in one process.
+"""A contender: receives and deletes with plain boto3, and stores nothing: the upper bound for boto3 in one process.
 
 Started as `python -m bench.bare_loop QUEUE_URL THREADS`.
 """

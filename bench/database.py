@@ -1,4 +1,4 @@
-"""Fresh databases on the embedded Postgres, one for each contender, so that nobody loads beside another's rows."""
+"""Fresh databases on the embedded Postgres, one for each contender."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psycopg
 from sqlalchemy import make_url
 
-# As the users' databases have it; the row script's has no index, ours gets those of its migrations.
+# As in the users' databases; the row script's table has no index, the pipeline's gets those of its migrations.
 TABLE = (
     "CREATE TABLE user_logins (user_id varchar(128), device_type varchar(32), masked_ip varchar(256),"
     " masked_device_id varchar(256), locale varchar(32), app_version integer, create_date date)"
@@ -15,7 +15,7 @@ TABLE = (
 
 @contextmanager
 def fresh(server_url: str, name: str) -> Iterator[str]:
-    """A database with an empty `user_logins`, dropped with the block; gives its libpq URL."""
+    """Yields the libpq URL of a database with an empty `user_logins`, which is dropped at the end."""
     server = make_url(server_url).set(drivername="postgresql")
     url = server.set(database=name).render_as_string(hide_password=False)
     with psycopg.connect(server.render_as_string(hide_password=False), autocommit=True) as connection:
@@ -29,14 +29,14 @@ def fresh(server_url: str, name: str) -> Iterator[str]:
 
 
 def count(url: str, table: str) -> int:
-    """The rows of a table."""
+    """Returns the number of rows of a table."""
     with psycopg.connect(url) as connection:
-        row = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()  # noqa: S608 - our own names
+        row = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()  # noqa: S608 - names of this package
     return int(row[0]) if row else 0
 
 
 def version(url: str) -> str:
-    """The server's version."""
+    """Returns the server's version, such as 18.1."""
     with psycopg.connect(
         make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     ) as connection:

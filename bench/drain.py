@@ -1,4 +1,4 @@
-"""A full queue drained: by the pipeline, by a row-by-row script, and by bare loops that keep nothing."""
+"""Drains a full queue: with the pipeline, with a row-by-row script, and with bare loops that store nothing."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import database, emulator, sqs
-from bench.failure import BenchmarkFailed
+from bench.failure import BenchmarkError
 from bench.measure import Spread, Timing, timed
 from bench.messages import bodies, other_kinds
 from loginetl_assets.services import Services
@@ -22,7 +22,7 @@ BARE_PROCESSES = "bare loop, 2 × 4 threads"
 
 @dataclass(frozen=True)
 class Contender:
-    """What one of them did, over all repeats: messages a second."""
+    """The rates of one contender over all repeats, in messages per second."""
 
     drained: Spread  # from the first receive to the last commit (or delete)
     with_process: Spread  # from the start of the process to its end
@@ -32,17 +32,17 @@ class Contender:
 def compare(
     home: Path, server_url: str, *, messages: int, repeats: int, say: Callable[[str], None]
 ) -> dict[str, Contender]:
-    """Lets all contenders drain the same messages, in turns.
+    """Lets all contenders drain the same messages, one after the other.
 
     Args:
         home: an empty directory, for the pipeline's keys and landing.
-        server_url: the Postgres.
-        messages: how many each time.
-        repeats: how often.
-        say: is told what comes next.
+        server_url: URL of the Postgres server.
+        messages: number of messages in each run.
+        repeats: number of runs of each contender.
+        say: prints what runs next.
 
     Raises:
-        BenchmarkFailed: a contender did not do its work.
+        BenchmarkError: the result of a contender is wrong.
     """
     sent = list(bodies(messages))
     contenders: dict[str, Callable[[str, str], Timing]] = {
@@ -116,4 +116,4 @@ def _pipeline(url: str, name: str, server_url: str, home: Path, messages: int) -
 def _expect(who: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
     wrong = [f"{name} {found[name]}, not {value}" for name, value in expected.items() if found[name] != value]
     if wrong:
-        raise BenchmarkFailed(f"{who}: {'; '.join(wrong)}")
+        raise BenchmarkError(f"{who}: {'; '.join(wrong)}")

@@ -1,4 +1,4 @@
-"""The smallest Dagster project of our shape: three assets in a row that do nothing, run in one process."""
+"""The smallest comparable Dagster project: three consecutive assets that do nothing, run in one process."""
 
 import dagster as dg
 

@@ -1,5 +1,5 @@
-"""The one way in which a benchmark gives up."""
+"""The error of a benchmark."""
 
 
-class BenchmarkFailed(Exception):  # noqa: N818 - says what happened
-    """A benchmark cannot run, or a contender's result is wrong; its figures must not be used."""
+class BenchmarkError(Exception):
+    """A benchmark cannot run, or the result of a contender is wrong; its figures must not be used."""

@@ -1,4 +1,4 @@
-"""What the reading of hostile bodies costs: CPU time per byte at two lengths, which must be about the same."""
+"""CPU time per byte for reading hostile bodies at two lengths, which must be about the same."""
 
 import time
 from pathlib import Path
@@ -13,15 +13,15 @@ from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets_tests.support.corpus import GROWING, MIB
 
-LONG, SHORT = MIB, 64 * 1024  # 1 MiB is the most that SQS takes
+LONG, SHORT = MIB, 64 * 1024  # 1 MiB is the maximum of SQS
 _REPEATS = 3
 
 
 def measure(home: Path) -> dict[str, dict[str, float]]:
-    """Nanoseconds a byte of each shape, in bodies of 64 KiB and of 1 MiB, and their ratio; the best of three.
+    """Returns nanoseconds per byte for each shape, in bodies of 64 KiB and 1 MiB, and their ratio; the best of three.
 
-    The short ones are masked sixteen in a batch, so that what a batch costs by itself is the same on both sides; none
-    is like another, since equal values are looked at once.
+    Sixteen short bodies make a batch, so that the fixed cost of a batch is the same for both lengths; all differ,
+    since equal values are processed only once.
     """
     tokenizer = Keyring({}, home / "keys").tokenizer
     readings = {}
@@ -33,8 +33,8 @@ def measure(home: Path) -> dict[str, dict[str, float]]:
 
 
 def show(console: Console, readings: dict[str, dict[str, float]]) -> None:
-    """Prints the table; a shape that took quadratic time would have a ratio near sixteen."""
-    table = Table("", "ns a byte, 64 KiB", "ns a byte, 1 MiB", "ratio", title="Reading hostile bodies (CPU time)")
+    """Prints the table; a shape with quadratic time would have a ratio near sixteen."""
+    table = Table("", "ns per byte, 64 KiB", "ns per byte, 1 MiB", "ratio", title="Reading hostile bodies (CPU time)")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, one in readings.items():

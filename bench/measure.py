@@ -1,4 +1,4 @@
-"""What a contender's process says of itself, and how it is started and timed from outside."""
+"""Starts and times the processes of a contender, and reads what they report."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.failure import BenchmarkFailed
+from bench.failure import BenchmarkError
 
 _ROOT = Path(__file__).parent.parent  # where `-m` finds the package bench
 
@@ -26,13 +26,13 @@ class Span:
     details: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Writes it to standard output, where `timed` reads it."""
+        """Writes the span to standard output, where `timed` reads it."""
         json.dump(asdict(self), sys.stdout)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One run of a contender, of one process or several side by side."""
+    """One run of a contender, in one process or several in parallel."""
 
     messages: int
     seconds: float  # from the first receive to the last commit (or delete)
@@ -41,10 +41,10 @@ class Timing:
 
 
 def timed(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> Timing:
-    """Runs Python modules (name and arguments) side by side, each in a fresh process, and reads their spans.
+    """Runs Python modules (name and arguments) in parallel, each in a fresh process, and returns their combined timing.
 
     Raises:
-        BenchmarkFailed: one of them failed.
+        BenchmarkError: one of them failed.
     """
     started = time.perf_counter()
     processes = [
@@ -59,16 +59,16 @@ def timed(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> 
         for command in commands
     ]
     try:
-        answers = [process.communicate() for process in processes]
+        outputs = [process.communicate() for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
     ended = time.perf_counter()
-    for process, command, (_, errors) in zip(processes, commands, answers, strict=True):
+    for process, command, (_, errors) in zip(processes, commands, outputs, strict=True):
         if process.returncode:
-            raise BenchmarkFailed(f"{command[0]} failed:\n{errors[-2_000:]}")
-    spans = [Span(**json.loads(said)) for said, _ in answers]
+            raise BenchmarkError(f"{command[0]} failed:\n{errors[-2_000:]}")
+    spans = [Span(**json.loads(output)) for output, _ in outputs]
     return Timing(
         messages=sum(span.messages for span in spans),
         seconds=max(span.last for span in spans) - min(span.first for span in spans),
@@ -79,7 +79,7 @@ def timed(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> 
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated readings: the middle one, and the outermost."""
+    """Median, lowest and highest of repeated readings."""
 
     median: float
     low: float
@@ -87,5 +87,5 @@ class Spread:
 
     @classmethod
     def of(cls, readings: Sequence[float]) -> "Spread":
-        """Takes the readings."""
+        """Returns the spread of the readings."""
         return cls(median(readings), min(readings), max(readings))

@@ -6,19 +6,19 @@ import uuid
 from collections.abc import Iterator
 
 OTHER_KIND_EVERY = 100
-# Of the 99 sample logins 8 are of a user, address and device that logged in before.
+# 8 of the 99 sample logins are from a user, address and device that logged in before.
 RETURNING = 0.08
-# As often as the samples have them.
+# With the frequencies of the samples.
 _LOCALES = (None,) * 23 + ("ID",) * 15 + ("BR",) * 13 + ("PH",) * 10 + ("RU",) * 9 + ("FR",) * 9 + ("PL", "CN", "KE")
 _SEED = 20_000
 
 
 def bodies(count: int, *, returning: float = RETURNING) -> Iterator[str]:
-    """The same `count` message bodies each time; the last of each hundred is no login.
+    """Yields the same `count` message bodies each time; the last of each hundred is not a login.
 
     Args:
-        count: how many.
-        returning: the share of logins whose user, address and device came before.
+        count: number of bodies.
+        returning: the share of logins whose user, address and device have occurred before.
     """
     chance = random.Random(_SEED)  # noqa: S311 - reproducible on purpose
     people: list[tuple[str, str, str]] = []
@@ -45,7 +45,7 @@ def bodies(count: int, *, returning: float = RETURNING) -> Iterator[str]:
 
 
 def other_kinds(count: int) -> int:
-    """How many of `count` messages are no logins."""
+    """Returns how many of `count` messages are not logins."""
     return count // OTHER_KIND_EVERY
 
 

@@ -1,4 +1,4 @@
-"""What the pipeline costs beside Dagster itself: a command over 100 samples, and one over assets that do nothing."""
+"""The cost of the pipeline compared with an empty Dagster job: 100 samples, and three empty assets."""
 
 import os
 import shutil
@@ -11,14 +11,14 @@ from pathlib import Path
 from statistics import median
 
 from bench import database
-from bench.failure import BenchmarkFailed
+from bench.failure import BenchmarkError
 from bench.measure import Spread
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 
 _SAMPLES = Path(__file__).parent.parent / "loginetl_assets" / "sample" / "login_messages.jsonl"
 
-ALLOWED_SECONDS = 2.0  # what the pipeline may take longer than the empty job
+ALLOWED_SECONDS = 2.0  # the difference that is accepted
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Overhead:
 
     pipeline: Spread
     empty: Spread
-    difference: Spread  # of each pair, one run right after the other
+    difference: Spread  # of each pair of consecutive runs
 
 
 def measure(home: Path, *, repeats: int, say: Callable[[str], None]) -> Overhead:
-    """Runs `dagster asset materialize` for both, in turns, on the embedded stack of `home`.
+    """Runs `dagster asset materialize` for both, alternating, on the embedded stack of `home`.
 
     Raises:
-        BenchmarkFailed: a command failed, or the samples are not in the table after it.
+        BenchmarkError: a command failed, or the samples are not in the table after it.
     """
     settings = Settings(home=home)
     services = Services(settings)
@@ -44,13 +44,13 @@ def measure(home: Path, *, repeats: int, say: Callable[[str], None]) -> Overhead
     url = services.database_url.replace("postgresql+psycopg://", "postgresql://")
     pipeline, empty = [], []
     for repeat in range(repeats):
-        say(f"100 samples by the dagster command ({repeat + 1} of {repeats})")
+        say(f"100 samples with the dagster command ({repeat + 1} of {repeats})")
         services.queue().send(samples)
         rows = database.count(url, "user_logins")
         pipeline.append(_materialize("loginetl_assets.definitions", settings))
         if (new := database.count(url, "user_logins") - rows) != len(samples) - 1:
-            raise BenchmarkFailed(f"{new} of the samples were loaded, not {len(samples) - 1}")
-        say(f"three empty assets by the dagster command ({repeat + 1} of {repeats})")
+            raise BenchmarkError(f"{new} of the samples were loaded, not {len(samples) - 1}")
+        say(f"three empty assets with the dagster command ({repeat + 1} of {repeats})")
         empty.append(_materialize("bench.empty_job", settings))
     differences = [ours - theirs for ours, theirs in zip(pipeline, empty, strict=True)]
     return Overhead(
@@ -61,7 +61,7 @@ def measure(home: Path, *, repeats: int, say: Callable[[str], None]) -> Overhead
 def _materialize(module: str, settings: Settings) -> float:
     dagster = shutil.which("dagster", path=str(Path(sys.executable).parent))
     if dagster is None:
-        raise BenchmarkFailed("the dagster command is not beside this Python")
+        raise BenchmarkError("the dagster command is not in the directory of this Python")
     environment = {**os.environ, **settings.as_environment()}
     started = time.perf_counter()
     done = subprocess.run(
@@ -74,5 +74,5 @@ def _materialize(module: str, settings: Settings) -> float:
     )
     seconds = time.perf_counter() - started
     if done.returncode:
-        raise BenchmarkFailed(f"dagster asset materialize of {module} failed:\n{done.stderr[-2_000:]}")
+        raise BenchmarkError(f"dagster asset materialize of {module} failed:\n{done.stderr[-2_000:]}")
     return seconds

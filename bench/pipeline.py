@@ -1,4 +1,4 @@
-"""A contender: the `login_etl` job over the real definitions, in one process, on an ephemeral Dagster instance.
+"""A contender: the `login_etl` job of the real definitions, in one process, on an ephemeral Dagster instance.
 
 Started as `python -m bench.pipeline MAX_MESSAGES`, with the settings in the environment.
 """
@@ -14,21 +14,21 @@ from loginetl_assets.build import build_definitions
 from loginetl_assets.settings import Settings
 
 
-def run(most_messages: int) -> Span:
-    """Runs the job once. The span ends when `user_logins` was materialised: its last batch is committed by then.
+def run(max_messages: int) -> Span:
+    """Runs the job once; the span ends when `user_logins` was materialized, after its last commit.
 
-    The checks on `user_logins` come after that; they are in `job_seconds` and in the time of the process.
+    The checks on `user_logins` follow; they are included in `job_seconds` and in the time of the process.
     """
     job = build_definitions(Settings.from_environment()).resolve_job_def("login_etl")
     with dg.DagsterInstance.ephemeral() as instance:
         started, clock = time.perf_counter(), time.time()
         result = job.execute_in_process(
             instance=instance,
-            run_config={"ops": {"raw_login_messages": {"config": {"max_messages": most_messages}}}},
+            run_config={"ops": {"raw_login_messages": {"config": {"max_messages": max_messages}}}},
         )
         ended = time.perf_counter()
         records = instance.all_logs(result.run_id)
-    # Events carry the wall clock's time: told from the job's start, it is the machine's clock again.
+    # Events have wall clock times: relative to the start of the job they become times of the monotonic clock.
     first = next(
         record.timestamp
         for record in records

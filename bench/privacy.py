@@ -1,4 +1,4 @@
-"""The privacy officer's commands on a large table: recovery, a rotation alone and beside a load, an erasure."""
+"""The privacy officer's commands on a large table: recovery, a rotation alone and during a load, an erasure."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import database
-from bench.failure import BenchmarkFailed
+from bench.failure import BenchmarkError
 from bench.messages import bodies
 from loginetl_assets.build import build_definitions
 from loginetl_assets.keys.keyring import TEMPLATES, Keyring
@@ -36,8 +36,8 @@ from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import LoginDatabase, copy_rows
 
 RECOVERED_TOKENS = 10_000
-RETOKEN_ROWS = 200_000
-RETOKEN_VALUES = 100_000
+RETOKENIZED_ROWS = 200_000
+RETOKENIZED_VALUES = 100_000
 ERASURE_ROWS = 1_000_000
 ROWS_PER_USER = 10
 TARGET_ROWS_PER_SECOND = 20_000
@@ -47,29 +47,29 @@ _LOADED = [dg.AssetKey("masked_logins"), dg.AssetKey("user_logins")]
 
 
 def measure(home: Path, server_url: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measures all of it, each on a database of its own.
+    """Measures each command on a database of its own.
 
     Raises:
-        BenchmarkFailed: what was done is not what was asked for.
+        BenchmarkError: the result of a command is wrong.
     """
     results: dict[str, Any] = {}
-    say(f"a table of {RETOKEN_ROWS:,} rows: recovery, and retokenize alone")
-    with _filled(home / "alone", server_url, "bench_privacy_alone", RETOKEN_ROWS, RETOKEN_VALUES) as settings:
+    say(f"a table of {RETOKENIZED_ROWS:,} rows: recovery, and retokenize alone")
+    with _filled(home / "alone", server_url, "bench_privacy_alone", RETOKENIZED_ROWS, RETOKENIZED_VALUES) as settings:
         results["recover"] = _recovery(settings)
         _rotated(settings)
         results["retokenize_alone"] = _retokenize(settings)
-    say("the same, and retokenize beside a running load")
-    with _filled(home / "beside", server_url, "bench_privacy_beside", RETOKEN_ROWS, RETOKEN_VALUES) as settings:
-        results["retokenize_beside_a_load"] = _retokenize_beside_a_load(settings)
+    say("the same, and retokenize during a load")
+    with _filled(home / "beside", server_url, "bench_privacy_beside", RETOKENIZED_ROWS, RETOKENIZED_VALUES) as settings:
+        results["retokenize_during_a_load"] = _retokenize_during_a_load(settings)
     say(f"a table of {ERASURE_ROWS:,} rows: erasure of one user")
-    with _filled(home / "erase", server_url, "bench_privacy_erase", ERASURE_ROWS, RETOKEN_VALUES) as settings:
+    with _filled(home / "erase", server_url, "bench_privacy_erase", ERASURE_ROWS, RETOKENIZED_VALUES) as settings:
         results["erase"] = _erasure(settings)
     return results
 
 
 @contextmanager
 def _filled(home: Path, server_url: str, name: str, rows: int, values: int) -> Iterator[Settings]:
-    """A database with rows and vault as the pipeline would have made them; half the values are addresses."""
+    """Yields settings of a database with rows and vault entries; half of the values are addresses."""
     with database.fresh(server_url, name) as url:
         settings = Settings(home=home, database_url=url)
         services = Services(settings)
@@ -77,7 +77,7 @@ def _filled(home: Path, server_url: str, name: str, rows: int, values: int) -> I
         LoginDatabase(url).migrate()
         _fill(services.database(), services.keyring, rows, values)
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("VACUUM ANALYZE")  # as autovacuum would have long done
+            connection.execute("VACUUM ANALYZE")  # as autovacuum would have done by then
             connection.execute("CHECKPOINT")
         yield settings
 
@@ -100,7 +100,7 @@ def _fill(login_database: LoginDatabase, keys: Keyring, rows: int, values: int) 
                         for n in range(start, min(start + _BATCH, each))
                     ),
                 )
-    # A row's address and device are unrelated, and every user has ten rows.
+    # Address and device of a row are unrelated, and every user has ten rows.
     with login_database.transaction() as connection:
         copy_rows(
             connection,
@@ -131,7 +131,7 @@ def _recovery(settings: Settings) -> dict[str, Any]:
     answers = recover(login_database, Officer(settings), [row[0] for row in found], reason="benchmark")
     seconds = time.perf_counter() - started
     if len(answers) != RECOVERED_TOKENS or any(one.outcome is not Outcome.RECOVERED for one in answers):
-        raise BenchmarkFailed("not every token was recovered")
+        raise BenchmarkError("not every token was recovered")
     return {"tokens": RECOVERED_TOKENS, "seconds": round(seconds, 2)}
 
 
@@ -156,7 +156,7 @@ def _retokenize(settings: Settings) -> dict[str, Any]:
     )
     ended = time.perf_counter()
     rows_started = max((end for step, end in ends.items() if step != "rows"), default=started)
-    seconds = {"vault": ends["vault"] - started, "rows": ends["rows"] - rows_started, "all of it": ended - started}
+    seconds = {"vault": ends["vault"] - started, "rows": ends["rows"] - rows_started, "total": ended - started}
     new = f"{services.keyring.tokenizer.key_id}."
     with psycopg.connect(settings.database_url or "") as connection:
         left = connection.execute(
@@ -164,19 +164,19 @@ def _retokenize(settings: Settings) -> dict[str, Any]:
             " WHERE NOT (starts_with(masked_ip, %s) AND starts_with(masked_device_id, %s))",
             (new, new),
         ).fetchone()
-    if left != (0,) or counts.rows < RETOKEN_ROWS or counts.removed_entries < RETOKEN_VALUES:
-        raise BenchmarkFailed(f"retokenize left {left} rows, moved {counts}")
+    if left != (0,) or counts.rows < RETOKENIZED_ROWS or counts.removed_entries < RETOKENIZED_VALUES:
+        raise BenchmarkError(f"retokenize left {left} rows, moved {counts}")
     return {
         "rows": counts.rows,
         "values": counts.values,
         "seconds": {name: round(took, 2) for name, took in seconds.items()},
         "rows_per_second": round(counts.rows / seconds["rows"]),
-        "rows_per_second_all_of_it": round(counts.rows / seconds["all of it"]),
+        "rows_per_second_total": round(counts.rows / seconds["total"]),
         "values_per_second": round(counts.values / seconds["vault"]),
     }
 
 
-def _retokenize_beside_a_load(settings: Settings) -> dict[str, Any]:
+def _retokenize_during_a_load(settings: Settings) -> dict[str, Any]:
     with subprocess.Popen(
         [sys.executable, "-m", "bench.privacy"],
         env={**os.environ, **_rotated(settings).settings.as_environment()},
@@ -189,7 +189,7 @@ def _retokenize_beside_a_load(settings: Settings) -> dict[str, Any]:
             found = _retokenize(settings)
             loaded, seconds = _rows(settings) - before, time.perf_counter() - started
             if load.poll() is not None or not loaded:
-                raise BenchmarkFailed("the load did not go on beside the retokenize")
+                raise BenchmarkError("the load did not continue during the retokenize")
         finally:
             load.kill()
     return {**found, "loaded_meanwhile": loaded, "loaded_per_second": round(loaded / seconds)}
@@ -197,9 +197,9 @@ def _retokenize_beside_a_load(settings: Settings) -> dict[str, Any]:
 
 def _until_loading(settings: Settings, load: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 120
-    while _rows(settings) == RETOKEN_ROWS:
+    while _rows(settings) == RETOKENIZED_ROWS:
         if load.poll() is not None or time.monotonic() > deadline:
-            raise BenchmarkFailed("the load beside the retokenize did not start")
+            raise BenchmarkError("the load for the retokenize did not start")
         time.sleep(0.1)
 
 
@@ -208,12 +208,12 @@ def _rows(settings: Settings) -> int:
 
 
 def load_for_ever(settings: Settings) -> None:
-    """Masks and loads fresh messages, 10 000 a run, until it is ended: what a retokenize runs beside."""
+    """Masks and loads new messages, 10 000 in each run, until it is killed: the load during a retokenize."""
     services = Services(settings)
     landing, login_database = services.landing(), services.database()
     job = build_definitions(settings).resolve_implicit_job_def_def_for_assets(_LOADED)
     if job is None:
-        raise BenchmarkFailed("the assets make no job")
+        raise BenchmarkError("the assets form no job")
     fresh = bodies(10_000_000)
     with dg.DagsterInstance.ephemeral() as instance:
         while True:
@@ -239,29 +239,29 @@ def _erasure(settings: Settings) -> dict[str, Any]:
     counts = erasure.run("benchmark")
     seconds = time.perf_counter() - started
     if counts.rows != ROWS_PER_USER or _rows(settings) != ERASURE_ROWS - ROWS_PER_USER:
-        raise BenchmarkFailed(f"erasure removed {counts.rows} rows, not {ROWS_PER_USER}")
+        raise BenchmarkError(f"erasure removed {counts.rows} rows, not {ROWS_PER_USER}")
     return {"table_rows": ERASURE_ROWS, "rows": counts.rows, "seconds": round(seconds, 2), "plan": [r[0] for r in plan]}
 
 
 def show(console: Console, found: dict[str, Any]) -> None:
     """Prints the figures."""
-    table = Table("", "seconds", "a second", title="The privacy officer's commands")
+    table = Table("", "seconds", "per second", title="The privacy officer's commands")
     for column in table.columns[1:]:
         column.justify = "right"
     recovered = found["recover"]
     table.add_row(f"recover {recovered['tokens']:,} tokens", f"{recovered['seconds']:.2f}", "")
-    for name, title in (("retokenize_alone", "retokenize"), ("retokenize_beside_a_load", "retokenize beside a load")):
+    for name, title in (("retokenize_alone", "retokenize"), ("retokenize_during_a_load", "retokenize during a load")):
         one = found[name]
         seconds = one["seconds"]
         table.add_row(f"{title}: vault values", f"{seconds['vault']:.2f}", f"{one['values_per_second']:,}")
         table.add_row(f"{title}: rows", f"{seconds['rows']:.2f}", f"{one['rows_per_second']:,}")
-        table.add_row(f"{title}: all of it", f"{seconds['all of it']:.2f}", f"{one['rows_per_second_all_of_it']:,}")
-    table.add_row("rows loaded meanwhile", "", f"{found['retokenize_beside_a_load']['loaded_per_second']:,}")
+        table.add_row(f"{title}: total", f"{seconds['all of it']:.2f}", f"{one['rows_per_second_total']:,}")
+    table.add_row("rows loaded meanwhile", "", f"{found['retokenize_during_a_load']['loaded_per_second']:,}")
     erased = found["erase"]
     table.add_row(f"erase {erased['rows']} of {erased['table_rows']:,} rows", f"{erased['seconds']:.2f}", "")
     console.print(table)
     console.print("\n".join(erased["plan"]), style="dim", highlight=False, markup=False)
-    console.print(f"Rows are to be moved at {TARGET_ROWS_PER_SECOND:,} a second or more beside a load.")
+    console.print(f"Target: {TARGET_ROWS_PER_SECOND:,} rows per second or more during a load.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The results: a table on the terminal, and everything as JSON below `bench/results/`."""
+"""Prints the results as tables, and writes all figures as JSON to `bench/results/`."""
 
 import json
 import os
@@ -22,10 +22,10 @@ _PACKAGES = ("dagster", "boto3", "polars", "psycopg", "SQLAlchemy", "tink", "msg
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on; nothing that names the machine or its owner."""
+    """Returns what the figures depend on; nothing that identifies the machine or its owner."""
     return {
         "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),  # others' work takes from the figures
+        "load_before": round(os.getloadavg()[0], 2),  # other work lowers the rates
         "system": platform.system(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
@@ -34,14 +34,14 @@ def machine() -> dict[str, Any]:
 
 
 def drained(console: Console, contenders: Mapping[str, Contender], messages: int) -> None:
-    """Prints the drains; the ratios are of this run's medians."""
+    """Prints the drains; the ratios are those of this run's medians."""
     ours = contenders[PIPELINE]
     table = Table(title=f"{messages:,} messages drained")
     table.add_column("")
     table.add_column("msg/s, first receive\nto last commit", justify="right")
-    table.add_column("ours ÷ this", justify="right")
+    table.add_column("loginetl ÷ this", justify="right")
     table.add_column("msg/s, start to end\nof the process", justify="right")
-    table.add_column("ours ÷ this", justify="right")
+    table.add_column("loginetl ÷ this", justify="right")
     for name, one in contenders.items():
         table.add_row(
             name,
@@ -53,16 +53,16 @@ def drained(console: Console, contenders: Mapping[str, Contender], messages: int
     console.print(table)
     for details in ours.details:
         steps = details["steps"]
-        told = ", ".join(
-            f"{name} {steps[name]['seconds']:.1f} s ({steps[name]['rows_per_second']:,} a second)"
+        rates = ", ".join(
+            f"{name} {steps[name]['seconds']:.1f} s ({steps[name]['rows_per_second']:,} per second)"
             for name in ("raw_login_messages", "masked_logins", "user_logins")
         )
-        console.print(f"Of the job's {details['job_seconds']:.1f} s: {told}.")
+        console.print(f"Of the job's {details['job_seconds']:.1f} s: {rates}.")
 
 
 def rates(console: Console, title: str, found: Mapping[str, float]) -> None:
     """Prints rates by name."""
-    table = Table("", "a second", title=title)
+    table = Table("", "per second", title=title)
     table.columns[1].justify = "right"
     for name, rate in found.items():
         table.add_row(name, f"{rate:,.0f}")
@@ -70,16 +70,16 @@ def rates(console: Console, title: str, found: Mapping[str, float]) -> None:
 
 
 def overhead(console: Console, found: Overhead) -> None:
-    """Prints the cost beside an empty Dagster job."""
+    """Prints the cost compared with an empty Dagster job."""
     table = Table("", "seconds", title="`dagster asset materialize`, fresh process to exit")
     table.add_row("100 sample messages", _shown(found.pipeline, ".2f"))
-    table.add_row("three assets that do nothing", _shown(found.empty, ".2f"))
-    table.add_row(f"difference (to be at most {ALLOWED_SECONDS:g})", _shown(found.difference, ".2f"))
+    table.add_row("three empty assets", _shown(found.empty, ".2f"))
+    table.add_row(f"difference (target: at most {ALLOWED_SECONDS:g})", _shown(found.difference, ".2f"))
     console.print(table)
 
 
 def write(results: Mapping[str, Any]) -> Path:
-    """Writes everything to a new file, named by the time."""
+    """Writes all figures to a new file, named by the time, and returns its path."""
     _RESULTS.mkdir(exist_ok=True)
     path = _RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(results, indent=2, default=asdict) + "\n")
@@ -87,7 +87,7 @@ def write(results: Mapping[str, Any]) -> Path:
 
 
 def ratios(contenders: Mapping[str, Contender]) -> dict[str, float]:
-    """Ours by each of the others, from first receive to last commit."""
+    """Returns the pipeline's rate divided by that of each other contender, from first receive to last commit."""
     ours = contenders[PIPELINE].drained.median
     return {name: round(ours / one.drained.median, 3) for name, one in contenders.items() if name != PIPELINE}
 

@@ -1,4 +1,4 @@
-"""A contender, the script one writes first: receives, masks by SHA-256 and base64, inserts and commits row by row.
+"""A contender, the script one writes first: receives, masks with SHA-256 and base64, inserts and commits row by row.
 
 Started as `python -m bench.row_script QUEUE_URL DATABASE_URL`.
 """
@@ -22,7 +22,7 @@ _INSERT = (
 
 
 def drain(url: str, database_url: str) -> Span:
-    """Empties the queue into the table; a message leaves the queue once its row is committed."""
+    """Empties the queue into the table; a message is deleted from the queue after its row is committed."""
     client = client_for(url)
     with psycopg.connect(database_url) as connection:
         first = last = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Plain boto3 on the emulator's queues: what the contenders share, and nothing of the pipeline's."""
+"""Plain boto3 on the emulator's queues, shared by the contenders; nothing of the pipeline."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -12,7 +12,7 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-# What every process of a benchmark sees of AWS; no profile, endpoint, proxy or real key of the caller's.
+# The AWS settings of every process of a benchmark; no profile, endpoint, proxy or real key of the caller.
 ENVIRONMENT = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -24,12 +24,12 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-TEN = 10  # SQS takes and gives no more in one call
+TEN = 10  # SQS's maximum for one call
 _SENDERS, _SENDER_THREADS = 2, 4
 
 
 def client_for(url: str, connections: int = TEN) -> "SQSClient":
-    """A client for the server of a queue's URL."""
+    """Returns a client for the server of a queue's URL."""
     parts = urlsplit(url)
     return boto3.client(
         "sqs",
@@ -39,14 +39,18 @@ def client_for(url: str, connections: int = TEN) -> "SQSClient":
 
 
 def fill(url: str, bodies: list[str]) -> None:
-    """Sends the bodies with several processes and threads; all of them, or it raises."""
+    """Sends all bodies with several processes and threads.
+
+    Raises:
+        RuntimeError: the emulator refused a message.
+    """
     parts = [bodies[number::_SENDERS] for number in range(_SENDERS)]
     with ProcessPoolExecutor(_SENDERS, mp_context=get_context("spawn")) as processes:
         list(processes.map(_send, [url] * _SENDERS, parts))
 
 
 def depth(url: str) -> tuple[int, int]:
-    """Messages waiting and in flight; exact on the emulator."""
+    """Returns the numbers of messages waiting and in flight; exact on the emulator."""
     found = client_for(url).get_queue_attributes(
         QueueUrl=url,
         AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
@@ -58,11 +62,11 @@ def _send(url: str, bodies: list[str]) -> None:
     client = client_for(url, _SENDER_THREADS)
 
     def send(ten: list[str]) -> None:
-        answer = client.send_message_batch(
+        response = client.send_message_batch(
             QueueUrl=url,
             Entries=[{"Id": str(number), "MessageBody": body} for number, body in enumerate(ten)],
         )
-        if answer.get("Failed"):
+        if response.get("Failed"):
             raise RuntimeError("the emulator refused a message")
 
     with ThreadPoolExecutor(_SENDER_THREADS) as threads:

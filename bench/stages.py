@@ -1,4 +1,4 @@
-"""The parts of the way taken apart: sealing, masking, vault and parquet in memory; the load beside a straight COPY."""
+"""Single stages: encryption, masking, vault and parquet in memory; the load compared with a plain COPY."""
 
 import io
 import time
@@ -11,7 +11,7 @@ import polars as pl
 import psycopg
 
 from bench import database
-from bench.failure import BenchmarkFailed
+from bench.failure import BenchmarkError
 from bench.messages import bodies
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.logins.encryption import VaultEncryptor, decrypt, encrypt
@@ -30,7 +30,7 @@ LOADED_ROWS = 100_000
 
 
 class _Stopwatch:
-    """Seconds by stage, added up over batches."""
+    """Seconds of each stage, summed over batches."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -43,39 +43,39 @@ class _Stopwatch:
 
 
 def in_memory(home: Path, *, messages: int = MASKED_MESSAGES) -> dict[str, float]:
-    """Messages a second of each stage of masking, on one core, every value new: the worst case.
+    """Returns messages per second of each stage of masking, on one core, with new values only: the worst case.
 
     Raises:
-        BenchmarkFailed: a count does not add up.
+        BenchmarkError: a count does not add up.
     """
     keys = Keyring({}, home / "keys")
     watch = _Stopwatch()
     masked_rows = 0
     for batch in _batches(messages):
-        with watch.stage("seal a batch"):
-            sealed = encrypt(keys.landing, encode_messages(batch), "place")
-        with watch.stage("open a batch"):
-            opened = decode_messages(decrypt(keys.landing, sealed, "place"))
+        with watch.stage("encrypt a batch"):
+            encrypted = encrypt(keys.landing, encode_messages(batch), "place")
+        with watch.stage("decrypt a batch"):
+            messages_read = decode_messages(decrypt(keys.landing, encrypted, "place"))
         with watch.stage("mask (mask_batch)"):
-            masked = mask_batch(opened, keys.tokenizer)
-        with watch.stage("vault: seal the values"):
+            masked = mask_batch(messages_read, keys.tokenizer)
+        with watch.stage("vault: encrypt the values"):
             encryptor = VaultEncryptor(keys.vault)
             for token, _, value in masked.vault.iter_rows():
                 encryptor.encrypt(token, value)
         with watch.stage("write parquet"):
             masked.logins.write_parquet(io.BytesIO(), compression="zstd")
         if masked.logins.height + len(masked.rejected) != len(batch):
-            raise BenchmarkFailed("masking lost messages")
+            raise BenchmarkError("masking lost messages")
         masked_rows += masked.logins.height
     rates = {name: messages / seconds for name, seconds in watch.seconds.items()}
-    return {**rates, "all of it": messages / sum(watch.seconds.values())}
+    return {**rates, "all stages": messages / sum(watch.seconds.values())}
 
 
 def loading(home: Path, server_url: str, *, rows: int = LOADED_ROWS) -> dict[str, float]:
-    """Rows a second into Postgres: with psycopg's COPY alone, with our indexes, and through the ledger as we load.
+    """Returns rows per second into Postgres: by COPY alone, with the indexes of loginetl, and through its ledger.
 
     Raises:
-        BenchmarkFailed: rows are missing.
+        BenchmarkError: rows are missing.
     """
     keys = Keyring({}, home / "keys")
     masked = [mask_batch(batch, keys.tokenizer) for batch in _batches(rows)]
@@ -94,14 +94,14 @@ def loading(home: Path, server_url: str, *, rows: int = LOADED_ROWS) -> dict[str
     rates = {}
     ways: dict[str, Callable[[str], float]] = {
         "COPY into the bare table": straight,
-        "COPY into the table with our indexes": indexed,
-        "our load: COPY, ledger, insert, commit per batch": ours,
+        "COPY into the table with the indexes of loginetl": indexed,
+        "the load of the pipeline: COPY, ledger, insert, commit per batch": ours,
     }
     for number, (name, way) in enumerate(ways.items()):
         with database.fresh(server_url, f"bench_load_{number}") as url:
             rates[name] = whole.height / way(url)
             if (found := database.count(url, "user_logins")) != whole.height:
-                raise BenchmarkFailed(f"{name}: {found} rows, not {whole.height}")
+                raise BenchmarkError(f"{name}: {found} rows, not {whole.height}")
     return rates
 
 
@@ -141,7 +141,7 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
             )
             batch = ledger.claim_batch(connection, [BatchState.LANDED])
             if batch is None:
-                raise BenchmarkFailed("the ledger has no batch")
+                raise BenchmarkError("the ledger has no batch")
             ledger.mark_masked(
                 connection,
                 batch,
@@ -157,7 +157,7 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
         with open_database.transaction() as connection:
             batch = ledger.claim_batch(connection, [BatchState.MASKED])
             if batch is None:
-                raise BenchmarkFailed("the ledger has no masked batch")
+                raise BenchmarkError("the ledger has no masked batch")
             outcome = load_logins(connection, batch, one.logins.match_to_schema(MASKED_SCHEMA))
             ledger.mark_loaded(connection, batch, loaded=outcome.inserted, rejected=0, duplicates=0, run_id="bench")
     return time.perf_counter() - started
