@@ -9,14 +9,12 @@ import boto3
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.sqs import LoginQueue, open_queue
 from loginetl_assets.embedded import Addresses, Stack, embedded_stack
-from loginetl_assets.errors import OperatorError
 from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.adoption import check_table
-from loginetl_assets.storage.batches import REVISION
 from loginetl_assets.storage.database import LoginDatabase
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -87,18 +85,14 @@ class Services:
         """
         if self.settings.database_url is None:
             database = LoginDatabase(self.database_url)
-            if database.revision() != REVISION or not database.is_complete():
+            if not database.is_migrated():
                 database.migrate(self.settings.login_table)
         return self.unchanged_database(application_name=application_name)
 
     def unchanged_database(self, *, application_name: str = "loginetl") -> LoginDatabase:
         """Opens the database, embedded or not, where its schema is this version's already."""
         database = LoginDatabase(self.database_url, application_name=application_name)
-        revision = database.revision()
-        if revision != REVISION:
-            state = f"at {revision}" if revision else "not there"
-            remedy = "upgrade loginetl" if revision and revision > REVISION else "run `loginetl migrate`"
-            raise OperatorError(f"schema loginetl is {state}, this version needs {REVISION}: {remedy}")
+        database.check_revision()
         with database.transaction() as connection:
             check_table(connection, self.settings.table)
         return database

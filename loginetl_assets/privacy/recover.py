@@ -95,7 +95,7 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
     tokens = [new.get(token, token) for token in asked]
     entries = connection.execute(
         text(
-            "SELECT token, field, sealed, data_key_id, wrapped_key, officer_key_id FROM loginetl.pii_vault"
+            "SELECT token, field, encrypted_value, data_key_id, wrapped_key, officer_key_id FROM loginetl.pii_vault"
             " JOIN loginetl.vault_data_keys USING (data_key_id) WHERE token = ANY(:tokens) ORDER BY data_key_id"
         ),
         {"tokens": list(tokens)},
@@ -112,7 +112,7 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
         fields[entry.token] = entry.field
         wrapped[entry.data_key_id] = entry.wrapped_key
         officer_key[entry.data_key_id] = entry.officer_key_id
-        by_key.setdefault(entry.data_key_id, []).append((entry.token, entry.sealed))
+        by_key.setdefault(entry.data_key_id, []).append((entry.token, entry.encrypted_value))
     for data_key_id, sealed in by_key.items():
         try:
             officer.unwrap(wrapped[data_key_id])

@@ -23,7 +23,6 @@ GRANT SELECT ON loginetl.alembic_version, loginetl.installation TO {LOADER}, {PR
 
 GRANT SELECT, INSERT ON {{table}} TO {LOADER};
 GRANT SELECT, INSERT ON loginetl.keys, loginetl.token_map TO {LOADER};
-GRANT UPDATE (check_value) ON loginetl.keys TO {LOADER}, {PRIVACY};
 GRANT UPDATE, DELETE ON loginetl.token_map TO {LOADER};
 GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {LOADER};
 GRANT SELECT, INSERT, DELETE ON loginetl.processed_messages TO {LOADER};

@@ -139,8 +139,8 @@ def _move_values(
             vault.lock_shared(connection)
             entries = connection.execute(
                 text(
-                    "SELECT v.token, v.field, v.sealed, v.data_key_id, k.wrapped_key"
-                    " FROM (SELECT token, field, sealed, data_key_id"
+                    "SELECT v.token, v.field, v.encrypted_value, v.data_key_id, k.wrapped_key"
+                    " FROM (SELECT token, field, encrypted_value, data_key_id"
                     f" {unmoved} ORDER BY token LIMIT :limit) v JOIN loginetl.vault_data_keys k USING (data_key_id)"
                     " ORDER BY v.token"
                 ),
@@ -157,7 +157,7 @@ def _move_values(
             by_key: dict[int, list[tuple[str, bytes]]] = {}
             wrapped = {entry.data_key_id: entry.wrapped_key for entry in entries}
             for entry in entries:
-                by_key.setdefault(entry.data_key_id, []).append((entry.token, entry.sealed))
+                by_key.setdefault(entry.data_key_id, []).append((entry.token, entry.encrypted_value))
             values: dict[str, str] = {}
             for data_key_id, sealed in by_key.items():
                 try:

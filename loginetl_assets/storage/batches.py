@@ -9,7 +9,6 @@ meet its like, Postgres ends one of them and the step is tried again.)
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
@@ -17,19 +16,9 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage.tables import BatchState as BatchState
 
-REVISION = "0010"  # the migration this code is written for
 REDELIVERY = timedelta(days=15)  # SQS keeps a message 14 days at most, then it cannot come again; one day of slack
-
-
-class BatchState(StrEnum):
-    """How far a batch has come."""
-
-    LANDED = "landed"
-    MASKED = "masked"
-    LOADED = "loaded"
-    QUARANTINED = "quarantined"
-    LOST = "lost"
 
 
 @dataclass(frozen=True)
@@ -114,7 +103,7 @@ def check_belonging(connection: Connection, role: KeysetRole, check_values: Mapp
             another key under the id of one. Loading with such a key would give equal values other tokens.
     """
     kept = connection.execute(text("SELECT key_id, check_value FROM loginetl.keys WHERE role = :role"), {"role": role})
-    known: dict[int, bytes | None] = {row.key_id: row.check_value for row in kept}
+    known: dict[int, bytes] = {row.key_id: row.check_value for row in kept}
     setting = f"LOGINETL_KEYSET_{role.upper()}"
     if known and known.keys().isdisjoint(check_values):
         raise OperatorError(
@@ -122,13 +111,7 @@ def check_belonging(connection: Connection, role: KeysetRole, check_values: Mapp
             f" ({', '.join(map(str, sorted(known)))}): set the keyset that has"
         )
     for key_id in known.keys() & check_values.keys():
-        check_value = known[key_id]
-        if check_value is None:  # first used by a version that kept none
-            connection.execute(
-                text("UPDATE loginetl.keys SET check_value = :value WHERE role = :role AND key_id = :key_id"),
-                {"value": check_values[key_id], "role": role, "key_id": key_id},
-            )
-        elif check_value != check_values[key_id]:
+        if known[key_id] != check_values[key_id]:
             raise OperatorError(
                 f"{setting} has another key under the id {key_id} than the one that this database was written with:"
                 " set the keyset that has the right one"

@@ -1,9 +1,10 @@
 """Postgres: one engine, its time-outs, transactions whose errors carry no values, and COPY."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from sqlalchemy import Connection, create_engine, make_url, text
@@ -13,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from loginetl_assets.errors import BatchConflictError, BatchError, OperatorError, TransientError
 from loginetl_assets.storage.adoption import Adoption
+from loginetl_assets.storage.tables import REVISION
 from loginetl_assets.table_name import TableName
 
 # A batch is copied in well under a second (5 000 rows at 75 k rows/s with the ledger): these bounds only end what is
@@ -26,6 +28,7 @@ CONNECT_TIMEOUT_SECONDS = 10
 # the vault's sweep would not see what was committed while they waited for those who land and mask.
 _SEMANTICS = r"-c default_transaction_isolation=read\ committed -c datestyle=ISO -c intervalstyle=postgres"
 
+_RELEASED = re.compile(r"v\d{4}")  # the ids of this version's revisions and of later ones, in their order
 _LOCK = {"lock": 0x6C6F67696E65746C}  # "loginetl": the advisory lock that migrations take
 
 # Connection, conflict, resources, lock, intervention, system; and our own time-outs of an idle transaction.
@@ -117,8 +120,10 @@ class LoginDatabase:
                 return None
             return connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
 
-    def is_complete(self) -> bool:
-        """Whether the migration that brought the schema here came to its end, which is the record of the table."""
+    def is_migrated(self) -> bool:
+        """Whether a migration to this version has run to its end, which is the record of the login table."""
+        if self.revision() != REVISION:
+            return False
         with self.transaction() as connection:
             return bool(
                 connection.execute(text("SELECT login_table IS NOT NULL FROM loginetl.installation")).scalar_one()
@@ -133,13 +138,13 @@ class LoginDatabase:
         Raises:
             OperatorError: the role may not create what is needed, or the table cannot be loaded; nothing was made.
         """
-        from alembic import command
-        from alembic.config import Config
-        from alembic.util import CommandError
+        from alembic import command  # slow to import, and only needed here
 
-        config = Config()
-        config.set_main_option("script_location", "loginetl_assets.storage:migrations")
-        config.set_main_option("path_separator", "os")
+        from loginetl_assets.storage.migrations import alembic_config
+
+        found = self.revision()
+        if found is not None and not (_RELEASED.fullmatch(found) and found <= REVISION):
+            self._refuse_revision(found)
         try:
             with self._engine.connect() as connection:
                 connection.execute(text("SET statement_timeout = 0"))  # an index on a large table takes its time
@@ -151,19 +156,33 @@ class LoginDatabase:
                 adoption = Adoption.plan(connection, table)
                 connection.execute(text("CREATE SCHEMA IF NOT EXISTS loginetl"))
                 connection.commit()
-                config.attributes["connection"] = connection
-                try:
-                    command.upgrade(config, "head")
-                except CommandError:
-                    found = connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
-                    raise OperatorError(
-                        f"schema loginetl at {self.address} is at {found}, which this version does not know:"
-                        " upgrade loginetl"
-                    ) from None
+                command.upgrade(alembic_config(connection), "head")
                 connection.commit()
                 adoption.make(connection.execution_options(isolation_level="AUTOCOMMIT"))
         except SQLAlchemyError as error:
             raise self._explained(getattr(error, "orig", None) or error) from None
+
+    def check_revision(self) -> None:
+        """Makes sure that schema `loginetl` is the one this version works with.
+
+        Raises:
+            OperatorError: it is not there, older, newer, or from before the first release.
+        """
+        found = self.revision()
+        if found != REVISION:
+            self._refuse_revision(found)
+
+    def _refuse_revision(self, found: str | None) -> NoReturn:
+        where = f"schema loginetl at {self.address}"
+        if found is None:
+            raise OperatorError(f"{where} is not there: run `loginetl migrate`")
+        if not _RELEASED.fullmatch(found):
+            raise OperatorError(
+                f"{where} is at revision {found}, from before the first release, and cannot be upgraded: set"
+                " LOGINETL_DATABASE_URL to a new database, or LOGINETL_HOME to a new directory for an embedded one"
+            )
+        remedy = "upgrade loginetl" if found > REVISION else "run `loginetl migrate`"
+        raise OperatorError(f"{where} is at revision {found}, this version needs {REVISION}: {remedy}")
 
     def _explained(self, error: BaseException) -> Exception:
         """Sorts an error; the server's text stays out, since its DETAIL line carries values."""

@@ -77,12 +77,15 @@ def add(
         ),
         {"wrapped": wrapped_key, "officer": officer_key_id},
     ).scalar_one()
-    connection.execute(text("CREATE TEMP TABLE new_vault (token text, field text, sealed bytea) ON COMMIT DROP"))
-    copy_rows(connection, "pg_temp.new_vault", ("token", "field", "sealed"), entries)
+    connection.execute(
+        text("CREATE TEMP TABLE new_vault (token text, field text, encrypted_value bytea) ON COMMIT DROP")
+    )
+    copy_rows(connection, "pg_temp.new_vault", ("token", "field", "encrypted_value"), entries)
     added: int = connection.execute(
         text(
-            "INSERT INTO loginetl.pii_vault (token, field, sealed, data_key_id)"
-            " SELECT token, field, sealed, :data_key_id FROM pg_temp.new_vault ORDER BY token ON CONFLICT DO NOTHING"
+            "INSERT INTO loginetl.pii_vault (token, field, encrypted_value, data_key_id)"
+            " SELECT token, field, encrypted_value, :data_key_id FROM pg_temp.new_vault ORDER BY token"
+            " ON CONFLICT DO NOTHING"
         ),
         {"data_key_id": data_key_id},
     ).rowcount

@@ -518,11 +518,11 @@ def without_stdout(done: subprocess.CompletedProcess[str]) -> subprocess.Complet
 
 
 def test_a_database_of_the_next_version_is_not_touched(scene: Scene) -> None:
-    scene.execute("UPDATE loginetl.alembic_version SET version_num = '9999'")
+    scene.execute("UPDATE loginetl.alembic_version SET version_num = 'v9999'")
     fault = Fault(["9999", "upgrade"])
 
     assert_one_clean_line(scene.call("loginetl", "run", fault=fault), fault)
-    assert scene.execute("SELECT version_num FROM loginetl.alembic_version") == [("9999",)]
+    assert scene.execute("SELECT version_num FROM loginetl.alembic_version") == [("v9999",)]
 
 
 @pytest.mark.parametrize(
@@ -546,7 +546,7 @@ def test_only_migrate_changes_the_schema_of_a_database_elsewhere(found: str, com
     if found == "nothing":
         scene.execute("DROP SCHEMA loginetl CASCADE")
     else:
-        scene.execute("UPDATE loginetl.alembic_version SET version_num = '0009'")
+        scene.execute("UPDATE loginetl.alembic_version SET version_num = 'v0000'")
     relations = "SELECT oid, relname FROM pg_class WHERE relname !~ '^pg_' ORDER BY oid"
     before = scene.execute(relations)
     fault = Fault(["schema loginetl is", "loginetl migrate"])
@@ -555,7 +555,7 @@ def test_only_migrate_changes_the_schema_of_a_database_elsewhere(found: str, com
 
     assert scene.execute(relations) == before
     if found != "nothing":
-        assert scene.execute("SELECT version_num FROM loginetl.alembic_version") == [("0009",)]
+        assert scene.execute("SELECT version_num FROM loginetl.alembic_version") == [("v0000",)]
 
 
 def test_a_database_elsewhere_is_used_once_it_was_migrated(scene: Scene) -> None:

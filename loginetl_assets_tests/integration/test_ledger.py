@@ -565,14 +565,6 @@ def test_keys_are_remembered_by_role_and_a_second_one_does_not_displace_the_firs
             ledger.check_keys(connection, KeysetRole.MASKING, {1: one, 2: one})
 
 
-def test_a_check_value_is_filled_in_for_its_own_key_alone(rules: Ledger) -> None:
-    rules.execute("INSERT INTO loginetl.keys (role, key_id) VALUES ('masking', 1), ('masking', 2), ('landing', 1)")
-    with rules.open() as connection:
-        ledger.check_keys(connection, KeysetRole.MASKING, {1: b"x"})
-    kept = rules.query("SELECT role, key_id FROM loginetl.keys WHERE check_value IS NOT NULL")
-    assert kept == [("masking", 1)]
-
-
 def test_one_session_registers_left_objects_at_a_time(rules: Ledger) -> None:
     with rules.open() as mine:
         ledger.lock_registering(mine)

@@ -61,7 +61,7 @@ def test_no_search_path_decides_what_is_loaded_moved_read_or_erased(server: Serv
             f"CREATE TABLE decoy.{name} ({COLUMNS})"
             for name in ("user_logins", "new_logins", "seen_logins", "new_rejections")
         ),
-        "CREATE TABLE decoy.new_vault (token text, field text, sealed bytea)",
+        "CREATE TABLE decoy.new_vault (token text, field text, encrypted_value bytea)",
         "INSERT INTO decoy.user_logins (user_id) VALUES ('u-1')",
     )
     # Temporary tables come first in a search path, unless it says otherwise.
@@ -209,20 +209,14 @@ def test_a_session_that_finds_another_table_by_the_bare_name_has_to_say_which(se
 
 
 @pytest.mark.parametrize("is_in_use", [True, False])
-@pytest.mark.parametrize("of_version", ["this", "earlier"])
 def test_a_database_whose_logins_went_into_our_own_schema_says_how_they_come_out(
-    server: Server, tmp_path: Path, is_in_use: bool, of_version: str
+    server: Server, tmp_path: Path, is_in_use: bool
 ) -> None:
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(user_id="strayed")])
         pipeline.run()
     server.execute("ALTER TABLE public.user_logins SET SCHEMA loginetl")
-    if of_version == "earlier":
-        server.execute(
-            "ALTER TABLE loginetl.installation DROP COLUMN login_table",
-            "UPDATE loginetl.alembic_version SET version_num = '0009'",
-        )
     if is_in_use:
         server.execute(f"CREATE TABLE public.user_logins ({COLUMNS})", "INSERT INTO public.user_logins VALUES ('kept')")
 

@@ -160,7 +160,9 @@ def test_each_token_that_gives_no_value_says_why(pipeline: Pipeline) -> None:
             public.keyset_info().primary_key_id,
             [("1.x", "ip", encryptor.encrypt("1.x", "v"))],
         )
-    pipeline.execute("UPDATE loginetl.pii_vault SET sealed = sealed || 'x'::bytea WHERE token = :t", t=other_ip)
+    pipeline.execute(
+        "UPDATE loginetl.pii_vault SET encrypted_value = encrypted_value || 'x'::bytea WHERE token = :t", t=other_ip
+    )
     answers = {one.token: one for one in _recover(pipeline, ip, device, "1.unknown", "1.x", other_ip, other_device)}
     assert {token: one.outcome for token, one in answers.items()} == {
         ip: Outcome.RECOVERED,
@@ -183,7 +185,7 @@ def test_a_value_moved_to_another_token_does_not_open(pipeline: Pipeline) -> Non
     ip, _ = _loaded(pipeline)
     other_ip, _ = _tokens(pipeline, "u-2")
     pipeline.execute(
-        "UPDATE loginetl.pii_vault v SET sealed = o.sealed FROM loginetl.pii_vault o"
+        "UPDATE loginetl.pii_vault v SET encrypted_value = o.encrypted_value FROM loginetl.pii_vault o"
         " WHERE v.token = :mine AND o.token = :other",
         mine=ip,
         other=other_ip,

@@ -193,9 +193,9 @@ def test_the_command_runs_as_loader_and_does_not_migrate(pipeline: Pipeline, log
 def test_the_loader_reads_nothing_of_the_vault_and_takes_nothing_back(pipeline: Pipeline, logins: Logins) -> None:
     may = _for(logins.loader)
     for forbidden in (
-        "SELECT sealed FROM loginetl.pii_vault",
+        "SELECT encrypted_value FROM loginetl.pii_vault",
         "SELECT * FROM loginetl.pii_vault",
-        "SELECT count(*) FROM loginetl.pii_vault WHERE sealed = ''",
+        "SELECT count(*) FROM loginetl.pii_vault WHERE encrypted_value = ''",
         "SELECT wrapped_key FROM loginetl.vault_data_keys",
         "COPY loginetl.pii_vault TO STDOUT",
         "SELECT at FROM loginetl.pii_access_log",
@@ -209,7 +209,7 @@ def test_the_loader_reads_nothing_of_the_vault_and_takes_nothing_back(pipeline: 
         "INSERT INTO loginetl.erased_tokens VALUES ('1.token')",
         "UPDATE loginetl.keys SET key_id = 1",
         "DELETE FROM loginetl.keys",
-        "UPDATE loginetl.alembic_version SET version_num = '0001'",
+        "UPDATE loginetl.alembic_version SET version_num = 'v0000'",
         "CREATE TABLE loginetl.mine (n integer)",
         "DROP INDEX user_logins_by_user",
         f"SET ROLE {PRIVACY}",
@@ -353,7 +353,7 @@ def test_privacy_loads_nothing_and_owns_nothing(pipeline: Pipeline, logins: Logi
         "UPDATE loginetl.rejected_logins SET reason = ''",
         "UPDATE loginetl.keys SET key_id = 1",
         "DELETE FROM loginetl.keys",
-        "UPDATE loginetl.alembic_version SET version_num = '0001'",
+        "UPDATE loginetl.alembic_version SET version_num = 'v0000'",
         "CREATE TABLE loginetl.mine (n integer)",
     ):
         assert not may(statement), statement

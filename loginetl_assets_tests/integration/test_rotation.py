@@ -543,7 +543,7 @@ def test_a_damaged_vault_value_stops_the_retokenize_with_words_and_leaves_every_
     rotated = _rotated(pipeline)
     rows = rotated.rows()
     rotated.execute(
-        "UPDATE loginetl.pii_vault SET sealed = sealed || 'x'::bytea WHERE token ="
+        "UPDATE loginetl.pii_vault SET encrypted_value = encrypted_value || 'x'::bytea WHERE token ="
         " (SELECT masked_ip FROM user_logins WHERE user_id = 'u-1')"
     )
     with pytest.raises(OperatorError, match="does not open"):
