@@ -7,15 +7,11 @@ import dagster as dg
 from pydantic import Field
 
 from loginetl_assets.automation.our_runs import OurRuns
-from loginetl_assets.landing.batch_files import delete_objects, delete_pending
-from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource, label_of
 from loginetl_assets.resources.failures import failures_without_values
 from loginetl_assets.steps.replay import replay_rejected, selection
-from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
-from loginetl_assets.steps.vault_sweep import sweep_vault
+from loginetl_assets.steps.retention import apply_retention
 from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage.database import LoginDatabase
 
 LOGIN_ETL = "login_etl"
 PROCESS_LANDED = "process_landed"
@@ -42,10 +38,6 @@ process_landed = dg.define_asset_job(
     " `reprocess`, once a rule or a setting was mended.",
 )
 
-# An object that no batch names was left by a run that died, or by a Postgres that was put back to an earlier moment. A
-# run may name it within its transaction's life, so only what is older than this is taken for one.
-ORPHAN_AGE = timedelta(days=1)
-
 
 class ReplayConfig(dg.Config):
     """Which rejected messages to replay: those for which everything given holds; all of them if nothing is."""
@@ -68,7 +60,7 @@ def replay(
     with failures_without_values():
         which = selection(config.message_ids, config.reason, config.since, config.until)
         open_database = database.open()
-        counts = replay_rejected(
+        totals = replay_rejected(
             open_database,
             landing.open(open_database),
             landing.open_payloads(),
@@ -76,7 +68,7 @@ def replay(
             which,
             run_id=context.run.run_id,
         )
-        context.add_output_metadata(vars(counts))
+        context.add_output_metadata(totals.as_metadata())
 
 
 @dg.job(
@@ -105,62 +97,26 @@ def purge(
     database: LoginDatabaseResource,
     keyring: KeyringResource,
 ) -> None:
-    """Purges by age; every step can be repeated, and a purge that died is finished by the next."""
+    """Purges by age."""
     with failures_without_values():
         started = time.monotonic()
-        now = datetime.now(UTC)
-        cutoff = now - timedelta(days=config.days)
-        open_database = database.open()
-        files = landing.open(open_database)
-        objects = _purge_expired(open_database, files, cutoff)
-        objects += delete_pending(open_database, files)
-        unnamed = register_unnamed(
-            open_database, files, keyring.open(), before=now - ORPHAN_AGE, run_id=context.run.run_id
+        older_than = timedelta(days=config.days)
+        opened = database.open()
+        with opened.transaction() as connection:
+            installation = str(ledger.installation_id(connection))
+        ours = OurRuns(context.instance, installation, label_of(context.run))
+        runs = _purge_runs(context.instance, ours, datetime.now(UTC) - older_than)
+        totals = apply_retention(
+            opened, landing.open(opened), keyring.open(), older_than=older_than, run_id=context.run.run_id
         )
-        orphans = unnamed.deleted + files.delete_unfinished(now - ORPHAN_AGE)
-        orphans += delete_unnamed_masked(open_database, files, before=now - ORPHAN_AGE)
-        orphans += delete_purged(open_database, files, before=now - ORPHAN_AGE)
-        if unnamed.unreadable_objects:
+        if totals.unreadable_objects:
             context.log.warning(
-                f"{unnamed.unreadable_objects} objects of the landing are named by no batch and do not open: check"  # noqa: G004 - a count
+                f"{totals.unreadable_objects} objects of the landing belong to no batch and cannot be decrypted: check"  # noqa: G004 - a count
                 " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
             )
-        with open_database.transaction() as connection:
-            message_ids = ledger.prune_messages(
-                connection, now - max(ledger.REDELIVERY, now - cutoff), unread_since=unnamed.unread_since
-            )
-            installation = str(ledger.installation_id(connection))
-        runs = _purge_runs(context.instance, OurRuns(context.instance, installation, label_of(context.run)), cutoff)
-        swept = sweep_vault(open_database, files)  # the last: it fails where row-level security hides rows
         context.add_output_metadata(
-            {
-                "objects": objects,
-                "registered_batches": unnamed.registered_batches,
-                "registered_messages": unnamed.registered_messages,
-                "unreadable_objects": unnamed.unreadable_objects,
-                "orphans": orphans,
-                "message_ids": message_ids,
-                "unneeded_vault_entries": swept.removed,
-                "unreadable_batches": swept.unreadable_batches,
-                "dagster_runs": runs,
-                "seconds": round(time.monotonic() - started, 3),
-            }
+            {**totals.as_metadata(), "dagster_runs": runs, "seconds": round(time.monotonic() - started, 3)}
         )
-
-
-def _purge_expired(database: LoginDatabase, files: Landing, cutoff: datetime) -> int:
-    """Deletes the objects of batches that were loaded before the cutoff; returns how many."""
-    objects = 0
-    while True:
-        with database.transaction() as connection:
-            expired = ledger.expired_batches(connection, cutoff, limit=500)
-            if not expired:
-                return objects
-            # The files go before the rows that name them: a purge that dies in between meets them again.
-            keys = [key for batch in expired for key in (batch.object_path, batch.masked_path) if key]
-            delete_objects(connection, files, keys)
-            ledger.mark_purged(connection, [batch.batch_id for batch in expired])
-            objects += len(keys)
 
 
 def _purge_runs(instance: dg.DagsterInstance, ours: OurRuns, cutoff: datetime) -> int:

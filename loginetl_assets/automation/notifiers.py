@@ -14,7 +14,7 @@ from loginetl_assets.errors import TransientError
 
 _TIMEOUT_SECONDS = 10
 _RETRIED = (429, 500, 502, 503, 504)
-_PAUSES_SECONDS = (0, 1, 2)
+PAUSES_SECONDS = (0, 1, 2)
 _LONGEST_PAUSE_SECONDS = 20  # whatever the server asks for: the daemon's other sensors wait meanwhile
 
 _TALKATIVE = tuple(logging.getLogger(name) for name in ("urllib3.connectionpool", "urllib3.connection"))
@@ -79,7 +79,7 @@ class WebhookNotifier:
             TransientError: not delivered; the tick fails and shows it.
         """
         body = {"text": alert.text, **alert.details}
-        for pause in (*_PAUSES_SECONDS, None):
+        for pause in (*PAUSES_SECONDS, None):
             try:
                 with _urllib3_silenced():
                     requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()

@@ -115,9 +115,9 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
     found = []
     if counts.postponed:
         found.append(f"{counts.postponed} stay rejected, their payload cannot be read just now: replay them later")
-    if counts.unopened:
+    if counts.undecryptable:
         found.append(
-            f"{counts.unopened} do not open and stay rejected: set LOGINETL_KEYSET_REJECTS to the keyset they were"
+            f"{counts.undecryptable} do not open and stay rejected: set LOGINETL_KEYSET_REJECTS to the keyset they were"
             " sealed with"
         )
     if counts.messages:

@@ -197,7 +197,7 @@ class Erasure:
         counts = self._go(remove=True, progress=progress)
         # Values of messages that came to nothing: by no row or message can anybody tell any more whose they were.
         swept = sweep_vault(self._database, self._landing, keep=self._shared)
-        counts.unneeded_vault_entries = swept.removed
+        counts.unneeded_vault_entries = swept.unneeded_vault_entries
         counts.unreadable_batches += swept.unreadable_batches
         with self._database.transaction() as connection:
             counts.kept_versions = len(ledger.pending_deletions(connection))

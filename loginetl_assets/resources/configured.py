@@ -15,6 +15,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.services import Services
 from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
+from loginetl_assets.steps.mask import MaskingRules
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.live_runs import Heartbeat
@@ -150,6 +151,15 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
     by_event_id: bool
     max_rejection_rate: float
     freshness_hours: float
+
+    @property
+    def masking(self) -> MaskingRules:
+        """Those of masking."""
+        return MaskingRules(
+            reject_unknown_fields=self.reject_unknown_fields,
+            major_only=self.major_version_only,
+            by_event_id=self.by_event_id,
+        )
 
     @classmethod
     def of(cls, settings: Settings) -> "RulesResource":

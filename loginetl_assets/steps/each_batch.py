@@ -1,4 +1,4 @@
-"""Batch after batch: one that fails never stops the others, and what failed is told at the end."""
+"""Works through batches: one that fails never stops the others, and the failed ones are reported at the end."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from loginetl_assets.errors import BatchConflictError, BatchError, OperatorError, TransientError, withheld
+from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
@@ -15,10 +16,10 @@ from loginetl_assets.storage.database import LoginDatabase
 # What fails for a reason of its own is passed over, however many batches there are. Should a reason that all share look
 # like one, batches in a row cost this much and no more: two statement time-outs, or thousands of quick refusals. The
 # newest batch then tells the two apart, or those that follow some slow ones would never have their turn.
-_SECONDS_OF_FAILURES_IN_A_ROW = 300
+MAX_SECONDS_OF_FAILURES_IN_A_ROW = 300
 _NAMED = 10
 
-_Counts = TypeVar("_Counts")
+_Totals = TypeVar("_Totals", bound=StepTotals)
 
 
 @dataclass
@@ -55,18 +56,18 @@ class FailedBatches:
 def each_batch(
     database: LoginDatabase,
     states: Sequence[BatchState],
-    work: Callable[[Connection, Batch], _Counts],
-    count: Callable[[_Counts], None],
+    work: Callable[[Connection, Batch], _Totals],
+    totals: _Totals,
     *,
     only: Sequence[int] = (),
-) -> FailedBatches:
+) -> tuple[_Totals, FailedBatches]:
     """Claims pending batches, oldest first, and has each worked on in the transaction that holds it.
 
     Args:
         database: the open one.
         states: which batches are pending.
-        work: what is done with one; gives its counts.
-        count: takes these once they are committed.
+        work: what is done with one; returns its totals.
+        totals: to which those of each batch are added once they are committed.
         only: only these ids, if any are given.
 
     Raises:
@@ -81,12 +82,12 @@ def each_batch(
             with database.transaction() as connection:
                 batch = ledger.claim_batch(connection, states, after=last, before=until, newest=ahead, only=only)
                 if batch is None:
-                    return failed
+                    return totals, failed
                 if ahead:
                     until = batch.batch_id
                 else:
                     last = batch.batch_id
-                counts = work(connection, batch)
+                done = work(connection, batch)
         except (BatchError, BatchConflictError) as error:
             if batch is None:
                 raise
@@ -98,12 +99,12 @@ def each_batch(
                 raise
             failed.add(batch, withheld(error), may_pass=False)
         else:
-            count(counts)
+            totals += done
             seconds, ahead = 0.0, False
             continue
         seconds += time.monotonic() - started
-        if seconds > _SECONDS_OF_FAILURES_IN_A_ROW:
+        if seconds > MAX_SECONDS_OF_FAILURES_IN_A_ROW:
             if ahead:
                 failed.stopped = True
-                return failed
+                return totals, failed
             ahead = True

@@ -1,4 +1,4 @@
-"""Replay: rejected messages land once more, in batches of their own, and meet the rules as they are now.
+"""Replays rejected messages: they land again, in batches of their own, and are read with the current validation rules.
 
 Their ids are forgotten in the transaction that registers the new batch, so each is decided anew exactly once; whatever
 dies before that leaves an orphan in the landing and the rejections as they were. The batch they came with counts them
@@ -20,31 +20,32 @@ from loginetl_assets.logins.encryption import NotOpened, decrypt
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections, vault
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.rejections import Selection
+from loginetl_assets.storage.rejections import Claimed, Selection
 
 _BATCH_MESSAGES = 500
 _BATCH_SECONDS = 60  # payloads are read one by one while the transaction waits: 500 at 60 ms are half a minute
 _BATCH_BYTES = 16 * 1024 * 1024
 
 
-@dataclass
-class ReplayCounts:
+@dataclass(frozen=True)
+class ReplayTotals(StepTotals):
     """What a replay did."""
 
     messages: int = 0
     batches: int = 0
-    unopened: int = 0  # sealed with a key that the rejects keyset does not hold; they stay rejected
-    postponed: int = 0  # their payload failed in passing; they stay rejected too
+    undecryptable: int = 0  # encrypted with a key that the rejects keyset does not hold; they stay rejected
+    postponed: int = 0  # their payload cannot be read just now; they stay rejected too
 
 
 def selection(message_ids: Sequence[str], reason: str = "", since: str = "", until: str = "") -> Selection:
-    """Reads which rejected messages are meant; an empty text means any.
+    """Returns the selection of rejected messages that the texts describe; an empty text selects any.
 
     Raises:
-        SettingsError: an id, reason or time that is none.
+        SettingsError: not a valid id, reason or time.
     """
     try:
         keys = [UUID(one) for one in message_ids]
@@ -73,41 +74,49 @@ def replay_rejected(
     which: Selection,
     *,
     run_id: str | None = None,
-) -> ReplayCounts:
-    """Lands the rejected messages that are meant; masking and loading them is a run's business, as with any batch."""
-    counts = ReplayCounts()
+) -> ReplayTotals:
+    """Lands the selected rejected messages again; to mask and load them is the next run's task, as with any batch.
+
+    Raises:
+        OperatorError, TransientError: a keyset is another database's, or a service cannot be reached.
+    """
     with database.transaction() as connection:
         for role in (KeysetRole.LANDING, KeysetRole.REJECTS):
             ledger.check_keys(connection, role, keys.check_values(role))
     payloads.check_reachable()
-    after = UUID(int=0)
+    totals, after = ReplayTotals(), UUID(int=0)
     while True:
         with database.transaction() as connection:
             claimed = rejections.claim(connection, which, after=after, messages=_BATCH_MESSAGES, size=_BATCH_BYTES)
             if not claimed:
-                return counts
-            messages, gathered, started = [], 0, time.monotonic()
-            for one in claimed:
-                # Payloads are larger than the pointers that were claimed, and take their time.
-                if gathered >= _BATCH_BYTES or time.monotonic() - started > _BATCH_SECONDS:
-                    break
-                after = one.message_uuid
-                try:
-                    body = decrypt(keys.rejects, one.encrypted_body, str(one.message_uuid))
-                except NotOpened:
-                    counts.unopened += 1
-                    continue
-                try:
-                    message = payloads.resolve(QueuedMessage(str(one.message_uuid), one.sent_at_ms, body))
-                except PayloadNotNow:
-                    counts.postponed += 1
-                    continue
-                messages.append(message)
-                gathered += len(message.body)
-            if not messages:
-                continue
-            vault.lock_shared(connection)
-            register_messages(connection, keys, messages, write_messages(landing, keys, messages), run_id)
-            rejections.hand_over(connection, [message.key for message in messages])
-            counts.messages += len(messages)
-            counts.batches += 1
+                return totals
+            messages, after, done = _read(claimed, payloads, keys)
+            if messages:
+                vault.lock_shared(connection)
+                register_messages(connection, keys, messages, write_messages(landing, keys, messages), run_id)
+                rejections.hand_over(connection, [message.key for message in messages])
+        totals += done
+
+
+def _read(
+    claimed: Sequence[Claimed], payloads: Payloads, keys: Keyring
+) -> tuple[list[QueuedMessage], UUID, ReplayTotals]:
+    """Returns as many of the messages as a batch takes, the id of the last one that was looked at, and the totals."""
+    messages: list[QueuedMessage] = []
+    gathered = undecryptable = postponed = 0
+    started, after = time.monotonic(), UUID(int=0)
+    for one in claimed:
+        # Payloads are larger than the pointers that were claimed, and take their time.
+        if gathered >= _BATCH_BYTES or time.monotonic() - started > _BATCH_SECONDS:
+            break
+        after = one.message_uuid
+        try:
+            body = decrypt(keys.rejects, one.encrypted_body, str(one.message_uuid))
+            messages.append(payloads.resolve(QueuedMessage(str(one.message_uuid), one.sent_at_ms, body)))
+        except NotOpened:
+            undecryptable += 1
+        except PayloadNotNow:
+            postponed += 1
+        else:
+            gathered += len(messages[-1].body)
+    return messages, after, ReplayTotals(len(messages), int(bool(messages)), undecryptable, postponed)

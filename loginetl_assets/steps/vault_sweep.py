@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from loginetl_assets.landing.batch_files import pending_logins
 from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import require_every_row
@@ -19,16 +20,16 @@ from loginetl_assets.storage.login_table import require_every_row
 VALUES_PER_PAGE = 10_000
 
 
-@dataclass
-class Sweep:
-    """What was removed."""
+@dataclass(frozen=True)
+class SweepTotals(StepTotals):
+    """What one sweep removed."""
 
-    removed: int = 0
+    unneeded_vault_entries: int = 0
     unreadable_batches: int = 0  # masked and not loaded: while there are any, nothing is removed
 
 
-def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[str] = ()) -> Sweep:
-    """Removes the values that nothing has the token of; a look-up by index for each value, in pages that commit.
+def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[str] = ()) -> SweepTotals:
+    """Removes the values whose token is nowhere; a look-up by index for each value, in pages that commit.
 
     Args:
         database: as a role that sees every row of the table.
@@ -38,7 +39,7 @@ def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[s
     Raises:
         OperatorError: row-level security hides rows.
     """
-    swept = Sweep()
+    removed = unreadable = 0
     after: str | None = ""
     found: set[str] = set()
     while after is not None:
@@ -49,12 +50,14 @@ def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[s
         if found and (after is None or len(found) >= VALUES_PER_PAGE):
             with database.transaction() as connection:
                 require_every_row(connection)
-                _remove(connection, landing, found, swept)
+                page, unreadable = _remove(connection, landing, found)
+                removed += page
             found = set()
-    return swept
+    return SweepTotals(removed, unreadable)
 
 
-def _remove(connection: Connection, landing: Landing, found: set[str], swept: Sweep) -> None:
+def _remove(connection: Connection, landing: Landing, found: set[str]) -> tuple[int, int]:
+    """Returns how many entries were removed, and how many masked files cannot be read: with any, none is removed."""
     vault.lock_exclusive(connection)  # masking enters no value that the vault has, so it must not rely on one that goes
     pairs = vault.token_pairs(connection, found)
     tokens = found.union(*pairs)
@@ -65,6 +68,6 @@ def _remove(connection: Connection, landing: Landing, found: set[str], swept: Sw
             unreadable += 1
         else:
             tokens -= {*logins["masked_ip"], *logins["masked_device_id"]}
-    swept.unreadable_batches = unreadable
-    if not unreadable:
-        swept.removed += vault.remove(connection, vault.unneeded(connection, tokens, pairs))
+    if unreadable:
+        return 0, unreadable
+    return vault.remove(connection, vault.unneeded(connection, tokens, pairs)), 0

@@ -15,7 +15,7 @@ from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.drain.engine import DrainReport
-from loginetl_assets.steps.replay import ReplayCounts, replay_rejected
+from loginetl_assets.steps.replay import ReplayTotals, replay_rejected
 from loginetl_assets.storage.rejections import Selection
 from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, answer, drop
 from loginetl_assets_tests.support.pipeline import Pipeline, login, metadata, sqs_client
@@ -217,7 +217,7 @@ def test_a_replay_resolves_each_message_by_itself(following: Pipeline, proxy: Ht
     proxy.add(Rule(reading("fails"), s3_error(503, "SlowDown"), times=None))
     one = following.services
     counts = replay_rejected(one.database(), one.landing(), one.payloads(), one.keyring, Selection())
-    assert counts == ReplayCounts(messages=3, batches=1, postponed=1)
+    assert counts == ReplayTotals(messages=3, batches=1, postponed=1)
     following.run()
     assert "odd" in [row[0] for row in following.rows()]
     assert rejected(following) == ["payload_unavailable"] * 3

@@ -15,13 +15,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
+import polars as pl
 import pytest
 from dagster import build_sensor_context
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from sqlalchemy import Connection
 
-from loginetl_assets.assets.user_logins import LoadTotals, _Loader
 from loginetl_assets.automation import jobs, notifiers, our_runs
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
@@ -36,8 +36,10 @@ from loginetl_assets.resources.automatic import SENSORS
 from loginetl_assets.resources.configured import INSTALLATION_TAG
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Identity, KeysetRole, Settings
+from loginetl_assets.steps import load
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections
+from loginetl_assets.storage.login_table import Loaded, load_logins
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
 
 
@@ -393,7 +395,7 @@ def test_a_webhook_that_refuses_is_an_error_that_keeps_the_url_to_itself() -> No
 def test_the_path_of_a_webhook_is_in_no_log_whatever_it_answers(
     statuses: tuple[int, ...], tries: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(notifiers, "_PAUSES_SECONDS", (0, 0, 0))
+    monkeypatch.setattr(notifiers, "PAUSES_SECONDS", (0, 0, 0))
     caplog.set_level(logging.DEBUG)
     before = [logging.getLogger(name).disabled for name in ("urllib3.connectionpool", "urllib3.connection")]
     with _webhook(*statuses) as (url, got), nullcontext() if statuses[-1] == 200 else pytest.raises(TransientError):
@@ -421,7 +423,7 @@ def test_a_webhook_that_is_no_url_is_an_error_that_keeps_it_to_itself(url: str) 
 def test_a_webhook_that_nobody_listens_at_is_in_no_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(notifiers, "_PAUSES_SECONDS", (0, 0, 0))
+    monkeypatch.setattr(notifiers, "PAUSES_SECONDS", (0, 0, 0))
     caplog.set_level(logging.DEBUG)
     with _webhook(200) as (url, _):
         pass
@@ -436,15 +438,15 @@ def test_the_default_notifier_logs(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_summary_says_that_a_step_was_tried_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    load, claimed = _Loader.load, list[int]()
+    claimed = list[int]()
 
-    def load_once_in_vain(self: _Loader, connection: Connection, batch: ledger.Batch) -> LoadTotals:
+    def load_once_in_vain(connection: Connection, batch: ledger.Batch, logins: pl.DataFrame) -> Loaded:
         claimed.append(batch.batch_id)
         if claimed == [1, 2]:
             raise TransientError("Postgres failed in passing")
-        return load(self, connection, batch)
+        return load_logins(connection, batch, logins)
 
-    monkeypatch.setattr(_Loader, "load", load_once_in_vain)
+    monkeypatch.setattr(load, "load_logins", load_once_in_vain)
     monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", lambda *_: 0)
     for number in range(2):
         pipeline.land([QueuedMessage(str(uuid4()), 1_700_000_000_000, login(user_id=f"u-{number}").encode())])

@@ -151,7 +151,7 @@ def test_what_concerns_all_batches_stops_at_the_first(pipeline: Pipeline) -> Non
 def test_failures_in_a_row_that_take_their_time_stop_the_run(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "_SECONDS_OF_FAILURES_IN_A_ROW", 0)
+    monkeypatch.setattr(batches, "MAX_SECONDS_OF_FAILURES_IN_A_ROW", 0)
     bad, _, newest = (land(pipeline, user) for user in ("u-1", "u-2", "u-3"))
     for one in (bad, newest):
         a_key_that_is_not_held(pipeline, one)
@@ -163,7 +163,7 @@ def test_failures_in_a_row_that_take_their_time_stop_the_run(
 def test_failures_in_a_row_that_take_their_time_stop_none_behind_them(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "_SECONDS_OF_FAILURES_IN_A_ROW", 0)
+    monkeypatch.setattr(batches, "MAX_SECONDS_OF_FAILURES_IN_A_ROW", 0)
     for bad in [land(pipeline, "u-1"), land(pipeline, "u-2")]:
         a_key_that_is_not_held(pipeline, bad)
     for user in ("u-3", "u-4", "u-5"):

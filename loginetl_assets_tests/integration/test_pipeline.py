@@ -92,7 +92,7 @@ def test_each_asset_alone_does_the_pending_work_it_finds(pipeline: Pipeline) -> 
     assert pipeline.totals().pending == 100
     masked = pipeline.materialize("pii_vault")
     assert metadata(masked, "pii_vault")["new_tokens"] == 175
-    assert metadata(masked, "masked_logins")["masked"] == 99, "what was written beside it is on record too"
+    assert metadata(masked, "masked_logins")["masked"] == 99, "one step writes all three"
     assert metadata(pipeline.materialize("user_logins"), "user_logins")["loaded"] == 99
     assert pipeline.totals().pending == 0
 

@@ -10,13 +10,13 @@ import pytest
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.settings import UnknownFields
-from loginetl_assets.steps.replay import ReplayCounts, replay_rejected, selection
+from loginetl_assets.steps.replay import ReplayTotals, replay_rejected, selection
 from loginetl_assets.storage import rejections
 from loginetl_assets.storage.rejections import Selection
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
 
-def _replay(pipeline: Pipeline, which: Selection | None = None) -> ReplayCounts:
+def _replay(pipeline: Pipeline, which: Selection | None = None) -> ReplayTotals:
     services = pipeline.services
     return replay_rejected(
         services.database(), services.landing(), services.payloads(), services.keyring, which or Selection()
@@ -35,7 +35,7 @@ def strict(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
 
 
 def test_a_replay_loads_what_the_rules_accept_now_and_rejects_the_rest_again(strict: Pipeline) -> None:
-    assert _replay(strict) == ReplayCounts(messages=4, batches=1)
+    assert _replay(strict) == ReplayTotals(messages=4, batches=1)
     assert strict.query("SELECT 1 FROM loginetl.rejected_logins") == []
     assert strict.totals().pending == 4
 
@@ -99,7 +99,7 @@ def test_bodies_sealed_with_another_key_stay_rejected(strict: Pipeline) -> None:
     strict.execute(
         "UPDATE loginetl.rejected_logins SET encrypted_body = encrypted_body || '\\x00' WHERE reason = 'not_a_login'"
     )
-    assert _replay(strict) == ReplayCounts(messages=3, batches=1, unopened=1)
+    assert _replay(strict) == ReplayTotals(messages=3, batches=1, undecryptable=1)
     assert strict.totals().rejected == 1
 
 

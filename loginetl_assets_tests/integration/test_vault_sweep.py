@@ -118,7 +118,7 @@ def test_nothing_is_removed_while_masked_logins_cannot_be_read(pipeline: Pipelin
     path = pipeline.settings.home / "landing" / pending.masked_path
     path.rename(path.with_suffix(".away"))
     swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
-    assert (swept.removed, swept.unreadable_batches) == (0, 1)
+    assert (swept.unneeded_vault_entries, swept.unreadable_batches) == (0, 1)
     assert _recovered(pipeline, GONE) == [GONE]
 
 
@@ -132,9 +132,9 @@ def test_a_value_under_several_tokens_stays_while_one_of_them_is_needed(pipeline
         "INSERT INTO loginetl.token_map VALUES (:row, '3.new'), (:unused, '3.new')", row=row, unused=unused
     )
     database, landing = pipeline.services.database(), pipeline.services.landing()
-    assert sweep_vault(database, landing).removed == 0
+    assert sweep_vault(database, landing).unneeded_vault_entries == 0
     pipeline.execute("DELETE FROM loginetl.token_map WHERE old_token = :row", row=row)
-    assert sweep_vault(database, landing).removed == 1
+    assert sweep_vault(database, landing).unneeded_vault_entries == 1
     assert pipeline.query("SELECT FROM loginetl.token_map") == []
     assert _recovered(pipeline, KEPT, GONE) == [KEPT, None]
 
@@ -147,7 +147,7 @@ def test_the_whole_vault_is_looked_through_a_page_at_a_time(
     pipeline.run(job="process_landed")
     pipeline.execute("DELETE FROM user_logins WHERE user_id <> 'u-7'")
     swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
-    assert swept.removed == 78
+    assert swept.unneeded_vault_entries == 78
     assert _recovered(pipeline, "device-7", "device-8") == ["device-7", None]
 
 
@@ -182,7 +182,7 @@ def test_a_value_that_comes_again_while_it_is_removed_can_be_recovered(pipeline:
             _land(pipeline, login(user_id="u-3", device_id=GONE))
             masking = pool.submit(mask)
             until(lambda: masking.done() or waiting("advisory"))
-        assert sweep.result().removed == 1
+        assert sweep.result().unneeded_vault_entries == 1
         masking.result()
     pipeline.run(job="process_landed")
     assert _recovered(pipeline, GONE) == [GONE]

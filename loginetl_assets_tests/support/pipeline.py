@@ -126,12 +126,14 @@ class Pipeline:
     def materialize(
         self, *keys: str, config: Mapping[str, Any] | None = None, expect_success: bool = True
     ) -> dg.ExecuteInProcessResult:
-        """Materialises assets alone, without checks that are not theirs."""
-        job = self.definitions.resolve_implicit_job_def_def_for_assets([dg.AssetKey(key) for key in keys])
+        """Materializes assets, with those that the same step writes, and without checks that are not theirs."""
+        selection = dg.AssetSelection.assets(*keys).required_multi_asset_neighbors()
+        selected = selection.resolve(self.definitions.resolve_asset_graph())
+        job = self.definitions.resolve_implicit_job_def_def_for_assets(list(selected))
         assert job is not None
         result = job.execute_in_process(
             instance=self.instance,
-            asset_selection=[dg.AssetKey(key) for key in keys],
+            asset_selection=list(selected),
             run_config={"ops": {name: {"config": dict(value)} for name, value in (config or {}).items()}},
             raise_on_error=False,
         )

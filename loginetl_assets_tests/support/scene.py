@@ -17,11 +17,12 @@ from uuid import UUID
 
 import dagster as dg
 
-from loginetl_assets.automation.jobs import LOGIN_ETL, ORPHAN_AGE, PROCESS_LANDED, RETENTION
+from loginetl_assets.automation.jobs import LOGIN_ETL, PROCESS_LANDED, RETENTION
 from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.resources.configured import LoginQueueResource
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
+from loginetl_assets.steps.retention import ORPHAN_AGE
 from loginetl_assets_tests.support.http_proxy import HttpProxy, Response, alter, operation
 from loginetl_assets_tests.support.leaks import holds
 from loginetl_assets_tests.support.pipeline import MARKED_BAD, MARKS, Pipeline, marked_logins, sqs_client

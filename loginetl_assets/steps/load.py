@@ -1,0 +1,111 @@
+"""Loads masked batches into the table of logins: one transaction a batch, every message id at most once, ever."""
+
+from dataclasses import dataclass
+
+import polars as pl
+from sqlalchemy import Connection
+
+from loginetl_assets.errors import BatchError
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import Unreadable, read_masked, read_messages
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.masking import violations
+from loginetl_assets.logins.rejection import Reason, Rejection
+from loginetl_assets.steps.each_batch import FailedBatches, each_batch
+from loginetl_assets.steps.totals import StepTotals
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections
+from loginetl_assets.storage.batches import Batch, BatchState
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table import load_logins
+from loginetl_assets.storage.rejections import encrypted_rejection
+
+
+@dataclass(frozen=True)
+class LoadTotals(StepTotals):
+    """What a run loaded; rows = loaded + rejected + duplicates."""
+
+    rows: int = 0
+    batches: int = 0
+    quarantined_batches: int = 0
+    loaded: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    batches_to_mask_again: int = 0  # their masked file is gone or damaged
+
+
+def load_pending(
+    database: LoginDatabase, landing: Landing, keys: Keyring, *, run_id: str
+) -> tuple[LoadTotals, FailedBatches]:
+    """Loads what is masked and not loaded yet, batch by batch, oldest first.
+
+    Args:
+        database: holds the ledger and the table of logins.
+        landing: holds the masked files, and the bodies of rows that the table refuses.
+        keys: the landing's and the rejects' keysets are used, where the table refuses a row.
+        run_id: of the Dagster run, for the ledger.
+
+    Raises:
+        OperatorError, TransientError: what concerns all batches.
+    """
+    return each_batch(database, [BatchState.MASKED], _Loader(landing, keys, run_id).load, LoadTotals())
+
+
+class _Loader:
+    """Loads claimed batches, each in the transaction that claims it."""
+
+    def __init__(self, landing: Landing, keys: Keyring, run_id: str) -> None:
+        self._landing = landing
+        self._keys = keys
+        self._run_id = run_id
+
+    def load(self, connection: Connection, batch: Batch) -> LoadTotals:
+        """Loads one batch, or quarantines it where it cannot be read.
+
+        One whose masked file is gone or damaged becomes pending for masking: the next run makes the file anew.
+        """
+        try:
+            logins = read_masked(self._landing, batch)
+        except Unreadable:
+            ledger.replace_masked(connection, batch, None)
+            return LoadTotals(batches_to_mask_again=1)
+        try:
+            with connection.begin_nested():  # rows of a batch that is quarantined must not stay
+                _refuse_violations(batch, logins)
+                outcome = load_logins(connection, batch, logins)
+                rejected = self._reject(connection, batch, outcome.refused)
+        except Unreadable as error:
+            ledger.quarantine(connection, batch, str(error))
+            return LoadTotals(quarantined_batches=1)
+        duplicates = logins.height - outcome.inserted - rejected
+        ledger.mark_loaded(
+            connection,
+            batch,
+            loaded=outcome.inserted,
+            rejected=rejected,
+            duplicates=duplicates,
+            run_id=self._run_id,
+        )
+        return LoadTotals(
+            rows=logins.height, batches=1, loaded=outcome.inserted, rejected=rejected, duplicates=duplicates
+        )
+
+    def _reject(self, connection: Connection, batch: Batch, refused: list[str]) -> int:
+        """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
+        if not refused:
+            return 0
+        bodies = {str(message.key): message for message in read_messages(self._landing, self._keys, batch)}
+        reason = Rejection(Reason.REFUSED_BY_TABLE)
+        return rejections.add(
+            connection, batch, (encrypted_rejection(self._keys.rejects, bodies[key], reason) for key in refused)
+        )
+
+
+def _refuse_violations(batch: Batch, logins: pl.DataFrame) -> None:
+    """Applies the rules of the blocking checks once more: the load may run without them."""
+    broken = {name: count for name, count in violations(logins).items() if count}
+    if broken:
+        raise BatchError(
+            f"batch {batch.batch_id} breaks {', '.join(broken)} and is not loaded: materialize masked_logins with"
+            f" reprocess and batch_ids [{batch.batch_id}]"
+        )

@@ -1,0 +1,178 @@
+"""Masks pending batches: decrypts, reads, checks, replaces IP addresses and device ids by tokens, writes a new file.
+
+One transaction a batch. The claim is the batch's row lock, so that of a run that dies ends with its session; the masked
+file is a new object, so what a dead run wrote of it is an orphan that nobody loads and retention removes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import Unreadable, read_messages, write_masked
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.encryption import VaultEncryptor
+from loginetl_assets.logins.masking import MaskedBatch, mask_batch
+from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.each_batch import FailedBatches, each_batch
+from loginetl_assets.steps.totals import StepTotals
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import rejections, vault
+from loginetl_assets.storage.batches import Batch, BatchState
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.rejections import encrypted_rejection
+
+
+@dataclass(frozen=True)
+class MaskingRules:
+    """The settings that decide what becomes of a message."""
+
+    reject_unknown_fields: bool = False
+    major_only: bool = False
+    by_event_id: bool = False
+
+
+@dataclass(frozen=True)
+class MaskTotals(StepTotals):
+    """What a run masked; messages = masked + rejected + duplicates + loaded before (and what was erased since)."""
+
+    messages: int = 0
+    batches: int = 0
+    quarantined_batches: int = 0
+    masked: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    loaded_before: int = 0  # by the same batch, which was read again
+    unknown_fields: int = 0
+    new_tokens: int = 0
+    bytes: int = 0
+
+
+def mask_pending(
+    database: LoginDatabase,
+    landing: Landing,
+    keys: Keyring,
+    rules: MaskingRules,
+    *,
+    reprocess: bool = False,
+    batch_ids: Sequence[int] = (),
+    run_id: str,
+) -> tuple[MaskTotals, FailedBatches]:
+    """Masks what is pending, batch by batch, oldest first; parallel runs skip each other's batches.
+
+    Args:
+        database: holds the ledger, the vault and the rejections.
+        landing: holds the batches' objects.
+        keys: all four keysets are used.
+        rules: decide what becomes of each message.
+        reprocess: reads every batch again that is still in the landing, lost ones only if `batch_ids` names them.
+        batch_ids: only these batches, if any are given.
+        run_id: of the Dagster run, for the ledger.
+
+    Raises:
+        OperatorError, TransientError: what concerns all batches, such as a keyset of another database.
+    """
+    with database.transaction() as connection:
+        for role in KeysetRole:
+            ledger.check_keys(connection, role, keys.check_values(role))
+    states = [BatchState.LANDED]
+    if reprocess:  # what was given up is not quarantined again by a reprocess of others
+        states = [state for state in BatchState if state is not BatchState.LOST or batch_ids]
+    masker = _Masker(landing, keys, rules, run_id)
+    return each_batch(database, states, masker.mask, MaskTotals(), only=batch_ids)
+
+
+class _Masker:
+    """Masks claimed batches, each in the transaction that claims it."""
+
+    def __init__(self, landing: Landing, keys: Keyring, rules: MaskingRules, run_id: str) -> None:
+        self._landing = landing
+        self._keys = keys
+        self._rules = rules
+        self._run_id = run_id
+
+    def mask(self, connection: Connection, batch: Batch) -> MaskTotals:
+        """Masks one batch, or quarantines it where it cannot be read."""
+        vault.lock_shared(connection)
+        try:
+            messages = read_messages(self._landing, self._keys, batch)
+        except Unreadable as error:
+            ledger.quarantine(connection, batch, str(error))
+            return MaskTotals(quarantined_batches=1)
+        rejections.forget_batch(connection, batch)
+        settled = ledger.settled(connection, [message.key for message in messages])
+        loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
+        erased_before = sum(end == (batch.batch_id, "erased") for end in settled.values())  # on the batch's own count
+        # What is settled is not masked again: a redelivered message of somebody erased must not fill the vault.
+        unsettled = [message for message in messages if message.key not in settled]
+        masked = mask_batch(unsettled, self._keys.tokenizer, **asdict(self._rules))
+        masked, known_events = _without_known_events(connection, masked)
+        masked_path, size = write_masked(self._landing, masked.logins)
+        # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
+        new_tokens = self._fill_vault(connection, masked)
+        ledger.settle_duplicates(connection, batch, known_events)
+        rejected = rejections.add(
+            connection,
+            batch,
+            (encrypted_rejection(self._keys.rejects, one.message, one.rejection) for one in masked.rejected),
+        )
+        duplicates = (
+            masked.repeated
+            + len(known_events)
+            + (len(masked.rejected) - rejected)
+            + (len(messages) - len(unsettled) - loaded_before - erased_before)
+        )
+        ledger.mark_masked(
+            connection,
+            batch,
+            masked_path=masked_path,
+            rejected=rejected,
+            duplicates=duplicates,
+            loaded=loaded_before,
+            unknown_fields=masked.unknown_fields,
+            run_id=self._run_id,
+        )
+        return MaskTotals(
+            messages=len(messages),
+            batches=1,
+            masked=masked.logins.height,
+            rejected=rejected,
+            duplicates=duplicates,
+            loaded_before=loaded_before,
+            unknown_fields=masked.unknown_fields,
+            new_tokens=new_tokens,
+            bytes=size,
+        )
+
+    def _fill_vault(self, connection: Connection, masked: MaskedBatch) -> int:
+        known = vault.known_tokens(connection, masked.vault["token"].to_list())
+        new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
+        # While keys rotate, every value is entered under both before its row is loaded: see the view loginetl.logins.
+        vault.map_tokens(
+            connection,
+            (
+                (old.token(field, value), token)
+                for token, field, value in masked.vault.iter_rows()
+                for old in self._keys.old_tokenizers
+            ),
+        )
+        if not new:
+            return 0
+        encryptor = VaultEncryptor(self._keys.vault)
+        return vault.add(
+            connection,
+            encryptor.wrapped_key,
+            self._keys.key_ids(KeysetRole.VAULT)[0],
+            ((token, field, encryptor.encrypt(token, value)) for token, field, value in new),
+        )
+
+
+def _without_known_events(connection: Connection, masked: MaskedBatch) -> tuple[MaskedBatch, list[UUID]]:
+    """Leaves out logins whose event is loaded, by whatever message; returns the ids of their messages too."""
+    events = masked.logins["event_uuid"].drop_nulls()
+    if events.is_empty():
+        return masked, []
+    known = ledger.settled_events(connection, [UUID(event) for event in events])
+    return masked.without_events({str(event) for event in known})

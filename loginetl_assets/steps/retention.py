@@ -1,0 +1,85 @@
+"""Removes what nobody needs any more, by age. Each part can be repeated; one that died is finished by the next."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import delete_objects, delete_pending
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.steps.totals import StepTotals
+from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
+from loginetl_assets.steps.vault_sweep import sweep_vault
+from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.database import LoginDatabase
+
+# An object that no batch names was left by a run that died, or by a Postgres that was restored to an earlier moment. A
+# run may name it within its transaction's life, so only what is older than this is taken for one.
+ORPHAN_AGE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class RetentionTotals(StepTotals):
+    """What one retention removed, and what it registered."""
+
+    objects: int = 0
+    registered_batches: int = 0
+    registered_messages: int = 0
+    unreadable_objects: int = 0  # that no batch names
+    orphans: int = 0
+    message_ids: int = 0
+    unneeded_vault_entries: int = 0
+    unreadable_batches: int = 0
+
+
+def apply_retention(
+    database: LoginDatabase, landing: Landing, keys: Keyring, *, older_than: timedelta, run_id: str
+) -> RetentionTotals:
+    """Purges objects, message ids and vault entries that are older than a time and not needed.
+
+    Args:
+        database: as a role that sees every row of the table of logins.
+        landing: holds batches, masked files and what dead runs left.
+        keys: the landing keyset is used, to register objects that no batch names.
+        older_than: counted from the moment when a batch was loaded.
+        run_id: of the Dagster run, for the ledger.
+
+    Raises:
+        OperatorError: row-level security hides rows (all but the vault is purged by then).
+    """
+    now = datetime.now(UTC)
+    cutoff, orphaned = now - older_than, now - ORPHAN_AGE
+    objects = _purge_expired(database, landing, cutoff) + delete_pending(database, landing)
+    unnamed = register_unnamed(database, landing, keys, before=orphaned, run_id=run_id)
+    orphans = unnamed.deleted + landing.delete_unfinished(orphaned)
+    orphans += delete_unnamed_masked(database, landing, before=orphaned)
+    orphans += delete_purged(database, landing, before=orphaned)
+    with database.transaction() as connection:
+        message_ids = ledger.prune_messages(
+            connection, now - max(ledger.REDELIVERY, older_than), unread_since=unnamed.unread_since
+        )
+    swept = sweep_vault(database, landing)  # the last: it fails where row-level security hides rows
+    return RetentionTotals(
+        objects=objects,
+        registered_batches=unnamed.registered_batches,
+        registered_messages=unnamed.registered_messages,
+        unreadable_objects=unnamed.unreadable_objects,
+        orphans=orphans,
+        message_ids=message_ids,
+        unneeded_vault_entries=swept.unneeded_vault_entries,
+        unreadable_batches=swept.unreadable_batches,
+    )
+
+
+def _purge_expired(database: LoginDatabase, landing: Landing, cutoff: datetime) -> int:
+    """Deletes the objects of batches that were loaded before the cutoff; returns how many."""
+    objects = 0
+    while True:
+        with database.transaction() as connection:
+            expired = ledger.expired_batches(connection, cutoff, limit=500)
+            if not expired:
+                return objects
+            # The files go before the rows that name them: a purge that dies in between meets them again.
+            paths = [path for batch in expired for path in (batch.object_path, batch.masked_path) if path]
+            delete_objects(connection, landing, paths)
+            ledger.mark_purged(connection, [batch.batch_id for batch in expired])
+            objects += len(paths)

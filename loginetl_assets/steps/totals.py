@@ -1,0 +1,23 @@
+"""What a step did, in numbers: one record per step, under the same names in metadata, on the terminal and in tests."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """Counts that add up. A step's own record names them."""
+
+    def __add__(self, other: Self) -> Self:
+        """Returns the sums, count by count."""
+        return type(self)(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+    def as_metadata(self) -> dict[str, int]:
+        """Returns the counts by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
+        """Returns the record of which `as_metadata` made a part of the given metadata."""
+        return cls(**{one.name: metadata[one.name] for one in fields(cls)})
