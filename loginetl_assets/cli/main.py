@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loginetl_assets.cli import batches as cli_batches
+from loginetl_assets.cli import keys as cli_keys
 from loginetl_assets.cli import privacy as cli_privacy
 from loginetl_assets.cli import rejected as cli_rejected
 from loginetl_assets.cli import run as cli_run
@@ -42,6 +43,7 @@ cli_run.register(app)
 app.add_typer(cli_batches.batches_app, name="batches")
 app.add_typer(cli_rejected.rejected_app, name="rejected")
 cli_privacy.register(app)
+app.add_typer(cli_keys.app, name="keys")
 
 out = Console()
 err = Console(stderr=True)

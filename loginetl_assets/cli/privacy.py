@@ -1,4 +1,4 @@
-"""The commands of the privacy officer: recover, token, erase, keys, roles. Added to the `loginetl` command."""
+"""The commands about persons and values: recover, token, erase; and roles, which grants who may use them."""
 
 import csv
 import json
@@ -16,13 +16,9 @@ from rich.text import Text
 from loginetl_assets.cli.run import configured_services
 from loginetl_assets.cli.terminal import for_spreadsheet, for_terminal
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
-from loginetl_assets.settings import KeysetRole
 
 if TYPE_CHECKING:
     from loginetl_assets.privacy.erase import ErasureCounts
-    from loginetl_assets.privacy.rotate import Progress
-
-keys_app = typer.Typer(no_args_is_help=True, help="Make, show and rotate keysets.")
 
 out = Console()
 err = Console(stderr=True)
@@ -45,22 +41,12 @@ class MaskedField(StrEnum):
     DEVICE_ID = "device_id"
 
 
-class RotatingRole(StrEnum):
-    """The keysets that can be rotated; `officer` also renews the vault's public keyset."""
-
-    MASKING = "masking"
-    LANDING = "landing"
-    REJECTS = "rejects"
-    OFFICER = "officer"
-
-
 def register(app: typer.Typer) -> None:
     """Adds the commands to the main one."""
     app.command()(recover)
     app.command()(token)
     app.command()(erase)
     app.command()(roles)
-    app.add_typer(keys_app, name="keys")
 
 
 def recover(
@@ -156,7 +142,7 @@ def erase(
     erasure = Erasure(database, landing, services.keyring, subject)
     if dry_run:
         counts = erasure.dry_run()
-        _print_counts("Would be removed", asdict(counts))
+        print_counts("Would be removed", asdict(counts))
         _require_found(counts)
         return
     if not reason.strip():
@@ -166,7 +152,7 @@ def erase(
     with Progress(console=err, transient=True) as progress:
         bar = progress.add_task("searching batches")
         counts = erasure.run(reason, lambda done, total: progress.update(bar, completed=done, total=total))
-    _print_counts("Removed", asdict(counts))
+    print_counts("Removed", asdict(counts))
     if counts.kept_versions:
         raise OperatorError(
             f"the landing's bucket keeps versions of {counts.kept_versions} deleted objects: grant"
@@ -205,180 +191,6 @@ def _require_found(counts: "ErasureCounts") -> None:
         )
 
 
-@keys_app.command("init")
-def keys_init(
-    directory: Annotated[Path, typer.Argument(help="An empty or new directory for the keysets.")],
-    kms_key_uri: Annotated[
-        str | None, typer.Option(help="Wrap them with this KMS key: aws-kms://arn:aws:kms:…")
-    ] = None,
-) -> None:
-    """Make a set of keysets for staging or production: four for the pipeline, one for the privacy officer."""
-    import tink
-
-    from loginetl_assets.durable import make_directory
-    from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
-    from loginetl_assets.keys.keysets import keyset_json, write_once
-
-    try:
-        make_directory(directory)
-        if any(directory.iterdir()):
-            raise SettingsError(f"{directory} is not empty: keysets are never overwritten")
-        officer = tink.new_keyset_handle(OFFICER_TEMPLATE)
-        for role, template in TEMPLATES.items():
-            text = keyset_json(tink.new_keyset_handle(template), kms_key_uri=kms_key_uri)
-            write_once(directory / f"{role}.json", text)
-        write_once(directory / "vault.json", keyset_json(officer.public_keyset_handle(), public=True))
-        write_once(directory / OFFICER_FILE, keyset_json(officer, kms_key_uri=kms_key_uri))
-    except OSError as error:
-        raise OperatorError(f"cannot write keysets to {directory} ({error.strerror})") from None
-    for role in KeysetRole:
-        print(f"LOGINETL_KEYSET_{role.upper()}={directory / f'{role}.json'}")  # noqa: T201
-    err.print(
-        f"{directory / OFFICER_FILE} is the privacy officer's: move it to where the pipeline cannot read it, and keep"
-        " a copy. Without it no value can be recovered; without the masking keyset no token can be made again."
-    )
-
-
-@keys_app.command("show")
-def keys_show() -> None:
-    """Show key ids by keyset, the primary first, and which the database was written with; never a key."""
-    from sqlalchemy import text
-
-    services = configured_services()
-    with services.database().transaction() as connection:
-        used = connection.execute(text("SELECT role, key_id, check_value, first_used_at FROM loginetl.keys")).all()
-    since = {(row.role, row.key_id): f"{row.first_used_at:%Y-%m-%d %H:%M}" for row in used}
-    written_with = {(row.role, row.key_id): row.check_value for row in used}
-    table = Table("keyset", "key id", "", "in use since (UTC)")
-    for role in KeysetRole:
-        held = services.keyring.check_values(role)
-        for key_id, check_value in held.items():
-            what = "primary" if key_id == next(iter(held)) else ""
-            if written_with.get((role, key_id)) not in {None, check_value}:
-                what = "[red]another key under this id[/]"
-            table.add_row(role, str(key_id), what, since.get((role, key_id), "-"))
-        for row in used:
-            if row.role == role and row.key_id not in held:
-                table.add_row(role, str(row.key_id), "[yellow]not held[/]", since[(role, row.key_id)])
-    out.print(table)
-
-
-@keys_app.command("rotate")
-def keys_rotate(
-    role: Annotated[RotatingRole, typer.Argument(help="Which keyset.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Write the new keyset here instead of in place of the old one.")
-    ] = None,
-) -> None:
-    """Give a keyset a new primary key; the old keys stay, for recognising and opening what they made."""
-    from loginetl_assets.keys.keyring import (
-        OFFICER_SETTING,
-        OFFICER_TEMPLATE,
-        TEMPLATES,
-        setting_of,
-    )
-    from loginetl_assets.keys.keysets import (
-        enabled_key_ids,
-        keyset_json,
-        refuse_inline,
-        replace_keyset,
-        with_new_primary,
-        write_once,
-    )
-    from loginetl_assets.keys.officer import Officer, officer_source
-
-    services = configured_services()
-    kms_key_uri = services.settings.kms_key_uri
-    if role is RotatingRole.OFFICER:
-        name, source = OFFICER_SETTING, officer_source(services.settings)
-        if output is None:
-            refuse_inline(setting_of(KeysetRole.VAULT), services.keyring.source(KeysetRole.VAULT))
-        officer = Officer(services.settings)
-        if output is None and not officer.opens(services.keyring.vault):
-            raise OperatorError(
-                f"{name} does not open what is sealed with {setting_of(KeysetRole.VAULT)}, which would be replaced: set"
-                " the two that belong together, or give --output FILE"
-            )
-        handle = with_new_primary(officer.handle, OFFICER_TEMPLATE)
-    else:
-        pipeline_role = KeysetRole(role)
-        name, source = setting_of(pipeline_role), services.keyring.source(pipeline_role)
-        handle = with_new_primary(services.keyring.handle(pipeline_role), TEMPLATES[pipeline_role])
-    text = keyset_json(handle, kms_key_uri=kms_key_uri)  # wherever a KMS key is set, keysets are kept wrapped
-    public = keyset_json(handle.public_keyset_handle(), public=True) if role is RotatingRole.OFFICER else None
-    if output:
-        try:
-            if output.exists():
-                raise SettingsError(f"{output} is there already: keysets are never overwritten")
-            write_once(output, text)
-            if public:
-                write_once(output.with_name(f"{output.stem}-public.json"), public)
-        except OSError as error:
-            raise SettingsError(f"cannot write {output} ({error.strerror}): check --output") from None
-    else:
-        replace_keyset(name, source, text)
-        if public:
-            replace_keyset(setting_of(KeysetRole.VAULT), services.keyring.source(KeysetRole.VAULT), public)
-    err.print(f"new primary key {enabled_key_ids(handle)[0]} of the {role} keyset")
-    if role is RotatingRole.MASKING:
-        err.print("next: `loginetl keys retokenize`, once every pipeline process holds the new keyset")
-    if role is RotatingRole.OFFICER:
-        err.print("next: `loginetl keys reencrypt`, then restart what holds the old public keyset")
-
-
-@keys_app.command("retokenize")
-def keys_retokenize(reason: Reason = "") -> None:
-    """Move rows, masked files and vault to the new masking key, while the pipeline goes on."""
-    import time
-
-    from loginetl_assets.keys.officer import Officer
-    from loginetl_assets.privacy.rotate import retokenize
-
-    services = configured_services()
-    started = time.monotonic()
-    database = services.database(application_name="loginetl retokenize")
-    with _progress() as progress:
-        counts = retokenize(
-            database,
-            services.bound_landing(database),
-            services.keyring,
-            Officer(services.settings),
-            reason=reason,
-            progress=progress,
-        )
-    seconds = time.monotonic() - started
-    _print_counts("Moved", {**asdict(counts), "seconds": round(seconds, 1)})
-
-
-@keys_app.command("reencrypt")
-def keys_reencrypt(
-    reason: Reason = "",
-    to_another_officer: Annotated[
-        bool,
-        typer.Option(
-            "--to-another-officer",
-            help="Hand the vault over to the holder of a private key that is not in LOGINETL_KEYSET_OFFICER.",
-        ),
-    ] = False,
-) -> None:
-    """Seal the vault's data keys to the officer's new key, the primary one of LOGINETL_KEYSET_VAULT."""
-    from loginetl_assets.keys.officer import Officer
-    from loginetl_assets.privacy.rotate import rewrap
-
-    services = configured_services()
-    with _progress() as progress:
-        moved = rewrap(
-            services.database(application_name="loginetl rewrap"),
-            services.keyring,
-            Officer(services.settings),
-            reason=reason,
-            to_another_officer=to_another_officer,
-            progress=progress,
-        )
-    err.print(f"the vault is sealed to key {services.keyring.key_ids(KeysetRole.VAULT)[0]}")
-    _print_counts("Moved", {"data_keys": moved})
-
-
 def roles() -> None:
     """Create the Postgres roles loginetl_loader, loginetl_analyst and loginetl_privacy with their grants."""
     from loginetl_assets.privacy.roles import grant_roles
@@ -387,28 +199,8 @@ def roles() -> None:
     err.print("roles are in place: GRANT loginetl_loader (or _analyst, _privacy) TO your logins")
 
 
-class _progress:  # noqa: N801 - reads as the verb it is used as
-    """A bar per step."""
-
-    def __enter__(self) -> "Progress":
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(console=err, transient=True)
-        self._bars.start()
-        tasks = {}
-
-        def show(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = self._bars.add_task(step)
-            self._bars.update(tasks[step], completed=done, total=total)
-
-        return show
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-
-def _print_counts(title: str, counts: dict[str, float]) -> None:
+def print_counts(title: str, counts: dict[str, float]) -> None:
+    """Prints counts as a table."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, count in counts.items():
         table.add_row(name.replace("_", " "), f"{count:,}")

@@ -14,7 +14,15 @@ from tink import aead, hybrid, prf
 
 from loginetl_assets.durable import make_directory
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.keys.keysets import check_values, enabled_key_ids, keyset_json, read_keyset, write_once
+from loginetl_assets.keys.keysets import (
+    check_values,
+    enabled_key_ids,
+    keyset_json,
+    public_keyset_json,
+    read_keyset,
+    read_public_keyset,
+    write_once,
+)
 from loginetl_assets.logins.encryption import Encryptor
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.settings import KeysetRole
@@ -22,15 +30,19 @@ from loginetl_assets.settings import KeysetRole
 OFFICER_SETTING = "LOGINETL_KEYSET_OFFICER"
 OFFICER_FILE = "officer-private.json"
 
-_PRF = "PRF (HMAC-SHA256)"
-_AEAD = "AEAD (AES-256-GCM)"
-
-# The officer's private keyset makes the vault's public one, so the vault has no template of its own.
+# The vault's keyset is the public half of the officer's, so it has no template of its own.
 OFFICER_TEMPLATE = hybrid.hybrid_key_templates.DHKEM_X25519_HKDF_SHA256_HKDF_SHA256_AES_256_GCM
 TEMPLATES: Mapping[KeysetRole, object] = {
     KeysetRole.MASKING: prf.prf_key_templates.HMAC_SHA256,
     KeysetRole.LANDING: aead.aead_key_templates.AES256_GCM,
     KeysetRole.REJECTS: aead.aead_key_templates.AES256_GCM,
+}
+
+_PRIMITIVES: Mapping[KeysetRole, tuple[type[Any], str]] = {
+    KeysetRole.MASKING: (prf.PrfSet, "PRF (HMAC-SHA256)"),
+    KeysetRole.LANDING: (aead.Aead, "AEAD (AES-256-GCM)"),
+    KeysetRole.REJECTS: (aead.Aead, "AEAD (AES-256-GCM)"),
+    KeysetRole.VAULT: (hybrid.HybridEncrypt, "public HPKE"),
 }
 
 
@@ -46,69 +58,58 @@ class Keyring:
         self._kms_key_uri = kms_key_uri
         self._handles: dict[KeysetRole, tink.KeysetHandle] = {}
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """Makes tokens with the masking keyset's primary key."""
-        return self._tokenizers[0]
+        return self.tokenizers[0]
 
-    @cached_property
+    @property
     def old_tokenizers(self) -> tuple[Tokenizer, ...]:
-        """Make the tokens of the masking keyset's other keys: there while a rotation is under way."""
-        return self._tokenizers[1:]
+        """Make the tokens of the masking keyset's other keys: not empty while a rotation is under way."""
+        return self.tokenizers[1:]
 
     @cached_property
-    def _tokenizers(self) -> tuple[Tokenizer, ...]:
-        prfs = self._primitive(KeysetRole.MASKING, prf.PrfSet, _PRF).all()
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """Make the tokens of every key of the masking keyset, the primary one first."""
+        prfs = self._primitive(KeysetRole.MASKING).all()
         key_ids = enabled_key_ids(self.handle(KeysetRole.MASKING))
         tokenizers = tuple(Tokenizer(key_id, prfs[key_id]) for key_id in key_ids)
         try:
             for tokenizer in tokenizers:
                 tokenizer.token("", "")  # a PRF of Tink's may be too short for a token
         except tink.TinkError:
-            raise OperatorError(_wrong_kind(KeysetRole.MASKING, _PRF)) from None
+            raise _wrong_kind(KeysetRole.MASKING) from None
         return tokenizers
 
     @cached_property
     def landing(self) -> Encryptor:
-        """Seals and opens batches."""
-        encryptor: Encryptor = self._primitive(KeysetRole.LANDING, aead.Aead, _AEAD)
+        """Encrypts and decrypts batches."""
+        encryptor: Encryptor = self._primitive(KeysetRole.LANDING)
         return encryptor
 
     @cached_property
     def rejects(self) -> Encryptor:
-        """Seals and opens the bodies of rejected messages."""
-        encryptor: Encryptor = self._primitive(KeysetRole.REJECTS, aead.Aead, _AEAD)
+        """Encrypts and decrypts the bodies of rejected messages."""
+        encryptor: Encryptor = self._primitive(KeysetRole.REJECTS)
         return encryptor
 
     @cached_property
     def vault(self) -> hybrid.HybridEncrypt:
-        """Seals data keys to the privacy officer; opens nothing."""
-        return self._primitive(KeysetRole.VAULT, hybrid.HybridEncrypt, "public HPKE")
+        """Encrypts data keys for the privacy officer; decrypts nothing."""
+        return self._primitive(KeysetRole.VAULT)
 
     def key_ids(self, role: KeysetRole) -> tuple[int, ...]:
-        """The ids of a keyset's enabled keys, the primary first.
+        """Returns the ids of a keyset's enabled keys, the primary first.
 
         Raises:
             OperatorError: the keyset is of the wrong kind. The ledger remembers these ids as the database's own, and
                 would from then on refuse the right keyset.
         """
-        match role:
-            case KeysetRole.MASKING:
-                _ = self._tokenizers
-            case KeysetRole.LANDING:
-                _ = self.landing
-            case KeysetRole.REJECTS:
-                _ = self.rejects
-            case KeysetRole.VAULT:
-                _ = self.vault
+        _ = self.tokenizers if role is KeysetRole.MASKING else self._primitive(role)
         return enabled_key_ids(self.handle(role))
 
     def check_values(self, role: KeysetRole) -> dict[int, bytes]:
-        """The check values of a keyset's enabled keys by key id, the primary first; for `ledger.check_keys`.
-
-        Raises:
-            OperatorError: as `key_ids`.
-        """
+        """Returns the check values of a keyset's enabled keys by key id, the primary first; errors as for `key_ids`."""
         self.key_ids(role)
         return check_values(self.handle(role))
 
@@ -118,7 +119,7 @@ class Keyring:
             self.handle(role)
 
     def source(self, role: KeysetRole) -> str:
-        """The setting a keyset is read from, or the file the local environment made.
+        """Returns the setting a keyset is read from, or the file the local environment made.
 
         Raises:
             OperatorError: there is neither.
@@ -130,35 +131,35 @@ class Keyring:
         return str(_made(self._made_in, role))
 
     def handle(self, role: KeysetRole) -> tink.KeysetHandle:
-        """The keyset itself."""
+        """Returns the keyset itself."""
         if role not in self._handles:
-            self._handles[role] = read_keyset(
-                setting_of(role),
-                self.source(role),
-                public=role is KeysetRole.VAULT,  # the pipeline must not be able to read the vault
-                kms_key_uri=self._kms_key_uri,
-                guarded=self._made_in is None,
-            )
+            name, source, guarded = setting_of(role), self.source(role), self._made_in is None
+            if role is KeysetRole.VAULT:  # the pipeline must not be able to read the vault
+                self._handles[role] = read_public_keyset(name, source, guarded=guarded)
+            else:
+                self._handles[role] = read_keyset(name, source, kms_key_uri=self._kms_key_uri, guarded=guarded)
         return self._handles[role]
 
-    def _primitive(self, role: KeysetRole, primitive: type[Any], kind: str) -> Any:
+    def _primitive(self, role: KeysetRole) -> Any:
+        primitive, _ = _PRIMITIVES[role]
         try:
             return self.handle(role).primitive(primitive)
         except tink.TinkError:
-            raise OperatorError(_wrong_kind(role, kind)) from None
+            raise _wrong_kind(role) from None
 
 
 def setting_of(role: KeysetRole) -> str:
-    """The variable that names a keyset."""
+    """Returns the variable that names a keyset."""
     return f"LOGINETL_KEYSET_{role.upper()}"
 
 
-def _wrong_kind(role: KeysetRole, kind: str) -> str:
-    return f"{setting_of(role)} is a keyset of the wrong kind: it must be {kind}"
+def _wrong_kind(role: KeysetRole) -> OperatorError:
+    _, kind = _PRIMITIVES[role]
+    return OperatorError(f"{setting_of(role)} is a keyset of the wrong kind: it must be {kind}")
 
 
 def _made(directory: Path, role: KeysetRole) -> Path:
-    """The file of a keyset of the local environment, made if it is missing."""
+    """Returns the file of a keyset of the local environment; makes it where it is missing."""
     path = directory / f"{role}.json"
     if path.exists():
         return path
@@ -172,7 +173,7 @@ def _made(directory: Path, role: KeysetRole) -> Path:
                 private = read_keyset(OFFICER_SETTING, str(officer))
             except OperatorError:
                 raise OperatorError(f"{officer} is damaged: restore it, or move it away for a new one") from None
-            write_once(path, keyset_json(private.public_keyset_handle(), public=True))
+            write_once(path, public_keyset_json(private))
         else:
             write_once(path, keyset_json(tink.new_keyset_handle(TEMPLATES[role])))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Keysets where they are kept: a file, a setting itself, AWS Secrets Manager; in the clear or wrapped by AWS KMS.
+"""Keysets where they are kept: a file, a setting itself, AWS Secrets Manager; in plaintext or wrapped by AWS KMS.
 
 A keyset setting is
 
@@ -12,16 +12,12 @@ A keyset that is wrapped (Tink's `encryptedKeyset`) is opened with the KMS key o
 import hmac
 import json
 import os
-import warnings
 from base64 import b64decode
 from contextlib import suppress
 from pathlib import Path
 from stat import S_IMODE, S_IROTH, S_IWOTH
 from tempfile import NamedTemporaryFile
-from typing import Any
 
-import boto3
-import botocore.exceptions
 import tink
 from tink import aead, hybrid, prf, secret_key_access
 
@@ -31,72 +27,71 @@ from loginetl_assets.errors import OperatorError
 for _register in (aead.register, hybrid.register, prf.register):
     _register()
 
-SECRETS_MANAGER = "aws-secretsmanager:"
-KMS = "aws-kms://"
+_SECRETS_MANAGER = "aws-secretsmanager:"
 
 
-def read_keyset(
-    name: str, setting: str, *, public: bool = False, kms_key_uri: str | None = None, guarded: bool = False
-) -> tink.KeysetHandle:
-    """Reads a keyset.
+def read_keyset(name: str, setting: str, *, kms_key_uri: str | None = None, guarded: bool = False) -> tink.KeysetHandle:
+    """Reads a secret keyset.
 
     Args:
         name: the variable that holds the setting, for errors.
         setting: where the keyset is, or the keyset.
-        public: whether it must be a public one; private key material is refused then.
         kms_key_uri: the KMS key that opens wrapped keysets.
-        guarded: whether to refuse a file that every user of the machine can read or change.
+        guarded: whether to refuse a file that every user of the machine can change or, unless it is wrapped, read.
 
     Raises:
-        OperatorError: not there, not to be opened, not guarded, or no keyset; the text never repeats the setting.
+        OperatorError: it is missing, unreadable, not guarded, or not a keyset; the text never repeats the setting.
     """
     text = _text(name, setting)
-    if guarded and not setting.startswith(("{", SECRETS_MANAGER)):
-        _refuse_unguarded(name, _path(setting), secret=not public and '"encryptedKeyset"' not in text)
+    is_wrapped = '"encryptedKeyset"' in text
+    if guarded:
+        _require_guarded(name, setting, secret=not is_wrapped)
+    if is_wrapped:
+        from loginetl_assets.aws.secrets import unwrap_keyset  # boto3 is slow to import
+
+        return unwrap_keyset(name, text, kms_key_uri)
     try:
-        if public:
-            handle = tink.json_proto_keyset_format.parse_without_secret(text)
-            handle.primitive(hybrid.HybridEncrypt).encrypt(b"", b"")  # Tink looks for the primary key no sooner
-            return handle
-        if '"encryptedKeyset"' in text:
-            return tink.json_proto_keyset_format.parse_encrypted(text, _kms(name, kms_key_uri), b"")
         return tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
-    except botocore.exceptions.BotoCoreError as error:
-        raise OperatorError(f"{name}: the KMS key cannot be reached ({_code(error)})") from None
     except tink.TinkError:
-        if not public and '"encryptedKeyset"' in text:
-            raise OperatorError(f"{name}: the key of LOGINETL_KMS_KEY_URI does not open this keyset") from None
-        kind = "a public Tink keyset in JSON" if public else "a Tink keyset in JSON"
-        raise OperatorError(f"{name} is not {kind}") from None
+        raise OperatorError(f"{name} is not a Tink keyset in JSON") from None
 
 
-def keyset_json(handle: tink.KeysetHandle, *, public: bool = False, kms_key_uri: str | None = None) -> str:
-    """Writes a keyset as JSON text: public, wrapped by a KMS key where one is named, else in the clear."""
-    if public:
-        text = tink.json_proto_keyset_format.serialize_without_secret(handle)
-    elif kms_key_uri:
-        try:
-            text = tink.json_proto_keyset_format.serialize_encrypted(handle, _kms("the keyset", kms_key_uri), b"")
-        except botocore.exceptions.BotoCoreError as error:
-            raise OperatorError(f"the key of LOGINETL_KMS_KEY_URI cannot be reached ({_code(error)})") from None
-        except tink.TinkError:
-            raise OperatorError(
-                "the key of LOGINETL_KMS_KEY_URI cannot wrap a keyset: check it and its rights"
-            ) from None
-    else:
-        text = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
-    return json.dumps(json.loads(text), indent=2) + "\n"
+def read_public_keyset(name: str, setting: str, *, guarded: bool = False) -> tink.KeysetHandle:
+    """Reads a public keyset and refuses private key material; arguments and errors are those of `read_keyset`."""
+    text = _text(name, setting)
+    if guarded:
+        _require_guarded(name, setting, secret=False)
+    try:
+        handle = tink.json_proto_keyset_format.parse_without_secret(text)
+        handle.primitive(hybrid.HybridEncrypt).encrypt(b"", b"")  # Tink looks for the primary key no sooner
+    except tink.TinkError:
+        raise OperatorError(f"{name} is not a public Tink keyset in JSON") from None
+    return handle
+
+
+def keyset_json(handle: tink.KeysetHandle, kms_key_uri: str | None = None) -> str:
+    """Returns a secret keyset as JSON text, wrapped where a KMS key is named."""
+    if kms_key_uri:
+        from loginetl_assets.aws.secrets import wrap_keyset
+
+        return _indented(wrap_keyset(handle, kms_key_uri))
+    return _indented(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
+
+
+def public_keyset_json(private: tink.KeysetHandle) -> str:
+    """Returns the public half of a private keyset as JSON text."""
+    return _indented(tink.json_proto_keyset_format.serialize_without_secret(private.public_keyset_handle()))
 
 
 def enabled_key_ids(handle: tink.KeysetHandle) -> tuple[int, ...]:
-    """The ids of a keyset's enabled keys, the primary first."""
+    """Returns the ids of a keyset's enabled keys, the primary first."""
     info = handle.keyset_info()
     ids = [key.key_id for key in info.key_info if key.status == tink.proto.tink_pb2.ENABLED]
     return tuple(sorted(ids, key=lambda key_id: key_id != info.primary_key_id))
 
 
 def check_values(handle: tink.KeysetHandle) -> dict[int, bytes]:
-    """The enabled keys' check values (16 bytes) by key id, the primary first.
+    """Returns the enabled keys' check values (16 bytes) by key id, the primary first.
 
     A check value tells a key from another one that has its id, and nothing else: it is an HMAC of a constant under the
     key's own 256 bits (as Tink encodes them, so that it is no token and no other output of the key).
@@ -110,12 +105,12 @@ def check_values(handle: tink.KeysetHandle) -> dict[int, bytes]:
 
 
 def with_new_primary(handle: tink.KeysetHandle, template: object) -> tink.KeysetHandle:
-    """A keyset with a new primary key; the old ones stay, for recognising and opening what they made."""
-    clear = [
+    """Returns a keyset with a new primary key; the old ones stay, to recognize and open what they made."""
+    new, old = (
         json.loads(tink.json_proto_keyset_format.serialize(one, secret_key_access.TOKEN))
         for one in (tink.new_keyset_handle(template), handle)
-    ]
-    joined = {"primaryKeyId": clear[0]["primaryKeyId"], "key": [key for one in clear for key in one["key"]]}
+    )
+    joined = {"primaryKeyId": new["primaryKeyId"], "key": [*new["key"], *old["key"]]}
     if len({key["keyId"] for key in joined["key"]}) != len(joined["key"]):
         return with_new_primary(handle, template)  # ids are random 32 bits; draw again
     return tink.json_proto_keyset_format.parse(json.dumps(joined), secret_key_access.TOKEN)
@@ -134,29 +129,31 @@ def write_once(path: Path, text: str) -> None:
     sync(path.parent)
 
 
-def refuse_inline(name: str, setting: str) -> None:
-    """Refuses a setting that is the keyset itself, where a place to write to is needed."""
+def require_replaceable(name: str, setting: str) -> None:
+    """Makes sure that a setting names a place to write to.
+
+    Raises:
+        OperatorError: it is the keyset itself.
+    """
     if setting.lstrip().startswith("{"):
         raise OperatorError(f"{name} holds the keyset itself: give --output FILE, and set it from there")
 
 
 def replace_keyset(name: str, setting: str, text: str) -> None:
-    """Puts a keyset in the place of the one a setting names, whole or not at all.
+    """Replaces the keyset that a setting names, whole or not at all.
 
     A file keeps its owner, its group and its mode: whoever reads it now must be able to afterwards, and nobody else. A
-    link stays, and what it leads to is replaced.
+    link stays, and its target is replaced.
 
     Raises:
         OperatorError: the setting is the keyset itself, or its place cannot be written.
     """
-    if setting.startswith(SECRETS_MANAGER):
-        try:
-            secret = setting.removeprefix(SECRETS_MANAGER)
-            _secrets_manager(secret).put_secret_value(SecretId=secret, SecretString=text)
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-            raise OperatorError(f"{name}: Secrets Manager did not take the keyset ({_code(error)})") from None
+    if setting.startswith(_SECRETS_MANAGER):
+        from loginetl_assets.aws.secrets import replace_secret
+
+        replace_secret(name, setting.removeprefix(_SECRETS_MANAGER), text)
         return
-    refuse_inline(name, setting)
+    require_replaceable(name, setting)
     try:
         path = _path(setting).resolve()
         before = path.stat()
@@ -178,28 +175,13 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
         ) from None
 
 
-def _path(setting: str) -> Path:
-    return Path(setting.removeprefix("file://"))
-
-
-def _refuse_unguarded(name: str, path: Path, *, secret: bool) -> None:
-    mode = path.stat().st_mode
-    if mode & (S_IROTH | S_IWOTH if secret else S_IWOTH):
-        raise OperatorError(
-            f"{name}: every user of this machine can {'read' if mode & S_IROTH and secret else 'change'} the file it"
-            f" names: `chmod {'o=' if secret else 'o-w'} FILE`, or mount the secret with mode 0440"
-        )
-
-
 def _text(name: str, setting: str) -> str:
     if setting.startswith("{"):
         return setting
-    if setting.startswith(SECRETS_MANAGER):
-        try:
-            secret = setting.removeprefix(SECRETS_MANAGER)
-            return str(_secrets_manager(secret).get_secret_value(SecretId=secret)["SecretString"])
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, KeyError) as error:
-            raise OperatorError(f"{name}: Secrets Manager does not give the secret ({_code(error)})") from None
+    if setting.startswith(_SECRETS_MANAGER):
+        from loginetl_assets.aws.secrets import read_secret
+
+        return read_secret(name, setting.removeprefix(_SECRETS_MANAGER))
     try:
         return _path(setting).read_text()
     except OSError as error:
@@ -208,29 +190,21 @@ def _text(name: str, setting: str) -> str:
         return ""  # no JSON, whatever it is
 
 
-def _secrets_manager(secret: str) -> Any:
-    from dagster import BetaWarning  # Dagster is slow to import, and few need this
-    from dagster_aws.secretsmanager import SecretsManagerResource
-
-    region = secret.split(":")[3] if secret.startswith("arn:") and secret.count(":") >= 6 else None
-    with warnings.catch_warnings(action="ignore", category=BetaWarning):  # the error's one line is to stay one
-        return SecretsManagerResource(region_name=region).get_client()
-
-
-def _kms(name: str, key_uri: str | None) -> aead.Aead:
-    from tink.integration import awskms
-
-    if not key_uri:
-        raise OperatorError(f"{name} is wrapped: set LOGINETL_KMS_KEY_URI to the KMS key that opens it")
-    try:
-        region = key_uri.removeprefix(KMS).split(":")[3]
-        client = awskms.new_client(boto3_client=boto3.client("kms", region_name=region), key_uri=key_uri)
-        return client.get_aead(key_uri)
-    except (tink.TinkError, IndexError):
-        raise OperatorError("LOGINETL_KMS_KEY_URI must be aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID") from None
+def _require_guarded(name: str, setting: str, *, secret: bool) -> None:
+    """Refuses a file that every user of the machine can change or, where it is secret, read."""
+    if setting.startswith(("{", _SECRETS_MANAGER)):
+        return
+    mode = _path(setting).stat().st_mode
+    if mode & (S_IROTH | S_IWOTH if secret else S_IWOTH):
+        raise OperatorError(
+            f"{name}: every user of this machine can {'read' if mode & S_IROTH and secret else 'change'} the file it"
+            f" names: `chmod {'o=' if secret else 'o-w'} FILE`, or mount the secret with mode 0440"
+        )
 
 
-def _code(error: Exception) -> str:
-    if isinstance(error, botocore.exceptions.ClientError):
-        return str(error.response.get("Error", {}).get("Code", "refused"))
-    return type(error).__name__
+def _path(setting: str) -> Path:
+    return Path(setting.removeprefix("file://"))
+
+
+def _indented(text: str) -> str:
+    return json.dumps(json.loads(text), indent=2) + "\n"

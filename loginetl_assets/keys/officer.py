@@ -1,6 +1,4 @@
-"""The privacy officer's private key: what opens the vault. The pipeline never has it."""
-
-from collections.abc import Iterable
+"""The privacy officer's private key, which decrypts the vault. The pipeline never has it."""
 
 import tink
 from tink import aead, cleartext_keyset_handle, hybrid
@@ -9,12 +7,12 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.home import check_home
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_SETTING
 from loginetl_assets.keys.keysets import check_values, enabled_key_ids, read_keyset
-from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, NotOpened, decrypt
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, Encryptor, NotOpened
 from loginetl_assets.settings import Settings
 
 
 def officer_source(settings: Settings) -> str:
-    """Where the private keyset is: the setting or, in the local environment, the file made on first use.
+    """Returns where the private keyset is: the setting or, in the local environment, the file made on first use.
 
     Raises:
         OperatorError: it is named nowhere.
@@ -28,7 +26,7 @@ def officer_source(settings: Settings) -> str:
 
 
 class Officer:
-    """Opens vault entries."""
+    """Decrypts the data keys of the vault."""
 
     def __init__(self, settings: Settings) -> None:
         """Reads the private keyset.
@@ -49,15 +47,15 @@ class Officer:
 
     @property
     def key_ids(self) -> tuple[int, ...]:
-        """The ids of the keys that open, the primary first."""
+        """The ids of the keys that decrypt, the primary first."""
         return enabled_key_ids(self.handle)
 
     def check_values(self) -> dict[int, bytes]:
-        """The check values of the public halves of these keys, as the database keeps them for the vault's keyset."""
+        """Returns the check values of the public halves of these keys, as the database keeps them for the vault's."""
         return check_values(self.handle.public_keyset_handle())
 
     def opens(self, vault: hybrid.HybridEncrypt) -> bool:
-        """Whether the officer can open what is sealed with a vault keyset, tried out."""
+        """Tries whether the officer can decrypt what is encrypted with a vault keyset."""
         try:
             self.unwrap(vault.encrypt(b"", VAULT_KEY_CONTEXT))
         except NotOpened:
@@ -65,18 +63,18 @@ class Officer:
         return True
 
     def unwrap(self, wrapped_key: bytes) -> bytes:
-        """Opens a data key; the bytes are secret.
+        """Decrypts a data key; the bytes are secret.
 
         Raises:
-            NotOpened: it was sealed to another officer, or altered.
+            NotOpened: it was encrypted for another officer, or altered.
         """
         try:
             return bytes(self._keys.decrypt(wrapped_key, VAULT_KEY_CONTEXT))
         except tink.TinkError:
-            raise NotOpened("it was sealed to another officer key") from None
+            raise NotOpened("it was encrypted for another officer key") from None
 
-    def open_values(self, wrapped_key: bytes, entries: Iterable[tuple[str, bytes]]) -> dict[str, str]:
-        """Opens the entries (token, sealed) of one data key; an altered one raises NotOpened."""
+    def data_key(self, wrapped_key: bytes) -> Encryptor:
+        """Returns the data key itself, which decrypts values bound to their tokens; errors as for `unwrap`."""
         handle = cleartext_keyset_handle.read(tink.BinaryKeysetReader(self.unwrap(wrapped_key)))
-        values = handle.primitive(aead.Aead)
-        return {token: decrypt(values, sealed, token).decode() for token, sealed in entries}
+        encryptor: Encryptor = handle.primitive(aead.Aead)
+        return encryptor

@@ -309,7 +309,7 @@ class Erasure:
     def _tokens_of(self, bodies: Iterable[bytes]) -> set[str]:
         logins = [login for body in bodies if isinstance(login := read_login(body), Login)]
         values = {"ip": {login.ip for login in logins}, "device_id": {login.device_id for login in logins}}
-        return _tokens((self._keys.tokenizer, *self._keys.old_tokenizers), values)
+        return _tokens(self._keys.tokenizers, values)
 
     def _clean_rejected(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         """Opens every rejected body, in pages by key, and removes those that are meant."""
@@ -390,4 +390,4 @@ def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject
         raise SettingsError("name whom to erase: --user-id, or one or more --token")
     if user_id:
         return User(user_id, keys.tokenizer)
-    return Tokens(tokens, (keys.tokenizer, *keys.old_tokenizers))
+    return Tokens(tokens, keys.tokenizers)

@@ -10,7 +10,7 @@ from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.canonical import canonical_value
-from loginetl_assets.logins.encryption import NotOpened
+from loginetl_assets.logins.encryption import NotOpened, decrypt
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import audit, vault
 from loginetl_assets.storage import batches as ledger
@@ -115,33 +115,23 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
         by_key.setdefault(entry.data_key_id, []).append((entry.token, entry.encrypted_value))
     for data_key_id, sealed in by_key.items():
         try:
-            officer.unwrap(wrapped[data_key_id])
+            data_key = officer.data_key(wrapped[data_key_id])
         except NotOpened:
             held = officer_key[data_key_id] in officer.key_ids
             outcome = Outcome.DAMAGED if held else Outcome.OTHER_KEY
             found |= {token: Recovered(token, outcome, fields[token]) for token, _ in sealed}
             continue
-        for token, value in _open_each(officer, wrapped[data_key_id], sealed):
-            outcome = Outcome.DAMAGED if value is None else Outcome.RECOVERED
-            found[token] = Recovered(token, outcome, fields[token], value)
+        for token, encrypted in sealed:
+            try:
+                value = decrypt(data_key, encrypted, token).decode()
+                found[token] = Recovered(token, Outcome.RECOVERED, fields[token], value)
+            except NotOpened:
+                found[token] = Recovered(token, Outcome.DAMAGED, fields[token])
     answers = []
     for token, current in zip(asked, tokens, strict=True):
         answer = found.get(current, Recovered(current, Outcome.ERASED if current in erased else Outcome.UNKNOWN))
         answers.append(replace(answer, token=token))
     return answers
-
-
-def _open_each(
-    officer: Officer, wrapped_key: bytes, sealed: list[tuple[str, bytes]]
-) -> Iterable[tuple[str, str | None]]:
-    try:
-        yield from officer.open_values(wrapped_key, sealed).items()
-    except NotOpened:  # one of them is damaged: open one by one
-        for entry in sealed:
-            try:
-                yield from officer.open_values(wrapped_key, [entry]).items()
-            except NotOpened:
-                yield entry[0], None
 
 
 def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: str, *, reason: str) -> list[str]:
@@ -156,6 +146,6 @@ def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: s
     canonical = canonical_value(field, value)
     if not canonical:
         raise SettingsError(f"that is no {field}")
-    tokens = [tokenizer.token(field, canonical) for tokenizer in (keys.tokenizer, *keys.old_tokenizers)]
+    tokens = [tokenizer.token(field, canonical) for tokenizer in keys.tokenizers]
     audit.record(database, audit.Action.TOKEN, reason, tokens=tokens)
     return tokens

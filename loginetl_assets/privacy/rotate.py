@@ -25,7 +25,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import Unreadable, delete_pending, read_masked, write_masked
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, NotOpened, VaultEncryptor
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, NotOpened, VaultEncryptor, decrypt
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import audit, vault
 from loginetl_assets.storage import batches as ledger
@@ -161,7 +161,8 @@ def _move_values(
             values: dict[str, str] = {}
             for data_key_id, sealed in by_key.items():
                 try:
-                    values |= officer.open_values(wrapped[data_key_id], sealed)
+                    data_key = officer.data_key(wrapped[data_key_id])
+                    values |= {token: decrypt(data_key, encrypted, token).decode() for token, encrypted in sealed}
                 except NotOpened:
                     raise OperatorError(
                         f"data key {data_key_id} of the vault, or a value under it, does not open: nothing was moved"
@@ -290,7 +291,7 @@ def _remove_old_entries(database: LoginDatabase, primary: str, counts: RetokenCo
         progress("old entries", done, total)
 
 
-def rewrap(
+def reencrypt_data_keys(
     database: LoginDatabase,
     keys: Keyring,
     officer: Officer,

@@ -10,10 +10,10 @@ import tink
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
-from loginetl_assets.keys.keysets import keyset_json
+from loginetl_assets.keys.keysets import keyset_json, public_keyset_json
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
-from loginetl_assets.privacy.rotate import retokenize, rewrap
+from loginetl_assets.privacy.rotate import reencrypt_data_keys, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets_tests.integration.test_rotation import run_cli
@@ -40,7 +40,7 @@ def _officer_keyset() -> str:
 
 
 def _public(private: str) -> str:
-    return keyset_json(Officer(Settings(officer_keyset=private)).handle.public_keyset_handle(), public=True)
+    return public_keyset_json(Officer(Settings(officer_keyset=private)).handle)
 
 
 def _joined(primary: str, other: str) -> str:
@@ -80,7 +80,7 @@ def _vault(pipeline: Pipeline) -> list[object]:
 
 
 @pytest.mark.parametrize("with_the_old_key", [True, False])
-def test_a_rewrap_to_a_key_the_officer_does_not_hold_is_refused(loaded: Pipeline, with_the_old_key: bool) -> None:
+def test_re_encrypting_for_a_key_the_officer_does_not_hold_is_refused(loaded: Pipeline, with_the_old_key: bool) -> None:
     stranger = _public(_officer_keyset())
     old = _file(loaded.settings, "vault.json").read_text()
     wrong = replace(
@@ -91,7 +91,7 @@ def test_a_rewrap_to_a_key_the_officer_does_not_hold_is_refused(loaded: Pipeline
     with pytest.raises(
         OperatorError, match=rf"primary key {_ids(stranger)[0]} of LOGINETL_KEYSET_VAULT.*--to-another-officer"
     ):
-        rewrap(services.database(), services.keyring, Officer(wrong), reason=WHY)
+        reencrypt_data_keys(services.database(), services.keyring, Officer(wrong), reason=WHY)
     assert _vault(loaded) == before
     assert loaded.query("SELECT FROM loginetl.pii_access_log") == []
     assert _recovered(loaded.settings) == VALUES
@@ -155,8 +155,8 @@ def test_the_pipeline_uses_no_vault_key_before_an_officer_has_shown_that_it_open
         assert pipeline.totals().loaded == 2
 
 
-def test_a_retokenize_seals_to_no_key_the_officer_does_not_hold(loaded: Pipeline) -> None:
-    """It seals every value anew and removes the old entries, so it can do what a wrong rewrap can."""
+def test_a_retokenize_encrypts_for_no_key_the_officer_does_not_hold(loaded: Pipeline) -> None:
+    """It encrypts every value anew and removes the old entries, so it can do what a wrong re-encryption can."""
     keys = loaded.settings.home / "keys"
     stranger = _public(_officer_keyset())
     wrong = replace(loaded.settings, keysets={KeysetRole.VAULT: _joined(stranger, (keys / "vault.json").read_text())})

@@ -272,7 +272,7 @@ def test_a_missing_secret_is_one_line(settings: Settings, keys: Path) -> None:
         missing = _production(settings, keys, keysets={KeysetRole.MASKING: f"aws-secretsmanager:{name}"})
         with pytest.raises(OperatorError) as caught:
             _ = Services(missing).keyring.tokenizer
-        assert "LOGINETL_KEYSET_MASKING: Secrets Manager does not give the secret" in str(caught.value)
+        assert "LOGINETL_KEYSET_MASKING: Secrets Manager does not return the secret" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
@@ -340,7 +340,7 @@ def test_services_that_cannot_be_reached_are_one_line(
         with pytest.raises(OperatorError, match="LOGINETL_KEYSET_MASKING: the KMS key cannot be reached"):
             _ = Services(_production(settings, wrapped, kms_key_uri=uri)).keyring.tokenizer
         secret = _production(settings, wrapped, keysets={KeysetRole.MASKING: "aws-secretsmanager:x"})
-        with pytest.raises(OperatorError, match="does not give the secret"):
+        with pytest.raises(OperatorError, match="does not return the secret"):
             _ = Services(secret).keyring.tokenizer
 
 

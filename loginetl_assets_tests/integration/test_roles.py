@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import make_url, text
 
-from loginetl_assets.cli.privacy import RotatingRole, keys_rotate
+from loginetl_assets.cli.keys import RotatingRole, rotate
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import write_messages
@@ -23,7 +23,7 @@ from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.roles import ANALYST, LOADER, PRIVACY, grant_roles
-from loginetl_assets.privacy.rotate import retokenize, rewrap
+from loginetl_assets.privacy.rotate import reencrypt_data_keys, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.storage import audit
@@ -400,8 +400,8 @@ def test_privacy_rotates_the_masking_key_and_the_officers(pipeline: Pipeline, lo
     assert all(row[2].startswith(f"{key_id}.") for row in pipeline.rows())
     _rotate(pipeline.settings, RotatingRole.OFFICER)
     services = Services(logins.privacy)
-    rewrapped = rewrap(services.database(), services.keyring, Officer(logins.privacy), reason="test")
-    assert rewrapped == 1
+    reencrypted = reencrypt_data_keys(services.database(), services.keyring, Officer(logins.privacy), reason="test")
+    assert reencrypted == 1
     answers = recover(services.database(), Officer(logins.privacy), [before[0][2]], reason="test")
     assert [answer.value for answer in answers] == ["198.51.100.7"]
     with Pipeline.on(logins.loader, tmp_path / "later") as loader:
@@ -491,4 +491,4 @@ def _rotate(settings: Settings, role: RotatingRole) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.as_environment().items():
             patch.setenv(name, value)
-        keys_rotate(role)
+        rotate(role)

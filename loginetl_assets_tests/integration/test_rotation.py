@@ -24,7 +24,7 @@ from loginetl_assets.landing.batch_files import read_masked
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.privacy import rotate
 from loginetl_assets.privacy.recover import Outcome, recover
-from loginetl_assets.privacy.rotate import RetokenCounts, retokenize, rewrap
+from loginetl_assets.privacy.rotate import RetokenCounts, reencrypt_data_keys, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.storage import batches as ledger
@@ -479,7 +479,7 @@ def test_what_was_sealed_before_a_rotation_still_opens_after_it(pipeline: Pipeli
     assert str(old) in shown
 
 
-def test_after_the_officers_rotation_and_rewrap_the_new_key_alone_recovers(pipeline: Pipeline) -> None:
+def test_after_the_officers_rotation_and_re_encryption_the_new_key_alone_recovers(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
     pipeline.run()
     old = _primary(pipeline, KeysetRole.VAULT)
@@ -494,7 +494,12 @@ def test_after_the_officers_rotation_and_rewrap_the_new_key_alone_recovers(pipel
     assert _values(rotated) == _expected(1, 2, 3)
     run_cli(rotated.settings, "keys", "reencrypt", "--reason", WHY)
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
-    assert rewrap(rotated.services.database(), rotated.services.keyring, Officer(rotated.settings), reason=WHY) == 0
+    assert (
+        reencrypt_data_keys(
+            rotated.services.database(), rotated.services.keyring, Officer(rotated.settings), reason=WHY
+        )
+        == 0
+    )
     keys = rotated.settings.home / "keys"
     for name in (OFFICER_FILE, "vault.json"):
         keyset = json.loads((keys / name).read_text())
@@ -519,7 +524,7 @@ def test_an_officers_keyset_without_the_vaults_key_moves_nothing(pipeline: Pipel
     with pytest.raises(OperatorError, match=said):
         retokenize(services.database(), services.landing(), services.keyring, Officer(stranger), reason=WHY)
     with pytest.raises(OperatorError, match=said):
-        rewrap(services.database(), services.keyring, Officer(stranger), reason=WHY)
+        reencrypt_data_keys(services.database(), services.keyring, Officer(stranger), reason=WHY)
     assert (rotated.rows(), rotated.query("SELECT * FROM loginetl.pii_vault ORDER BY token")) == before
     assert rotated.query("SELECT FROM loginetl.token_map") == []
     assert rotated.query("SELECT FROM loginetl.pii_access_log") == []

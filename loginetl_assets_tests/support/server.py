@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from loginetl_assets.cli.privacy import RotatingRole, keys_rotate
+from loginetl_assets.cli.keys import RotatingRole, rotate
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
@@ -69,4 +69,4 @@ def keys_rotated(settings: Settings) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.as_environment().items():
             patch.setenv(name, value)
-        keys_rotate(RotatingRole.MASKING)
+        rotate(RotatingRole.MASKING)

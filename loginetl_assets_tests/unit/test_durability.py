@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import tink
 
-from loginetl_assets.cli.privacy import keys_init
 from loginetl_assets.keys.keyring import OFFICER_FILE, TEMPLATES, Keyring
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset, write_once
+from loginetl_assets.keys.new_keys import create_keysets
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import KeysetRole
 
@@ -86,7 +86,7 @@ def test_keys_that_are_made_on_first_use_are_there_after_a_power_cut(tmp_path: P
 
 
 def test_keys_of_keys_init_are_there_after_a_power_cut(tmp_path: Path, syncs: Syncs) -> None:
-    keys_init(tmp_path / "new" / "keysets")
+    create_keysets(tmp_path / "new" / "keysets")
     for name in (*(f"{role}.json" for role in KeysetRole), OFFICER_FILE):
         assert syncs.holds(tmp_path / "new" / "keysets" / name, tmp_path), name
 

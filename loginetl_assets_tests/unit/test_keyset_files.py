@@ -11,14 +11,14 @@ import tink
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_TEMPLATE, TEMPLATES, Keyring
-from loginetl_assets.keys.keysets import keyset_json, replace_keyset
+from loginetl_assets.keys.keysets import keyset_json, public_keyset_json, replace_keyset
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.settings import Environment, KeysetRole, Settings
 
 NAME = "LOGINETL_KEYSET_MASKING"
 MASKING = keyset_json(tink.new_keyset_handle(TEMPLATES[KeysetRole.MASKING]))
 OFFICER = tink.new_keyset_handle(OFFICER_TEMPLATE)
-PUBLIC = keyset_json(OFFICER.public_keyset_handle(), public=True)
+PUBLIC = public_keyset_json(OFFICER)
 
 
 def keyset_file(directory: Path, mode: int, text: str = MASKING) -> Path:

@@ -1,0 +1,92 @@
+"""Keysets in AWS: kept in Secrets Manager, wrapped by KMS.
+
+Credentials, region and endpoints follow AWS's own variables and profiles; an ARN names its region itself.
+"""
+
+from typing import Any
+
+import boto3
+import tink
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from tink import aead
+
+from loginetl_assets.errors import OperatorError
+
+
+def read_secret(setting: str, secret_id: str) -> str:
+    """Returns the text of a secret.
+
+    Args:
+        setting: the variable that names the secret, for errors.
+        secret_id: its name or ARN.
+
+    Raises:
+        OperatorError: it is missing or binary, or Secrets Manager refuses or cannot be reached.
+    """
+    try:
+        return str(_secrets_manager(secret_id).get_secret_value(SecretId=secret_id)["SecretString"])
+    except (BotoCoreError, ClientError, KeyError) as error:
+        raise OperatorError(f"{setting}: Secrets Manager does not return the secret ({_code(error)})") from None
+
+
+def replace_secret(setting: str, secret_id: str, text: str) -> None:
+    """Writes a new version of a secret; arguments and errors are those of `read_secret`."""
+    try:
+        _secrets_manager(secret_id).put_secret_value(SecretId=secret_id, SecretString=text)
+    except (BotoCoreError, ClientError) as error:
+        raise OperatorError(f"{setting}: Secrets Manager did not take the keyset ({_code(error)})") from None
+
+
+def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.KeysetHandle:
+    """Reads a keyset (Tink's `encryptedKeyset`) that was wrapped by a KMS key.
+
+    Raises:
+        OperatorError: no key or no valid one is named, it cannot be reached, or it does not open the keyset.
+    """
+    if not kms_key_uri:
+        raise OperatorError(f"{setting} is wrapped: set LOGINETL_KMS_KEY_URI to the KMS key that opens it")
+    try:
+        return tink.json_proto_keyset_format.parse_encrypted(text, _kms_key(kms_key_uri), b"")
+    except BotoCoreError as error:
+        raise OperatorError(f"{setting}: the KMS key cannot be reached ({_code(error)})") from None
+    except tink.TinkError:
+        raise OperatorError(f"{setting}: the key of LOGINETL_KMS_KEY_URI does not open this keyset") from None
+
+
+def wrap_keyset(handle: tink.KeysetHandle, kms_key_uri: str) -> str:
+    """Returns a keyset as JSON, wrapped by a KMS key.
+
+    Raises:
+        OperatorError: the key is not valid, cannot be reached, or may not be used.
+    """
+    try:
+        return str(tink.json_proto_keyset_format.serialize_encrypted(handle, _kms_key(kms_key_uri), b""))
+    except BotoCoreError as error:
+        raise OperatorError(f"the key of LOGINETL_KMS_KEY_URI cannot be reached ({_code(error)})") from None
+    except tink.TinkError:
+        raise OperatorError("the key of LOGINETL_KMS_KEY_URI cannot wrap a keyset: check it and its rights") from None
+
+
+def _kms_key(uri: str) -> aead.Aead:
+    from tink.integration import awskms  # few keysets are wrapped
+
+    try:
+        region = uri.removeprefix("aws-kms://").split(":")[3]
+        client = awskms.new_client(boto3_client=boto3.client("kms", region_name=region), key_uri=uri)
+        return client.get_aead(uri)
+    except (tink.TinkError, IndexError):
+        raise OperatorError("LOGINETL_KMS_KEY_URI must be aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID") from None
+
+
+def _secrets_manager(secret_id: str) -> Any:
+    region = secret_id.split(":")[3] if secret_id.startswith("arn:") and secret_id.count(":") >= 6 else None
+    retries = Config(retries={"mode": "standard", "max_attempts": 5})
+    return boto3.client("secretsmanager", region_name=region, config=retries)
+
+
+def _code(error: Exception) -> str:
+    """Returns what of an error may be shown: the service's code, or the error's type."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "refused"))
+    return type(error).__name__

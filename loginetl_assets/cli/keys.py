@@ -1,0 +1,164 @@
+"""`loginetl keys`: make, show and rotate keysets, and move what is stored to new keys."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loginetl_assets.cli.privacy import Reason, print_counts
+from loginetl_assets.cli.run import configured_services
+from loginetl_assets.settings import KeysetRole
+
+app = typer.Typer(no_args_is_help=True, help="Make, show and rotate keysets.")
+
+out = Console()
+err = Console(stderr=True)
+
+
+class RotatingRole(StrEnum):
+    """The keysets that can be rotated; `officer` also renews the vault's public keyset."""
+
+    MASKING = "masking"
+    LANDING = "landing"
+    REJECTS = "rejects"
+    OFFICER = "officer"
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="An empty or new directory for the keysets.")],
+    kms_key_uri: Annotated[
+        str | None, typer.Option(help="Wrap them with this KMS key: aws-kms://arn:aws:kms:…")
+    ] = None,
+) -> None:
+    """Make a set of keysets for staging or production: four for the pipeline, one for the privacy officer."""
+    from loginetl_assets.keys.keyring import OFFICER_FILE, setting_of
+    from loginetl_assets.keys.new_keys import create_keysets
+
+    create_keysets(directory, kms_key_uri)
+    for role in KeysetRole:
+        print(f"{setting_of(role)}={directory / f'{role}.json'}")  # noqa: T201
+    err.print(
+        f"{directory / OFFICER_FILE} is the privacy officer's: move it to where the pipeline cannot read it, and keep"
+        " a copy. Without it no value can be recovered; without the masking keyset no token can be made again."
+    )
+
+
+@app.command()
+def show() -> None:
+    """Show key ids by keyset, the primary first, and which the database was written with; never a key."""
+    from sqlalchemy import text
+
+    services = configured_services()
+    with services.database().transaction() as connection:
+        used = connection.execute(text("SELECT role, key_id, check_value, first_used_at FROM loginetl.keys")).all()
+    since = {(row.role, row.key_id): f"{row.first_used_at:%Y-%m-%d %H:%M}" for row in used}
+    written_with = {(row.role, row.key_id): row.check_value for row in used}
+    table = Table("keyset", "key id", "", "in use since (UTC)")
+    for role in KeysetRole:
+        held = services.keyring.check_values(role)
+        for key_id, check_value in held.items():
+            what = "primary" if key_id == next(iter(held)) else ""
+            if written_with.get((role, key_id)) not in {None, check_value}:
+                what = "[red]another key under this id[/]"
+            table.add_row(role, str(key_id), what, since.get((role, key_id), "-"))
+        for row in used:
+            if row.role == role and row.key_id not in held:
+                table.add_row(role, str(row.key_id), "[yellow]not held[/]", since[(role, row.key_id)])
+    out.print(table)
+
+
+@app.command()
+def rotate(
+    role: Annotated[RotatingRole, typer.Argument(help="Which keyset.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Write the new keyset here instead of in place of the old one.")
+    ] = None,
+) -> None:
+    """Give a keyset a new primary key; the old keys stay, to recognize and decrypt what they made."""
+    from loginetl_assets.keys.new_keys import rotate_keyset, rotate_officer_keyset
+
+    services = configured_services()
+    if role is RotatingRole.OFFICER:
+        key_id = rotate_officer_keyset(services.keyring, services.settings, output)
+    else:
+        key_id = rotate_keyset(services.keyring, KeysetRole(role), services.settings, output)
+    err.print(f"new primary key {key_id} of the {role} keyset")
+    if role is RotatingRole.MASKING:
+        err.print("next: `loginetl keys retokenize`, once every pipeline process holds the new keyset")
+    if role is RotatingRole.OFFICER:
+        err.print("next: `loginetl keys reencrypt`, then restart what holds the old public keyset")
+
+
+@app.command()
+def retokenize(reason: Reason = "") -> None:
+    """Move rows, masked files and vault to the new masking key, while the pipeline goes on."""
+    from loginetl_assets.keys.officer import Officer
+    from loginetl_assets.privacy.rotate import retokenize as retokenize_all
+
+    services = configured_services()
+    started = time.monotonic()
+    database = services.database(application_name="loginetl retokenize")
+    with _progress() as progress:
+        counts = retokenize_all(
+            database,
+            services.bound_landing(database),
+            services.keyring,
+            Officer(services.settings),
+            reason=reason,
+            progress=progress,
+        )
+    seconds = time.monotonic() - started
+    print_counts("Moved", {**asdict(counts), "seconds": round(seconds, 1)})
+
+
+@app.command()
+def reencrypt(
+    reason: Reason = "",
+    to_another_officer: Annotated[
+        bool,
+        typer.Option(
+            "--to-another-officer",
+            help="Hand the vault over to the holder of a private key that is not in LOGINETL_KEYSET_OFFICER.",
+        ),
+    ] = False,
+) -> None:
+    """Re-encrypt the vault's data keys for the officer's new key, the primary one of LOGINETL_KEYSET_VAULT."""
+    from loginetl_assets.keys.officer import Officer
+    from loginetl_assets.privacy.rotate import reencrypt_data_keys
+
+    services = configured_services()
+    with _progress() as progress:
+        moved = reencrypt_data_keys(
+            services.database(application_name="loginetl reencrypt"),
+            services.keyring,
+            Officer(services.settings),
+            reason=reason,
+            to_another_officer=to_another_officer,
+            progress=progress,
+        )
+    err.print(f"the vault is encrypted for key {services.keyring.key_ids(KeysetRole.VAULT)[0]}")
+    print_counts("Moved", {"data_keys": moved})
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows a bar per step."""
+    from rich.progress import Progress
+
+    tasks = {}
+    with Progress(console=err, transient=True) as bars:
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield show
