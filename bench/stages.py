@@ -14,8 +14,9 @@ from bench import database
 from bench.failure import BenchmarkError
 from bench.messages import bodies
 from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.logins.contract import COLUMN_NAMES
 from loginetl_assets.logins.encryption import VaultEncryptor, decrypt, encrypt
-from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS, MaskedBatch, mask_batch
+from loginetl_assets.logins.masking import MASKED_SCHEMA, MaskedBatch, mask_batch
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
@@ -82,11 +83,11 @@ def loading(home: Path, server_url: str, *, rows: int = LOADED_ROWS) -> dict[str
     whole = pl.concat(one.logins for one in masked)
 
     def straight(url: str) -> float:
-        return _copy(url, whole.select(TABLE_COLUMNS))
+        return _copy(url, whole.select(COLUMN_NAMES))
 
     def indexed(url: str) -> float:
         LoginDatabase(url).migrate()
-        return _copy(url, whole.select(TABLE_COLUMNS))
+        return _copy(url, whole.select(COLUMN_NAMES))
 
     def ours(url: str) -> float:
         return _load(home, url, masked)
@@ -119,7 +120,7 @@ def _batches(messages: int) -> Iterator[list[QueuedMessage]]:
 def _copy(url: str, rows: pl.DataFrame) -> float:
     started = time.perf_counter()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
-        with cursor.copy(f"COPY user_logins ({', '.join(TABLE_COLUMNS)}) FROM STDIN".encode()) as copy:
+        with cursor.copy(f"COPY user_logins ({', '.join(COLUMN_NAMES)}) FROM STDIN".encode()) as copy:
             for row in rows.iter_rows():
                 copy.write_row(row)
         connection.commit()

@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
+from loginetl_assets.logins.contract import FIELDS
 from loginetl_assets.resources.configured import (
     KeyringResource,
     LandingResource,
@@ -30,15 +31,10 @@ login_queue = dg.AssetSpec(
     group_name="logins",
     kinds={"sqs"},
     owners=OWNERS,
-    metadata={"dagster/column_schema": column_schema(
-        ("user_id", "string", "Who logged in."),
-        ("app_version", "string", "Such as 2.3.0."),
-        ("device_type", "string", "Such as ios, android."),
-        ("ip", "string", "Personal data: masked from the next step but one."),
-        ("locale", "string", "May be null or missing."),
-        ("device_id", "string", "Personal data: masked from the next step but one."),
-    )},
-)  # fmt: skip
+    metadata={
+        "dagster/column_schema": column_schema(*((field.name, "string", field.message_description) for field in FIELDS))
+    },
+)
 
 
 class DrainConfig(dg.Config):

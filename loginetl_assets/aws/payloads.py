@@ -113,7 +113,7 @@ class Payloads:
 
     def _key_of(self, message: QueuedMessage) -> str | None:
         pointer = read_pointer(message.body) if self._client else None
-        return pointer.key if pointer and pointer.bucket == self._bucket else None
+        return pointer.path if pointer and pointer.bucket == self._bucket else None
 
     def _read(self, key: str) -> bytes | None:
         """Reads an object whole; one larger than `MAX_BYTES` is not read on and gives None."""

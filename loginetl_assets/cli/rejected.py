@@ -68,9 +68,9 @@ def show(
     limit: Limit = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Show the outline of rejected bodies: letters as x, digits as 9, the rest as sent."""
-    from loginetl_assets.logins.encryption import NotOpened, decrypt
-    from loginetl_assets.logins.redacted import outline
+    """Show the redacted shape of rejected bodies: letters as x, digits as 9, the rest as sent."""
+    from loginetl_assets.logins.encryption import DecryptionError, decrypt
+    from loginetl_assets.logins.redacted import redacted_shape
     from loginetl_assets.steps.replay import selection
     from loginetl_assets.storage import rejections
 
@@ -82,20 +82,20 @@ def show(
         for row in rejections.newest(connection, which, limit=limit):
             sealed = rejections.encrypted_body(connection, row.message_uuid)
             try:
-                body = outline(decrypt(services.keyring.rejects, sealed, str(row.message_uuid)))
-            except NotOpened:
+                body = redacted_shape(decrypt(services.keyring.rejects, sealed, str(row.message_uuid)))
+            except DecryptionError:
                 raise OperatorError(
                     f"the body of {row.message_uuid} does not open: set LOGINETL_KEYSET_REJECTS to the keyset it was"
                     " sealed with"
                 ) from None
-            shown.append({**asdict(row), "outline": body})
+            shown.append({**asdict(row), "redacted_shape": body})
     if as_json:
         print(json.dumps(shown, default=str, indent=2))  # noqa: T201
         return
     for one in shown:
         field = f" ({one['field']})" if one["field"] else ""
         out.print(f"[bold]{one['message_uuid']}[/]  {one['reason']}{field}", highlight=False)
-        out.print(escape(str(one["outline"])), highlight=False, soft_wrap=True)
+        out.print(escape(str(one["redacted_shape"])), highlight=False, soft_wrap=True)
 
 
 @rejected_app.command()

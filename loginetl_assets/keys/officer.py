@@ -7,7 +7,7 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.home import check_home
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_SETTING
 from loginetl_assets.keys.keysets import check_values, enabled_key_ids, read_keyset
-from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, Encryptor, NotOpened
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, Encryptor
 from loginetl_assets.settings import Settings
 
 
@@ -58,7 +58,7 @@ class Officer:
         """Tries whether the officer can decrypt what is encrypted with a vault keyset."""
         try:
             self.unwrap(vault.encrypt(b"", VAULT_KEY_CONTEXT))
-        except NotOpened:
+        except DecryptionError:
             return False
         return True
 
@@ -66,12 +66,12 @@ class Officer:
         """Decrypts a data key; the bytes are secret.
 
         Raises:
-            NotOpened: it was encrypted for another officer, or altered.
+            DecryptionError: it was encrypted for another officer, or altered.
         """
         try:
             return bytes(self._keys.decrypt(wrapped_key, VAULT_KEY_CONTEXT))
         except tink.TinkError:
-            raise NotOpened("it was encrypted for another officer key") from None
+            raise DecryptionError("it was encrypted for another officer key") from None
 
     def data_key(self, wrapped_key: bytes) -> Encryptor:
         """Returns the data key itself, which decrypts values bound to their tokens; errors as for `unwrap`."""

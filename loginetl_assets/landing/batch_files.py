@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from loginetl_assets.errors import BatchError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import BATCHES, MASKED, Landing, ObjectMissing
-from loginetl_assets.logins.encryption import NotOpened, decrypt, encrypt
-from loginetl_assets.logins.masking import MASKED_SCHEMA
+from loginetl_assets.logins.encryption import DecryptionError, decrypt, encrypt
+from loginetl_assets.logins.masking import as_masked
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import batches as ledger
@@ -76,7 +76,7 @@ def read_messages(landing: Landing, keys: Keyring, batch: Batch) -> list[QueuedM
         )
     try:
         return decode_messages(decrypt(keys.landing, landing.get(batch.object_path), batch.object_path))
-    except (ObjectMissing, NotOpened, ValueError) as error:
+    except (ObjectMissing, DecryptionError, ValueError) as error:
         raise Unreadable(f"raw batch: {error}") from None
 
 
@@ -109,7 +109,7 @@ def read_masked(landing: Landing, batch: Batch) -> pl.DataFrame:
     if not batch.masked_path.endswith(f"-{sha256(content).hexdigest()}.parquet"):
         raise Unreadable("masked file: it was altered")
     try:
-        return pl.read_parquet(io.BytesIO(content)).match_to_schema(MASKED_SCHEMA)
+        return as_masked(pl.read_parquet(io.BytesIO(content)))
     except PolarsError:  # its text quotes what it could not read
         raise Unreadable("masked file: it cannot be read as masked logins") from None
 

@@ -5,9 +5,13 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 import polars as pl
 
+from loginetl_assets.logins.contract import FIELDS, Kind
+
+_KINDS = {field.name: field.kind for field in FIELDS if field.masked}
+
 
 def canonical_ip(text: str) -> str | None:
-    """The one spelling of an IP address, or None where the text is none.
+    """Returns the one spelling of an IP address, or None where the text is not one.
 
     IPv6 is compressed and lower case (RFC 5952); an IPv4-mapped IPv6 address is the IPv4 address. Leading zeros in
     IPv4 are refused, since readers disagree whether they mean octal; so are zones (`%eth0`), which name an interface
@@ -28,18 +32,18 @@ def canonical_ip(text: str) -> str | None:
 
 
 def canonical_value(field: str, text: str) -> str | None:
-    """The one spelling of a single value of `ip` or `device_id`, or None where the text is none of that field."""
+    """Returns the one spelling of a value of a masked field, or None where the text is not a value of that field."""
     return next(iter(canonical_values(field, [text])), None)
 
 
 def canonical_values(field: str, texts: Iterable[str]) -> set[str]:
-    """The spellings of values of `ip` or `device_id`, each once; texts that are none of that field are left out."""
-    if field == "ip":
+    """Returns the spellings of values of a masked field, each once, without texts that are not values of that field."""
+    if _KINDS[field] is Kind.IP:
         return {address for text in texts if (address := canonical_ip(text))}
     frame = pl.DataFrame({"text": list(texts)}, schema={"text": pl.String})
-    return set(frame.select(canonical_device_id(pl.col("text")))["text"]) - {""}
+    return set(frame.select(canonical_text(pl.col("text")))["text"]) - {""}
 
 
-def canonical_device_id(text: pl.Expr) -> pl.Expr:
-    """Stripped of white space at both ends and in Unicode's normal form C."""
+def canonical_text(text: pl.Expr) -> pl.Expr:
+    """Strips white space at both ends and composes to Unicode's normal form C."""
     return text.str.strip_chars().str.normalize("NFC")

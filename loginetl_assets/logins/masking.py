@@ -1,4 +1,4 @@
-"""A batch of messages becomes masked logins, rejected logins and vault entries: rules over whole frames, no I/O."""
+"""Masks a batch of messages into logins, rejected messages and vault entries: rules over whole frames, no I/O."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -7,32 +7,30 @@ from uuid import UUID
 
 import polars as pl
 
-from loginetl_assets.logins.canonical import canonical_device_id, canonical_ip
-from loginetl_assets.logins.message import FIELDS, Login, QueuedMessage, read_login
+from loginetl_assets.logins.canonical import canonical_ip, canonical_text
+from loginetl_assets.logins.contract import (
+    COLUMNS,
+    CREATE_DATE,
+    FIELD_NAMES,
+    FIELDS,
+    MAX_LENGTHS,
+    TOKEN_COLUMNS,
+    Field,
+    Kind,
+)
+from loginetl_assets.logins.message import Login, QueuedMessage, read_login
 from loginetl_assets.logins.rejection import Reason, Rejection
-from loginetl_assets.logins.tokens import MASKED_FIELDS, Tokenizer, is_token
+from loginetl_assets.logins.tokens import Tokenizer, is_token
 from loginetl_assets.logins.versions import MAX_PACKED, major_version, pack_version
 
-# The columns of `user_logins`, with the widths that its users' databases have.
-MAX_LENGTHS = {"user_id": 128, "device_type": 32, "locale": 32, "device_id": 256}
-
-MASKED_SCHEMA = pl.Schema(
-    {
-        "message_uuid": pl.String,  # UUID
-        "event_uuid": pl.String,  # UUID; null where events are not known by an id of their own
-        "user_id": pl.String,
-        "device_type": pl.String,
-        "masked_ip": pl.String,
-        "masked_device_id": pl.String,
-        "locale": pl.String,
-        "app_version": pl.Int32,
-        "create_date": pl.Date,  # UTC date of the message's SentTimestamp
-    }
-)
-TABLE_COLUMNS = tuple(name for name in MASKED_SCHEMA if name not in {"message_uuid", "event_uuid"})
-
+_DTYPES = {"character varying": pl.String, "integer": pl.Int32, "date": pl.Date}
+_IDS = {
+    "message_uuid": pl.String,
+    "event_uuid": pl.String,
+}  # UUIDs; the second null where events have no id of their own
+MASKED_SCHEMA = pl.Schema({**_IDS, **{column.name: _DTYPES[column.base_type] for column in COLUMNS}})
 _READ_SCHEMA = pl.Schema(
-    {"position": pl.Int64, "sent_at_ms": pl.Int64, **{field: pl.String for field in FIELDS}, "event_uuid": pl.String}
+    {"position": pl.Int64, "sent_at_ms": pl.Int64, **dict.fromkeys(FIELD_NAMES, pl.String), "event_uuid": pl.String}
 )
 
 
@@ -46,23 +44,25 @@ class RejectedMessage:
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """What one batch of messages came to; `len(logins) + len(rejected) + repeated` is what went in."""
+    """The results of masking a batch; `len(logins) + len(rejected) + repeated` messages went in."""
 
     logins: pl.DataFrame = dataclass_field(repr=False)  # MASKED_SCHEMA, in the order of the messages
     rejected: list[RejectedMessage]
-    vault: pl.DataFrame = dataclass_field(
-        repr=False
-    )  # distinct: token, field, value (String); the only frame that holds values in the clear
-    repeated: int  # messages whose id stood in the batch already
-    unknown_fields: int  # fields beside the six that were ignored, over all messages
+    # Distinct rows of token, field, value (String): the only frame that holds values in plaintext.
+    vault: pl.DataFrame = dataclass_field(repr=False)
+    repeated: int  # messages whose id was in the batch already
+    unknown_fields: int  # fields outside the contract that were ignored, over all messages
 
     def without_events(self, event_uuids: Collection[str]) -> tuple["MaskedBatch", list[UUID]]:
-        """The batch without the logins of some events, and without values that only those have; and their messages."""
+        """Returns the batch without the logins of some events and their vault values, and the ids of their messages.
+
+        A value that a remaining login has too stays.
+        """
         known = pl.col("event_uuid").is_in(list(event_uuids)).fill_null(False)
         logins = self.logins.filter(~known)
-        kept = pl.concat([logins["masked_ip"], logins["masked_device_id"]]).unique()
+        kept = pl.concat(logins[column] for column in TOKEN_COLUMNS.values()).unique()
         vault = self.vault.filter(pl.col("token").is_in(kept.implode()))
-        dropped = [UUID(key) for key in self.logins.filter(known)["message_uuid"]]
+        dropped = [UUID(message) for message in self.logins.filter(known)["message_uuid"]]
         return replace(self, logins=logins, vault=vault), dropped
 
 
@@ -79,13 +79,13 @@ def mask_batch(
     Args:
         messages: as they were landed; an id that comes again is passed over.
         tokenizer: makes the tokens.
-        reject_unknown_fields: whether a field outside the six rejects its message.
-        major_only: whether `app_version` holds the major version alone instead of the packed one.
+        reject_unknown_fields: whether a field outside the contract rejects its message.
+        major_only: whether a version's column holds the major version alone instead of the packed one.
         by_event_id: whether the bodies' own `event_id` is read.
     """
     distinct: dict[UUID, QueuedMessage] = {}
     for message in messages:
-        distinct.setdefault(message.key, message)
+        distinct.setdefault(message.uuid, message)
     kept = list(distinct.items())
 
     rows: list[tuple[object, ...]] = []
@@ -101,64 +101,90 @@ def mask_batch(
             rejected.append(RejectedMessage(message, reading))
 
     checked = _check_values(pl.DataFrame(rows, schema=_READ_SCHEMA, orient="row"))
-    for position, reason, field in (
-        checked.filter(pl.col("reason").is_not_null()).select("position", "reason", "field").iter_rows()
-    ):
+    faulty = checked.filter(pl.col("reason").is_not_null())
+    for position, reason, field in faulty.select("position", "reason", "field").iter_rows():
         rejected.append(RejectedMessage(kept[position][1], Rejection(Reason(reason), field)))
-    good = checked.filter(pl.col("reason").is_null())
 
-    known = {field: tokenizer.tokens(field, good[field]) for field in MASKED_FIELDS}
-    version = major_version(pl.col("packed")) if major_only else pl.col("packed")
-    logins = (
-        good.with_columns(
-            pl.Series("message_uuid", [str(kept[position][0]) for position in good["position"]], pl.String),
-            *(_masked(field, known[field]) for field in MASKED_FIELDS),
-            app_version=version,
-            create_date=pl.from_epoch("sent_at_ms", time_unit="ms").dt.date(),
-        )
-        .select(MASKED_SCHEMA.names())
-        .match_to_schema(MASKED_SCHEMA)
+    valid = checked.filter(pl.col("reason").is_null())
+    tokens = {field: tokenizer.tokens(field, valid[_value_of(field)].drop_nulls()) for field in TOKEN_COLUMNS}
+    logins = valid.select(
+        pl.Series("message_uuid", [str(kept[position][0]) for position in valid["position"]], pl.String),
+        "event_uuid",
+        *(_column(field, tokens, major_only).alias(field.column.name) for field in FIELDS),
+        pl.from_epoch("sent_at_ms", time_unit="ms").dt.date().alias(CREATE_DATE.name),
     )
-    vault = pl.concat(known[field].select("token", pl.lit(field).alias("field"), "value") for field in MASKED_FIELDS)
-    return MaskedBatch(logins, rejected, vault, len(messages) - len(kept), unknown_fields)
+    logins = logins.select(MASKED_SCHEMA.names()).match_to_schema(MASKED_SCHEMA)
+    vault = pl.concat(pairs.select("token", pl.lit(field).alias("field"), "value") for field, pairs in tokens.items())
+    return MaskedBatch(
+        logins.match_to_schema(MASKED_SCHEMA), rejected, vault, len(messages) - len(kept), unknown_fields
+    )
+
+
+def as_masked(frame: pl.DataFrame) -> pl.DataFrame:
+    """Returns a masked frame of this or an earlier version in `MASKED_SCHEMA`; an optional column it lacks is null.
+
+    Raises:
+        SchemaError: its columns are others; the text carries no value.
+    """
+    return frame.match_to_schema(
+        MASKED_SCHEMA, missing_columns={column.name: "insert" for column in COLUMNS if column.optional}
+    )
 
 
 def violations(logins: pl.DataFrame) -> dict[str, int]:
     """Counts the rows of a masked frame that must never reach the table, by rule; all zero when it is sound."""
-    counts = logins.select(
-        version_out_of_range=(~pl.col("app_version").is_between(0, MAX_PACKED)).fill_null(True).sum(),
-        ip_not_masked=(~is_token(pl.col("masked_ip"))).fill_null(True).sum(),
-        device_id_not_masked=(~is_token(pl.col("masked_device_id"))).fill_null(True).sum(),
-    )
-    return {name: int(count) for name, count in counts.row(0, named=True).items()}
+    wrong = {"version_out_of_range": pl.lit(False)}
+    for field in FIELDS:
+        column = pl.col(field.column.name)
+        if field.masked:
+            wrong[f"{field.name}_not_masked"] = (~is_token(column)).fill_null(not field.optional)
+        elif field.kind is Kind.VERSION:
+            in_range = column.is_between(0, MAX_PACKED).fill_null(field.optional)
+            wrong["version_out_of_range"] |= ~in_range
+    counts = logins.select(**{rule: is_wrong.sum() for rule, is_wrong in wrong.items()})
+    return {rule: int(count) for rule, count in counts.row(0, named=True).items()}
+
+
+def _value_of(field: str) -> str:
+    return f"{field} as value"
 
 
 def _check_values(read: pl.DataFrame) -> pl.DataFrame:
-    """Adds canonical values, the packed version, and the first thing wrong as `reason` and `field`."""
-    addresses = {text: canonical_ip(text) for text in read["ip"].unique()}
-    frame = read.with_columns(
-        pl.Series("canonical_ip", [addresses[text] for text in read["ip"]], pl.String),
-        device_id=canonical_device_id(pl.col("device_id")),
-        locale=pl.when(pl.col("locale") != "").then("locale"),
-        packed=pack_version(pl.col("app_version")),
-    )
-    faults = [
-        *(_fault(pl.col(field).str.strip_chars() == "", Reason.EMPTY, field) for field in FIELDS if field != "locale"),
-        *(_fault(pl.col(field).str.len_chars() > most, Reason.TOO_LONG, field) for field, most in MAX_LENGTHS.items()),
-        _fault(pl.col("canonical_ip").is_null(), Reason.BAD_IP, "ip"),
-        _fault(pl.col("packed").is_null(), Reason.BAD_VERSION, "app_version"),
-    ]  # fmt: skip
-    return (
-        frame.with_columns(fault=pl.coalesce(faults))
-        .unnest("fault")
-        .with_columns(ip="canonical_ip")
-        .drop("canonical_ip")
-    )
+    """Adds each field's value, canonical or packed, in a column of `_value_of`, and its first fault.
+
+    That fault is a `reason` and `field`, both null in the rows of valid logins.
+    """
+    frame = read.with_columns(_value(field, read[field.name]).alias(_value_of(field.name)) for field in FIELDS)
+    required = [field.name for field in FIELDS if not field.optional]
+    faults = [_fault(pl.col(name).str.strip_chars() == "", Reason.EMPTY, name) for name in required]
+    for name, most in MAX_LENGTHS.items():
+        faults.append(_fault(pl.col(_value_of(name)).str.len_chars() > most, Reason.TOO_LONG, name))
+    for kind, reason in ((Kind.IP, Reason.BAD_IP), (Kind.VERSION, Reason.BAD_VERSION)):
+        for name in (field.name for field in FIELDS if field.kind is kind):
+            faults.append(_fault(pl.col(_value_of(name)).is_null() & (pl.col(name) != ""), reason, name))
+    return frame.with_columns(fault=pl.coalesce(faults)).unnest("fault")
 
 
 def _fault(wrong: pl.Expr, reason: Reason, field: str) -> pl.Expr:
     return pl.when(wrong).then(pl.struct(reason=pl.lit(reason.value), field=pl.lit(field)))
 
 
-def _masked(field: str, known: pl.DataFrame) -> pl.Expr:
-    return pl.col(field).replace_strict(known["value"], known["token"], return_dtype=pl.String).alias(f"masked_{field}")
+def _value(field: Field, texts: pl.Series) -> pl.Expr:
+    """The value of a field's texts: null where it is invalid, or optional and empty."""
+    text = pl.col(field.name)
+    if field.kind is Kind.IP:
+        canonical = {text: canonical_ip(text) for text in texts.drop_nulls().unique()}
+        return pl.lit(pl.Series([canonical.get(text) for text in texts], dtype=pl.String))
+    if field.kind is Kind.VERSION:
+        return pack_version(text)
+    if field.masked:
+        text = canonical_text(text)
+    return pl.when(text != "").then(text) if field.optional else text
+
+
+def _column(field: Field, tokens: dict[str, pl.DataFrame], major_only: bool) -> pl.Expr:
+    value = pl.col(_value_of(field.name))
+    if field.masked:
+        pairs = tokens[field.name]
+        return value.replace_strict(pairs["value"], pairs["token"], return_dtype=pl.String)
+    return major_version(value) if major_only and field.kind is Kind.VERSION else value

@@ -1,25 +1,25 @@
 """A login message: how it is kept in the landing, and how its body is read.
 
-`read_login` answers with the six fields or with a `Rejection`; no other outcome exists and no exception escapes.
-Whether the *values* are good (an address, a version, a length) is decided for whole frames in `masking`.
+`read_login` returns the fields of a login or a `Rejection`; no other outcome exists and no exception escapes.
+Whether the *values* are valid (an address, a version, a length) is decided for whole frames in `masking`.
 """
 
 import json
 import re
+from collections import namedtuple
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 
+from loginetl_assets.logins.contract import FIELD_NAMES, FIELDS
 from loginetl_assets.logins.rejection import Reason, Rejection
 
-FIELDS = ("user_id", "app_version", "device_type", "ip", "locale", "device_id")
 EVENT_ID = "event_id"
-OPTIONAL_FIELDS = frozenset({"locale", EVENT_ID})
-_FIELDS_AND_EVENT = (*FIELDS, EVENT_ID)
-_LOGIN = frozenset(FIELDS)
-_LOGIN_AND_EVENT = frozenset(_FIELDS_AND_EVENT)
+_FIELDS_AND_EVENT = (*FIELD_NAMES, EVENT_ID)
+_OPTIONAL = frozenset({EVENT_ID, *(field.name for field in FIELDS if field.optional)})
+_LONGEST_NAME = max(map(len, FIELD_NAMES))
 
 # Objects and lists inside each other. Far below the interpreter's recursion limit (1 000 frames with the caller's own,
 # and counted otherwise from Python 3.12 on), so that a body has the same outcome wherever it is read.
@@ -27,7 +27,7 @@ MAX_DEPTH = 512
 # Strings, in which brackets mean nothing, and brackets. Nothing is tried twice, so an open string costs no search.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 
-# Names for message ids that are no UUIDs (AWS's are; the API only promises a string of up to 100 characters).
+# Names for message ids that are not UUIDs (AWS's are; the API only promises a string of up to 100 characters).
 _MESSAGE_IDS = uuid5(NAMESPACE_URL, "sqs-message-id")
 _EVENT_IDS = uuid5(NAMESPACE_URL, "login-event-id")
 
@@ -36,10 +36,11 @@ _POINTERS = (
     "software.amazon.payloadoffloading.PayloadS3Pointer",
     "com.amazon.sqs.javamessaging.MessageS3Pointer",  # until version 1 of that library
 )
+_MAX_POINTER = 16_384  # a path has 1 024 bytes at most, each escaped at worst, and SNS adds its envelope
 
 
 class QueuedMessage(msgspec.Struct, array_like=True, frozen=True):
-    """One message as the landing keeps it: what SQS said of it, and its body, untouched."""
+    """One message as the landing keeps it: SQS's attributes of it, and its body, untouched."""
 
     message_id: str
     sent_at_ms: int  # SQS's SentTimestamp: epoch milliseconds
@@ -50,34 +51,12 @@ class QueuedMessage(msgspec.Struct, array_like=True, frozen=True):
         return f"QueuedMessage({self.message_id})"
 
     @property
-    def key(self) -> UUID:
-        """The identity under which the ledger knows the message."""
+    def uuid(self) -> UUID:
+        """The identity of the message in the ledger."""
         try:
             return UUID(self.message_id)
         except ValueError:
             return uuid5(_MESSAGE_IDS, self.message_id)
-
-
-class Login(NamedTuple):
-    """The six fields of a login, as they were sent, and how many fields beside them were ignored."""
-
-    user_id: str
-    app_version: str
-    device_type: str
-    ip: str
-    locale: str | None
-    device_id: str
-    unknown_fields: int
-    event_id: str | None = None  # the producer's own, where it is asked for and there
-
-    @property
-    def event_uuid(self) -> UUID | None:
-        """The identity of the event, whatever messages bring it."""
-        return uuid5(_EVENT_IDS, self.event_id) if self.event_id else None
-
-    def __repr__(self) -> str:
-        """Shows no field: all of them may be personal data."""
-        return "Login(…)"
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -85,7 +64,7 @@ _decoder = msgspec.msgpack.Decoder(list[QueuedMessage])
 
 
 def encode_messages(messages: list[QueuedMessage]) -> bytes:
-    """Packs a batch of messages for sealing (MessagePack)."""
+    """Packs a batch of messages (MessagePack)."""
     return _encoder.encode(messages)
 
 
@@ -101,24 +80,21 @@ def decode_messages(packed: bytes) -> list[QueuedMessage]:
         raise ValueError("not a batch of messages") from None
 
 
-_LONGEST_POINTER = 16_384  # a key has 1 024 bytes at most, each escaped at worst, and SNS adds its envelope
-
-
 class PayloadPointer(NamedTuple):
     """Where in S3 the extended client library put a message's payload."""
 
     bucket: str
-    key: str
+    path: str
 
 
 def read_pointer(body: bytes) -> PayloadPointer | None:
-    """The pointer that a body consists of, in an SNS envelope or not, if it is one."""
-    if len(body) > _LONGEST_POINTER or b"S3Pointer" not in body:
+    """Returns the pointer that a body consists of, in an SNS envelope or not; None for every other body."""
+    if len(body) > _MAX_POINTER or b"S3Pointer" not in body:
         return None
     try:
         match json.loads(body):
-            case [name, {"s3BucketName": str(bucket), "s3Key": str(key)}] if name in _POINTERS:
-                return PayloadPointer(bucket, key)
+            case [name, {"s3BucketName": str(bucket), "s3Key": str(path)}] if name in _POINTERS:
+                return PayloadPointer(bucket, path)
             case {"Type": "Notification", "Message": str(inner)}:
                 return read_pointer(inner.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
@@ -126,40 +102,66 @@ def read_pointer(body: bytes) -> PayloadPointer | None:
     return None
 
 
+_DEFAULTS = {**dict.fromkeys(FIELD_NAMES), "unknown_fields": 0, EVENT_ID: None}
+if TYPE_CHECKING:
+    _LoginFields = Any  # its attributes are the contract's
+else:
+    _LoginFields = namedtuple("_LoginFields", _DEFAULTS, defaults=_DEFAULTS.values())
+
+
+class Login(_LoginFields):  # type: ignore[misc] # a subclass of Any
+    """The fields of a login, as they were sent: a str each, or None for an optional one that was not sent.
+
+    `unknown_fields` is the number of others, which were ignored, and `event_id` the producer's own, where it is asked
+    for and was sent.
+    """
+
+    __slots__ = ()
+
+    @property
+    def event_uuid(self) -> UUID | None:
+        """The identity of the event, whatever messages bring it."""
+        return uuid5(_EVENT_IDS, self.event_id) if self.event_id else None
+
+    def __repr__(self) -> str:
+        """Shows no field: all of them may be personal data."""
+        return "Login(…)"
+
+
+class _RejectedError(Exception):
+    def __init__(self, reason: Reason, field: str | None = None) -> None:
+        self.rejection = Rejection(reason, field)
+
+
 def read_login(body: bytes, *, reject_unknown_fields: bool = False, by_event_id: bool = False) -> Login | Rejection:
     """Reads one message body.
 
-    Nested objects are flattened with `_`, one SNS envelope is unwrapped, `locale` may be null or missing. Time is
-    linear in the length of the body, and nesting is bounded by `MAX_DEPTH`.
+    Nested objects are flattened with `_`, one SNS envelope is unwrapped. Time is linear in the length of the body, and
+    nesting is bounded by `MAX_DEPTH`.
 
     Args:
         body: the message's bytes, UTF-8.
-        reject_unknown_fields: whether a field outside the six rejects the message instead of being counted.
-        by_event_id: whether a field `event_id` beside the six is read.
+        reject_unknown_fields: whether a field outside the contract rejects the message instead of being counted.
+        by_event_id: whether a field `event_id` beside the contract's is read.
     """
     try:
         document = _decode(body)
         if document.get("Type") == "Notification" and isinstance(document.get("Message"), str):
             document = _decode(document["Message"].encode("utf-8", "surrogatepass"))
-        return _pick_fields(document, _LOGIN_AND_EVENT if by_event_id else _LOGIN, reject_unknown_fields)
-    except _Refused as refused:
-        return refused.rejection
-
-
-class _Refused(Exception):  # noqa: N818 - it is an answer, not an error
-    def __init__(self, reason: Reason, field: str | None = None) -> None:
-        self.rejection = Rejection(reason, field)
+        return _pick_fields(document, _FIELDS_AND_EVENT if by_event_id else FIELD_NAMES, reject_unknown_fields)
+    except _RejectedError as error:
+        return error.rejection
 
 
 def _decode(body: bytes) -> dict[str, Any]:
-    """Decodes a JSON object whose keys are each there once."""
+    """Decodes a JSON object whose names are each there once."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _decode_exactly(body)
     if not isinstance(document, dict):
         return _decode_exactly(body)
-    # msgspec keeps the last of two equal keys without a word. Every key and every string value brings at least two
+    # msgspec keeps the last of two equal names without an error. Every name and every string value brings at least two
     # quotes, so a text with no more of them than what was read accounts for hides none (50 ns against 3 µs).
     quotes = 0
     for value in document.values():
@@ -173,24 +175,21 @@ def _decode_exactly(body: bytes) -> dict[str, Any]:
     """Decodes with the standard library, which sees every pair; numbers are read as 0, since none is ever used."""
     try:
         text = body.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        raise _Refused(Reason.NOT_JSON) from None
-    if _is_too_deep(text):
-        raise _Refused(Reason.TOO_DEEP)
-    try:
+        if _is_too_deep(text):
+            raise _RejectedError(Reason.TOO_DEEP)
         document = json.loads(
             text,
-            object_pairs_hook=_object_of_unique_keys,
+            object_pairs_hook=_object_of_unique_names,
             parse_int=_zero,  # linear, where int() of a long literal is not
             parse_float=_zero,
-            parse_constant=_refuse_constant,
+            parse_constant=_reject_constant,
         )
     except ValueError:
-        raise _Refused(Reason.NOT_JSON) from None
+        raise _RejectedError(Reason.NOT_JSON) from None
     except RecursionError:  # the caller's stack left less room than that
-        raise _Refused(Reason.TOO_DEEP) from None
+        raise _RejectedError(Reason.TOO_DEEP) from None
     if not isinstance(document, dict):
-        raise _Refused(Reason.PAYLOAD_UNAVAILABLE if read_pointer(body) else Reason.NOT_AN_OBJECT)
+        raise _RejectedError(Reason.PAYLOAD_UNAVAILABLE if read_pointer(body) else Reason.NOT_AN_OBJECT)
     return document
 
 
@@ -208,10 +207,10 @@ def _is_too_deep(text: str) -> bool:
     return False
 
 
-def _object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise _Refused(Reason.DUPLICATE_KEY)
+        raise _RejectedError(Reason.DUPLICATE_KEY)
     return document
 
 
@@ -219,68 +218,64 @@ def _zero(_literal: str) -> int:
     return 0
 
 
-def _refuse_constant(_literal: str) -> None:
-    raise _Refused(Reason.NOT_JSON)  # NaN and Infinity are not JSON (RFC 8259, section 6)
+def _reject_constant(_literal: str) -> None:
+    raise _RejectedError(Reason.NOT_JSON)  # NaN and Infinity are not JSON (RFC 8259, section 6)
 
 
-def _pick_fields(document: dict[str, Any], known: frozenset[str], reject_unknown_fields: bool) -> Login | Rejection:
+def _pick_fields(document: dict[str, Any], fields: tuple[str, ...], reject_unknown_fields: bool) -> Login | Rejection:
     if any(isinstance(value, dict) for value in document.values()):
-        document, unknown = _flatten(document, known)
+        document, unknown = _flatten(document, fields)
     else:
-        unknown = sum(name not in known for name in document)
-    values: list[Any] = []
-    for field in FIELDS if known is _LOGIN else _FIELDS_AND_EVENT:
+        unknown = sum(name not in fields for name in document)
+    values = []
+    for field in fields:
         value = document.get(field)
-        if value is None and field not in OPTIONAL_FIELDS:
-            if _LOGIN.isdisjoint(document):
-                return Rejection(Reason.NOT_A_LOGIN)
-            return Rejection(Reason.MISSING_FIELD, field)
-        if value is not None and not isinstance(value, str):
+        if value is None:
+            if field not in _OPTIONAL:
+                is_login = any(name in document for name in FIELD_NAMES)
+                return Rejection(Reason.MISSING_FIELD, field) if is_login else Rejection(Reason.NOT_A_LOGIN)
+        elif not isinstance(value, str):
             return Rejection(Reason.WRONG_TYPE, field)
-        if value is not None and not is_storable(value):
+        elif not is_storable(value):
             return Rejection(Reason.UNSTORABLE_TEXT, field)
         values.append(value)
     if unknown and reject_unknown_fields:
         return Rejection(Reason.UNKNOWN_FIELD)  # the field's name is the sender's text and may be personal data
-    event_id = None if known is _LOGIN else values.pop()
-    return Login._make([*values, unknown, event_id])
+    event_id = values.pop() if len(values) > len(FIELD_NAMES) else None
+    login: Login = Login._make((*values, unknown, event_id))
+    return login
 
 
-def _flatten(document: dict[str, Any], known: frozenset[str]) -> tuple[dict[str, Any], int]:
-    """Joins the keys of nested objects with `_`; keeps the known names and counts the others."""
+def _flatten(document: dict[str, Any], fields: tuple[str, ...]) -> tuple[dict[str, Any], int]:
+    """Joins the names of nested objects with `_`; keeps the known ones and counts the others."""
     flat: dict[str, Any] = {}
     unknown = 0
     for name, value in _leaves(document):
-        if name not in known:
+        if name not in fields:
             unknown += 1
         elif name in flat:
-            raise _Refused(Reason.COLLIDING_KEYS, name)
+            raise _RejectedError(Reason.COLLIDING_KEYS, name)
         else:
             flat[name] = value
     return flat, unknown
 
 
 def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    longest = max(map(len, FIELDS))
     stack: list[tuple[str, Any]] = list(document.items())
     while stack:
         name, value = stack.pop()
-        if isinstance(value, dict) and value and len(name) <= longest:
-            stack.extend((f"{name}_{key}", inner) for key, inner in value.items())
+        if isinstance(value, dict) and value and len(name) <= _LONGEST_NAME:
+            stack.extend((f"{name}_{inner_name}", inner) for inner_name, inner in value.items())
         else:
-            # An object below a name that is already longer than any field's can hold none of the six: one unknown
-            # leaf, so that a hostile depth costs nothing.
+            # An object below a name that is already longer than any field's can hold no field: one unknown leaf, so
+            # that a hostile depth costs nothing.
             yield name, value
 
 
 def is_storable(text: str) -> bool:
-    """Whether Postgres can store the text: no NUL, no lone surrogate."""
-    if "\0" in text:
-        return False
-    if text.isascii():
-        return True
+    """Returns whether Postgres can store the text: no NUL, no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text

@@ -1,23 +1,23 @@
-"""The outline of a body: what can be shown of a rejected message, so that its fault is seen and its values are not.
+"""The redacted shape of a body: what can be shown of a rejected message, so that its fault is seen and no value is.
 
-Letters become `x`, digits `9`; punctuation, white space and what is none of these stays or is named by its code point.
-The names of the six fields, their parts, and JSON's own words stay as they are where they stand as such.
+Letters become `x`, digits `9`; punctuation and white space stay, and other characters are named by their code point.
+The names of the contract's fields, their parts, and JSON's own words stay where they are used as such.
 """
 
 import re
 import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 
-from loginetl_assets.logins.message import FIELDS
+from loginetl_assets.logins.contract import FIELD_NAMES
 
 MAX_CHARACTERS = 2_000
 
-_NAMES = sorted({*FIELDS, *(part for field in FIELDS for part in field.split("_")), "Type", "Message"})
+_NAMES = sorted({*FIELD_NAMES, *(part for name in FIELD_NAMES for part in name.split("_")), "Type", "Message"})
 _KEPT = re.compile(rf'"(?:{"|".join(_NAMES)})"(?=\s*:)|(?<=[:,\[\s])(?:null|true|false|NaN|-?Infinity)(?=\s*[,\]}}])')
 
 
-def outline(body: bytes) -> str:
-    """The outline of a body's first characters; bytes that are no UTF-8 are counted, a mark of UTF-16 is shown."""
+def redacted_shape(body: bytes) -> str:
+    """Returns the shape of a body's first characters; bytes that are not UTF-8 are counted, a UTF-16 mark is shown."""
     mark = body[:2] if body[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else b""
     text = body[len(mark) :].decode("utf-8", "surrogateescape")
     cut = text[:MAX_CHARACTERS]

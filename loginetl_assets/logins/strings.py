@@ -1,10 +1,10 @@
-"""The strings of a body that need be no login and no JSON, however each is spelled: erasure compares them."""
+"""The strings of a body, be it a login, JSON or neither, however each is spelled: erasure compares them."""
 
 import json
 import re
 
-# The body, the message in its SNS envelope, and two for what others wrap. Bounded, since texts can be put into each
-# other some hundred times in a body of a MiB.
+# The body, the message in its SNS envelope, and two for what others wrap. Bounded, since texts can be nested some
+# hundred times in a body of a MiB.
 _MAX_LEVELS = 4
 # A string, to its end or the text's, and the number that it is the name of. Nothing is tried twice: time is linear,
 # and brackets mean nothing, so depth costs nothing either.
@@ -12,7 +12,7 @@ _STRING = re.compile(r'"((?:[^"\\]++|\\.)*+)(?:"(?:\s*+:\s*+(-?[0-9][0-9.eE+-]*+
 
 
 def strings_in(body: bytes) -> set[str]:
-    """All names and values of a body that are strings, decoded, and those of the JSON texts that stand in them.
+    """Returns all names and values of a body that are strings, decoded, and those of the JSON texts within them.
 
     A number under a name that ends with `id` is one of them, as it is written. A lone surrogate stays one.
     """

@@ -1,4 +1,4 @@
-"""Tokens: what stands in the table in place of a value.
+"""Tokens: what the table holds in place of a value.
 
 A token is the masking key's id, a dot, and the base64url HMAC-SHA256 of field and canonical value: at most 54
 characters. Equal values of one field have equal tokens under one key; the same text in two fields has unrelated ones.
@@ -10,7 +10,6 @@ from typing import Protocol
 
 import polars as pl
 
-MASKED_FIELDS = ("ip", "device_id")
 TOKEN_PATTERN = r"^[0-9]{1,10}\.[A-Za-z0-9_-]{43}$"  # noqa: S105 - a shape, not a secret
 
 _BYTES = 32
@@ -20,7 +19,7 @@ class Prf(Protocol):
     """Tink's pseudorandom function."""
 
     def compute(self, input_data: bytes, output_length: int) -> bytes:
-        """`output_length` bytes that are the same for the same input and key, and look random without the key."""
+        """Returns `output_length` bytes: the same for the same input and key, random to who lacks the key."""
         ...
 
 
@@ -33,12 +32,12 @@ class Tokenizer:
         self._prf = prf
 
     def token(self, field: str, value: str) -> str:
-        """The token of one canonical value."""
+        """Returns the token of one canonical value."""
         mac = self._prf.compute(f"{field}\0{value}".encode(), _BYTES)
         return f"{self.key_id}.{urlsafe_b64encode(mac)[:-1].decode()}"
 
     def tokens(self, field: str, values: Iterable[str]) -> pl.DataFrame:
-        """The distinct values with their tokens: columns `value`, `token` (both String), in no set order."""
+        """Returns the distinct values with their tokens: columns `value`, `token` (both String), in no set order."""
         distinct = list(dict.fromkeys(values))
         return pl.DataFrame(
             {"value": distinct, "token": [self.token(field, value) for value in distinct]},
@@ -47,5 +46,5 @@ class Tokenizer:
 
 
 def is_token(column: pl.Expr) -> pl.Expr:
-    """Whether a value has the shape of a token (which no IP address or short id has)."""
+    """Returns whether a value has the shape of a token (which no IP address or short id has)."""
     return column.str.contains(TOKEN_PATTERN)

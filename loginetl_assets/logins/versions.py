@@ -14,7 +14,7 @@ _PARTS = r"^(?<major>[0-9]{1,4})(?:\.(?<minor>[0-9]{1,3}))?(?:\.(?<patch>[0-9]{1
 
 
 def pack_version(text: pl.Expr) -> pl.Expr:
-    """Int32 of each version text; null where the text is no version or out of range."""
+    """Returns the Int32 of each version text; null where the text is not a version or out of range."""
     parts = text.str.extract_groups(_PARTS)
 
     def part(name: str) -> pl.Expr:
@@ -26,12 +26,12 @@ def pack_version(text: pl.Expr) -> pl.Expr:
 
 
 def major_version(packed: pl.Expr) -> pl.Expr:
-    """Int32 of the first part alone."""
+    """Returns the Int32 of the first part alone."""
     return packed // 1_000_000
 
 
 def version_text(packed: int) -> str:
-    """The version with all three parts: 2_003_000 is "2.3.0"."""
+    """Returns the version with all three parts: 2_003_000 is "2.3.0"."""
     major, rest = divmod(packed, 1_000_000)
     minor, patch = divmod(rest, 1_000)
     return f"{major}.{minor}.{patch}"

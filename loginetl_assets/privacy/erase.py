@@ -35,10 +35,11 @@ from loginetl_assets.landing.batch_files import (
 )
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.canonical import canonical_values
-from loginetl_assets.logins.encryption import NotOpened, decrypt
+from loginetl_assets.logins.contract import MASKED_FIELDS
+from loginetl_assets.logins.encryption import DecryptionError, decrypt
 from loginetl_assets.logins.message import Login, is_storable, read_login
 from loginetl_assets.logins.strings import strings_in
-from loginetl_assets.logins.tokens import MASKED_FIELDS, Tokenizer
+from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
 from loginetl_assets.steps.vault_sweep import sweep_vault
@@ -120,7 +121,7 @@ class User:
         """By the field where the body can be read, else by the id standing anywhere in it as a string, or as an id."""
         login = read_login(body)
         if isinstance(login, Login):
-            return login.user_id == self._user_id
+            return bool(login.user_id == self._user_id)
         if self._user_id in strings_in(body):
             return True
         # Where a quote is missing, strings are not what they seem.
@@ -155,7 +156,7 @@ class Tokens:
         """By the two fields where the body can be read, else by any string in it that would give the token."""
         login = read_login(body)
         if isinstance(login, Login):
-            values = {"ip": {login.ip}, "device_id": {login.device_id}}
+            values = _values_of([login])
         else:
             # After any quote, too: where one is missing, strings are not what they seem.
             strings = {found.decode(errors="replace") for found in re.findall(rb'"([^"\\]{1,256})', body)}
@@ -302,14 +303,13 @@ class Erasure:
             landing_key_id=self._keys.key_ids(KeysetRole.LANDING)[0],
             size=size,
             masked_path=masked_path,
-            erased=[message.key for message in meant],
+            erased=[message.uuid for message in meant],
             pending_deletion=pending_deletion,
         )
 
     def _tokens_of(self, bodies: Iterable[bytes]) -> set[str]:
         logins = [login for body in bodies if isinstance(login := read_login(body), Login)]
-        values = {"ip": {login.ip for login in logins}, "device_id": {login.device_id for login in logins}}
-        return _tokens(self._keys.tokenizers, values)
+        return _tokens(self._keys.tokenizers, _values_of(logins))
 
     def _clean_rejected(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
         """Opens every rejected body, in pages by key, and removes those that are meant."""
@@ -329,7 +329,7 @@ class Erasure:
     def _opened(self, sealed: bytes, key: UUID) -> bytes | None:
         try:
             return decrypt(self._keys.rejects, sealed, str(key))
-        except NotOpened:
+        except DecryptionError:
             return None  # nobody can read it, ourselves included
 
     def _clean_rows(self, connection: Connection, counts: ErasureCounts, tokens: set[str], *, remove: bool) -> None:
@@ -368,6 +368,10 @@ class Erasure:
         if remove:
             vault.unmark_tokens(connection, tokens - alone)
             vault.erase(connection, sorted(alone))
+
+
+def _values_of(logins: list[Login]) -> dict[str, set[str]]:
+    return {field: {getattr(login, field) for login in logins} - {None} for field in MASKED_FIELDS}
 
 
 def _tokens(tokenizers: Iterable[Tokenizer], values: Mapping[str, set[str]]) -> set[str]:

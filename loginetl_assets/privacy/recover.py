@@ -10,7 +10,7 @@ from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.canonical import canonical_value
-from loginetl_assets.logins.encryption import NotOpened, decrypt
+from loginetl_assets.logins.encryption import DecryptionError, decrypt
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import audit, vault
 from loginetl_assets.storage import batches as ledger
@@ -116,7 +116,7 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
     for data_key_id, sealed in by_key.items():
         try:
             data_key = officer.data_key(wrapped[data_key_id])
-        except NotOpened:
+        except DecryptionError:
             held = officer_key[data_key_id] in officer.key_ids
             outcome = Outcome.DAMAGED if held else Outcome.OTHER_KEY
             found |= {token: Recovered(token, outcome, fields[token]) for token, _ in sealed}
@@ -125,7 +125,7 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
             try:
                 value = decrypt(data_key, encrypted, token).decode()
                 found[token] = Recovered(token, Outcome.RECOVERED, fields[token], value)
-            except NotOpened:
+            except DecryptionError:
                 found[token] = Recovered(token, Outcome.DAMAGED, fields[token])
     answers = []
     for token, current in zip(asked, tokens, strict=True):

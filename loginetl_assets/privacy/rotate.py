@@ -25,7 +25,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import Unreadable, delete_pending, read_masked, write_masked
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, NotOpened, VaultEncryptor, decrypt
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, VaultEncryptor, decrypt
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import audit, vault
 from loginetl_assets.storage import batches as ledger
@@ -163,7 +163,7 @@ def _move_values(
                 try:
                     data_key = officer.data_key(wrapped[data_key_id])
                     values |= {token: decrypt(data_key, encrypted, token).decode() for token, encrypted in sealed}
-                except NotOpened:
+                except DecryptionError:
                     raise OperatorError(
                         f"data key {data_key_id} of the vault, or a value under it, does not open: nothing was moved"
                         " in this chunk; restore it from a backup"
@@ -350,7 +350,7 @@ def reencrypt_data_keys(
             for row in rows:
                 try:
                     data_key = officer.unwrap(row.wrapped_key)
-                except NotOpened:
+                except DecryptionError:
                     raise OperatorError(f"data key {row.data_key_id} of the vault does not open: restore it") from None
                 connection.execute(
                     text(

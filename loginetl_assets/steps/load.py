@@ -94,7 +94,7 @@ class _Loader:
         """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
         if not refused:
             return 0
-        bodies = {str(message.key): message for message in read_messages(self._landing, self._keys, batch)}
+        bodies = {str(message.uuid): message for message in read_messages(self._landing, self._keys, batch)}
         reason = Rejection(Reason.REFUSED_BY_TABLE)
         return rejections.add(
             connection, batch, (encrypted_rejection(self._keys.rejects, bodies[key], reason) for key in refused)

@@ -102,11 +102,11 @@ class _Masker:
             ledger.quarantine(connection, batch, str(error))
             return MaskTotals(quarantined_batches=1)
         rejections.forget_batch(connection, batch)
-        settled = ledger.settled(connection, [message.key for message in messages])
+        settled = ledger.settled(connection, [message.uuid for message in messages])
         loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
         erased_before = sum(end == (batch.batch_id, "erased") for end in settled.values())  # on the batch's own count
         # What is settled is not masked again: a redelivered message of somebody erased must not fill the vault.
-        unsettled = [message for message in messages if message.key not in settled]
+        unsettled = [message for message in messages if message.uuid not in settled]
         masked = mask_batch(unsettled, self._keys.tokenizer, **asdict(self._rules))
         masked, known_events = _without_known_events(connection, masked)
         masked_path, size = write_masked(self._landing, masked.logins)

@@ -16,7 +16,7 @@ from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import register_messages, write_messages
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.logins.encryption import NotOpened, decrypt
+from loginetl_assets.logins.encryption import DecryptionError, decrypt
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.settings import KeysetRole
@@ -94,7 +94,7 @@ def replay_rejected(
             if messages:
                 vault.lock_shared(connection)
                 register_messages(connection, keys, messages, write_messages(landing, keys, messages), run_id)
-                rejections.hand_over(connection, [message.key for message in messages])
+                rejections.hand_over(connection, [message.uuid for message in messages])
         totals += done
 
 
@@ -113,7 +113,7 @@ def _read(
         try:
             body = decrypt(keys.rejects, one.encrypted_body, str(one.message_uuid))
             messages.append(payloads.resolve(QueuedMessage(str(one.message_uuid), one.sent_at_ms, body)))
-        except NotOpened:
+        except DecryptionError:
             undecryptable += 1
         except PayloadNotNow:
             postponed += 1

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import delete_pending
 from loginetl_assets.landing.object_store import BATCHES, MASKED, PROBES, Landing, ObjectMissing, may_be_ours
-from loginetl_assets.logins.encryption import NotOpened, decrypt, key_id_of
+from loginetl_assets.logins.encryption import DecryptionError, decrypt, key_id_of
 from loginetl_assets.logins.message import QueuedMessage, decode_messages
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import batches as ledger
@@ -122,7 +122,7 @@ def _register(
             messages = decode_messages(decrypt(keys.landing, sealed, key))
         except ObjectMissing:
             return
-        except (NotOpened, ValueError):
+        except (DecryptionError, ValueError):
             found.unreadable_objects += 1
             found.unread_since = min(written_at, found.unread_since or written_at)
             return

@@ -14,22 +14,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
 from loginetl_assets.table_name import DEFAULT_TABLE, OUR_SCHEMA, TableName
 
-COLUMNS = (
-    ("user_id", "character varying"),
-    ("device_type", "character varying"),
-    ("masked_ip", "character varying"),
-    ("masked_device_id", "character varying"),
-    ("locale", "character varying"),
-    ("app_version", "integer"),
-    ("create_date", "date"),
-)
-
-_WIDTHS = {"user_id": 128, "device_type": 32, "masked_ip": 256, "masked_device_id": 256, "locale": 32}
-_NEW_TABLE = ", ".join(
-    f"{name} varchar({_WIDTHS[name]})" if name in _WIDTHS else f"{name} {kind}" for name, kind in COLUMNS
-)
+_NEW_TABLE = ", ".join(f"{column.name} {column.sql_type}" for column in COLUMNS)
 
 # What checks and erasure look up costs what it finds, not what the table holds.
 _INDEXES = {
@@ -263,7 +251,7 @@ def _refuse_ours(connection: Connection, name: TableName) -> None:
         if name.name != ours.name:
             move.append(f"ALTER TABLE {name.schema_sql}.{ours.name} RENAME TO {name.name_sql}")
     else:
-        columns = ", ".join(column for column, _ in COLUMNS)
+        columns = ", ".join(COLUMN_NAMES)
         move = [
             "BEGIN",
             f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {ours.sql}",
@@ -361,13 +349,13 @@ def _column_problems(connection: Connection, table: Relation) -> list[str]:
         )
     }
     problems = []
-    for name, kind in COLUMNS:
-        if (column := columns.pop(name, None)) is None:
-            problems.append(f"it has no column {name} ({kind})")
-        elif column.type != kind:
-            problems.append(f"its column {name} is {column.type} and not {kind}")
+    for wanted in COLUMNS:
+        if (column := columns.pop(wanted.name, None)) is None:
+            problems.append(f"it has no column {wanted.name} ({wanted.base_type})")
+        elif column.type != wanted.base_type:
+            problems.append(f"its column {wanted.name} is {column.type} and not {wanted.base_type}")
         elif column.is_generated:
-            problems.append(f"its column {name} is generated and takes no value of ours")
+            problems.append(f"its column {wanted.name} is generated and takes no value of ours")
     problems += [
         f"its column {name} must have a value, and we have none: give it a default"
         for name, column in columns.items()

@@ -17,16 +17,17 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.masking import MASKED_SCHEMA, TABLE_COLUMNS
+from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
+from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage.adoption import COLUMNS, PARTS, login_table
+from loginetl_assets.storage.adoption import PARTS, login_table
 from loginetl_assets.storage.batches import Batch
 from loginetl_assets.storage.database import RowsRefused, attempt, copy_rows
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-_DECLARED = ", ".join(f"{name} {kind}" for name, kind in COLUMNS)  # of any width, whatever the users' own table has
+_DECLARED = ", ".join(f"{column.name} {column.base_type}" for column in COLUMNS)  # no width: the table itself refuses
 
 
 def is_filtered(connection: Connection) -> bool:
@@ -99,7 +100,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
 
 def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     copy_rows(connection, "pg_temp.new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
-    columns = ", ".join(TABLE_COLUMNS)
+    columns = ", ".join(COLUMN_NAMES)
     counts = connection.execute(
         text(
             "WITH fresh AS ("
@@ -179,12 +180,12 @@ def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
         connection: in a transaction.
         logins: of `MASKED_SCHEMA`.
     """
-    distinct = logins.select(TABLE_COLUMNS).unique()
+    distinct = logins.select(COLUMN_NAMES).unique()
     connection.execute(text(f"CREATE TEMP TABLE seen_logins ({_DECLARED}) ON COMMIT DROP"))
-    copy_rows(connection, "pg_temp.seen_logins", TABLE_COLUMNS, distinct.iter_rows())
+    copy_rows(connection, "pg_temp.seen_logins", COLUMN_NAMES, distinct.iter_rows())
     same = " AND ".join(
         f"u.{name} = s.{name}" if name in {"user_id", "masked_device_id"} else f"u.{name} IS NOT DISTINCT FROM s.{name}"
-        for name in TABLE_COLUMNS
+        for name in COLUMN_NAMES
     )
     count: int = connection.execute(
         text(
@@ -199,7 +200,7 @@ def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:
     """Writes the whole table as CSV with a header line (RFC 4180; null is empty); gives back the rows."""
     driver: Any = connection.connection.driver_connection
     # Of a query: COPY of a table fails where it has partitions, and passes over what its heirs hold.
-    rows_of_table = f"SELECT {', '.join(TABLE_COLUMNS)} FROM {login_table(connection)}"
+    rows_of_table = f"SELECT {', '.join(COLUMN_NAMES)} FROM {login_table(connection)}"
     with driver.cursor() as cursor:
         with cursor.copy(f"COPY ({rows_of_table}) TO STDOUT (FORMAT csv, HEADER)") as copy:
             for chunk in copy:
@@ -213,7 +214,7 @@ def export_parquet(connection: Connection, path: Path) -> int:
     with TemporaryFile(dir=path.parent) as spool:
         rows = export_csv(connection, spool)
         spool.seek(0)
-        schema = {name: kind for name, kind in MASKED_SCHEMA.items() if name in TABLE_COLUMNS}
+        schema = {name: kind for name, kind in MASKED_SCHEMA.items() if name in COLUMN_NAMES}
         try:
             pl.scan_csv(spool, schema=schema).sink_parquet(path)
         except pl.exceptions.PolarsError as error:

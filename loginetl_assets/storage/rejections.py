@@ -37,7 +37,7 @@ class EncryptedRejection:
 def encrypted_rejection(rejects: Encryptor, message: QueuedMessage, rejection: Rejection) -> EncryptedRejection:
     """Seals a message's body, bound to its key."""
     return EncryptedRejection(
-        message.key, message.sent_at_ms, rejection, encrypt(rejects, message.body, str(message.key))
+        message.uuid, message.sent_at_ms, rejection, encrypt(rejects, message.body, str(message.uuid))
     )
 
 

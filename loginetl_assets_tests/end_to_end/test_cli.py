@@ -600,13 +600,13 @@ def refusing(cli: Cli, other_queue: str) -> Cli:
     return beside
 
 
-def test_rejected_bodies_are_shown_in_outline(refusing: Cli) -> None:
+def test_rejected_bodies_are_shown_by_their_redacted_shape(refusing: Cli) -> None:
     shown = refusing("rejected", "show", "--reason", "unknown_field", "--limit", "1")
     (row,) = json.loads(refusing("rejected", "show", "--reason", "unknown_field", "--limit", "1", "--json").stdout)
 
     assert '"user_id": "xxxx-xxxx"' in shown.stdout
     assert '"ip": "999.9.999.99"' in shown.stdout
-    assert row["outline"] in shown.stdout
+    assert row["redacted_shape"] in shown.stdout
     assert not [value for value in ("held", "203.0", "blue", "colour") if value in shown.stdout + json.dumps(row)]
     refusing("rejected", "drop", "--reason", "unknown_field", "--yes")
 

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tink import prf
 
+from loginetl_assets.logins.contract import COLUMN_NAMES, FIELD_NAMES, MAX_LENGTHS
 from loginetl_assets.logins.encryption import decrypt
-from loginetl_assets.logins.masking import MASKED_SCHEMA, MAX_LENGTHS, TABLE_COLUMNS, MaskedBatch, mask_batch
-from loginetl_assets.logins.message import FIELDS, QueuedMessage
+from loginetl_assets.logins.masking import MASKED_SCHEMA, MaskedBatch, mask_batch
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.logins.tokens import TOKEN_PATTERN, Tokenizer
 from loginetl_assets.storage import batches as ledger
@@ -171,7 +172,7 @@ def cut(data: st.DataObject, body: bytes) -> bytes:
 
 
 def with_a_pair_more(data: st.DataObject, body: bytes) -> bytes:
-    name = data.draw(st.sampled_from([*FIELDS, "x", "device", "", r"\u0069p", "Type", "Message"]))
+    name = data.draw(st.sampled_from([*FIELD_NAMES, "x", "device", "", r"\u0069p", "Type", "Message"]))
     return body[:-1] + f', "{name}": {data.draw(LITERALS)}}}'.encode()
 
 
@@ -204,7 +205,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     data = draw(st.data())
     number = draw(st.integers(0, 255))
     fields = FLAT | {"ip": f"{ADDRESS_MARK}{number}", "device_id": f"{DEVICE_MARK}-{number}"}
-    for name in draw(st.lists(st.sampled_from(FIELDS), max_size=2)):
+    for name in draw(st.lists(st.sampled_from(FIELD_NAMES), max_size=2)):
         fields[name] = draw(TEXTS)
     body = json.dumps(fields, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
     for change in draw(st.lists(st.sampled_from(CHANGES), max_size=2)):
@@ -217,7 +218,7 @@ def assert_sound(batch: MaskedBatch, messages: Sequence[QueuedMessage]) -> None:
     assert got.keys() == {message.message_id for message in messages}
     for one in batch.rejected:
         assert one.rejection.reason in Reason
-        assert one.rejection.field in {None, *FIELDS}
+        assert one.rejection.field in {None, *FIELD_NAMES}
     assert batch.logins.schema == MASKED_SCHEMA
     for row in batch.logins.iter_rows(named=True):
         assert re.fullmatch(TOKEN_PATTERN[1:-1], row["masked_ip"])
@@ -307,10 +308,10 @@ def test_any_storable_text_is_read_back_from_postgres_as_it_was_sent(
 
     stored = pl.DataFrame(
         [tuple(row) for row in pipeline.query("SELECT * FROM user_logins")],
-        schema={name: MASKED_SCHEMA[name] for name in TABLE_COLUMNS},
+        schema={name: MASKED_SCHEMA[name] for name in COLUMN_NAMES},
         orient="row",
     )
-    assert stored.sort(TABLE_COLUMNS).equals(masked.select(TABLE_COLUMNS).sort(TABLE_COLUMNS))
+    assert stored.sort(COLUMN_NAMES).equals(masked.select(COLUMN_NAMES).sort(COLUMN_NAMES))
 
 
 # Time

@@ -126,7 +126,7 @@ def assert_quarantined(pipeline: Pipeline) -> None:
     assert len(said) == len(DAMAGES)
     missing, *others = [said[batch_id] for batch_id in sorted(said)]
     assert missing.startswith("raw batch: the landing has no object ")
-    assert others == ["raw batch: it was altered, or sealed with another key"] * len(others)
+    assert others == ["raw batch: it was altered, or encrypted with another key"] * len(others)
     totals = pipeline.totals()
     assert (totals.quarantined_batches, totals.pending, totals.loaded) == (len(DAMAGES), len(DAMAGES), len(USERS) // 2)
 
@@ -182,7 +182,7 @@ def test_a_damaged_masked_file_whose_batch_is_damaged_too_is_set_aside_with_it(p
     for _ in range(2):
         pipeline.run()
 
-    assert list(reasons(pipeline).values()) == ["raw batch: it was altered, or sealed with another key"]
+    assert list(reasons(pipeline).values()) == ["raw batch: it was altered, or encrypted with another key"]
 
 
 @contextmanager

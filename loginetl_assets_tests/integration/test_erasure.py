@@ -20,7 +20,7 @@ from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_p
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import read_masked, read_messages
 from loginetl_assets.landing.object_store import BATCHES, MASKED
-from loginetl_assets.logins.canonical import canonical_device_id
+from loginetl_assets.logins.canonical import canonical_text
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.privacy.recover import Outcome, recover
@@ -427,9 +427,9 @@ def test_a_bad_bodys_strings_are_made_canonical_together(pipeline: Pipeline, mon
 
     def count(column: pl.Expr) -> pl.Expr:
         frames.append(column)
-        return canonical_device_id(column)
+        return canonical_text(column)
 
-    monkeypatch.setattr("loginetl_assets.logins.canonical.canonical_device_id", count)
+    monkeypatch.setattr("loginetl_assets.logins.canonical.canonical_text", count)
     subject = subject_of(None, [_token(pipeline, "device_id", ANNA_DEVICE)], pipeline.services.keyring)
     others = [f"{name}-{number}" for name in ("a", "b") for number in range(500)]
     assert not subject.is_meant(json.dumps(others).encode())

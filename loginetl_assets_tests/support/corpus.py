@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from loginetl_assets.logins.message import FIELDS, MAX_DEPTH
+from loginetl_assets.logins.contract import FIELD_NAMES
+from loginetl_assets.logins.message import MAX_DEPTH
 from loginetl_assets.logins.rejection import Reason, Rejection
 
 MIB = 1024 * 1024
@@ -426,7 +427,7 @@ def _texts(body: bytes) -> list[str]:
         return []
     if not isinstance(document, dict):
         return []
-    return [value for name, value in document.items() if name in FIELDS and isinstance(value, str)]
+    return [value for name, value in document.items() if name in FIELD_NAMES and isinstance(value, str)]
 
 
 # What a fuzzer puts in the place of a value: every text that some entry has in one of the six fields.

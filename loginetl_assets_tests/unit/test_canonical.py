@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginetl_assets.logins.canonical import canonical_device_id, canonical_ip, canonical_value, canonical_values
+from loginetl_assets.logins.canonical import canonical_ip, canonical_text, canonical_value, canonical_values
 
 # Zero groups are common, as they are in the world: `::` is where spellings differ most.
 GROUPS = st.lists(st.one_of(st.just(0), st.integers(0, 0xFF), st.integers(0, 0xFFFF)), min_size=8, max_size=8)
@@ -14,7 +14,7 @@ WHITE_SPACE = st.text(alphabet=" \t\r\n\u00a0\u2003", max_size=3)
 
 
 def device_id(text: str) -> str:
-    value = pl.DataFrame({"text": [text]}).select(canonical_device_id(pl.col("text"))).item()
+    value = pl.DataFrame({"text": [text]}).select(canonical_text(pl.col("text"))).item()
     assert isinstance(value, str)
     return value
 

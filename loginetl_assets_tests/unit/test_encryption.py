@@ -8,8 +8,8 @@ from tink import aead, cleartext_keyset_handle, hybrid
 
 from loginetl_assets.logins.encryption import (
     VAULT_KEY_CONTEXT,
+    DecryptionError,
     Encryptor,
-    NotOpened,
     VaultEncryptor,
     decrypt,
     encrypt,
@@ -60,7 +60,7 @@ def test_what_was_sealed_opens_in_its_place(plaintext: bytes, place: str) -> Non
 def test_what_was_sealed_opens_in_no_other_place(plaintext: bytes, place: str, other: str) -> None:
     assume(place != other)
 
-    with pytest.raises(NotOpened):
+    with pytest.raises(DecryptionError):
         decrypt(SEALER, encrypt(SEALER, plaintext, place), other)
 
 
@@ -68,25 +68,25 @@ def test_no_flipped_bit_goes_unnoticed() -> None:
     for bit in range(len(SEALED) * 8):
         altered = bytearray(SEALED)
         altered[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(NotOpened):
+        with pytest.raises(DecryptionError):
             decrypt(SEALER, bytes(altered), PLACE)
 
 
 def test_nothing_cut_short_opens() -> None:
     for length in range(len(SEALED)):
-        with pytest.raises(NotOpened):
+        with pytest.raises(DecryptionError):
             decrypt(SEALER, SEALED[:length], PLACE)
 
 
 @settings(deadline=None)
 @given(st.binary())
 def test_arbitrary_bytes_do_not_open(sealed: bytes) -> None:
-    with pytest.raises(NotOpened):
+    with pytest.raises(DecryptionError):
         decrypt(SEALER, sealed, PLACE)
 
 
 def test_another_key_does_not_open_it() -> None:
-    with pytest.raises(NotOpened):
+    with pytest.raises(DecryptionError):
         decrypt(new_encryptor(), SEALED, PLACE)
 
 
@@ -101,7 +101,7 @@ def test_the_sealed_bytes_do_not_show_the_plaintext_and_differ_each_time() -> No
 def test_the_error_tells_nothing_but_that_it_did_not_open(place: str) -> None:
     altered = SEALED[:-1] + bytes([SEALED[-1] ^ 1])
 
-    with pytest.raises(NotOpened) as raised:
+    with pytest.raises(DecryptionError) as raised:
         decrypt(SEALER, altered, place)
 
     shown = "".join(traceback.format_exception(raised.value))
@@ -109,7 +109,7 @@ def test_the_error_tells_nothing_but_that_it_did_not_open(place: str) -> None:
     assert raised.value.__suppress_context__
     assert "TinkError" not in shown
     assert "199.172" not in shown + repr(raised.value)
-    assert raised.value.args == ("it was altered, or sealed with another key",)
+    assert raised.value.args == ("it was altered, or encrypted with another key",)
 
 
 @settings(deadline=None, max_examples=25)
@@ -128,7 +128,7 @@ def test_a_vault_value_opens_under_no_other_token(officer: tink.KeysetHandle) ->
     encryptor = vault_encryptor(officer)
     opener = data_key(officer, encryptor.wrapped_key)
 
-    with pytest.raises(NotOpened):
+    with pytest.raises(DecryptionError):
         decrypt(opener, encryptor.encrypt("1.one", "199.172.111.135"), "1.other")
 
 
@@ -152,7 +152,7 @@ def test_every_batch_has_a_data_key_of_its_own(officer: tink.KeysetHandle) -> No
     one, other = vault_encryptor(officer), vault_encryptor(officer)
 
     assert one.wrapped_key != other.wrapped_key
-    with pytest.raises(NotOpened):
+    with pytest.raises(DecryptionError):
         decrypt(data_key(officer, other.wrapped_key), one.encrypt("1.t", "x"), "1.t")
 
 

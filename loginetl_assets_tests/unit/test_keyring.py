@@ -17,7 +17,7 @@ from tink import aead, hybrid, prf, secret_key_access
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_FILE, Keyring
-from loginetl_assets.logins.encryption import NotOpened, VaultEncryptor, decrypt, encrypt
+from loginetl_assets.logins.encryption import DecryptionError, VaultEncryptor, decrypt, encrypt
 from loginetl_assets.settings import KeysetRole
 
 ROLES = list(KeysetRole)
@@ -155,7 +155,7 @@ def test_the_next_keyring_finds_the_same_keys(tmp_path: Path) -> None:
 def test_every_role_has_a_key_of_its_own(tmp_path: Path) -> None:
     keyring = Keyring({}, tmp_path)
 
-    with pytest.raises(NotOpened):
+    with pytest.raises(DecryptionError):
         decrypt(keyring.rejects, encrypt(keyring.landing, b"x", "place"), "place")
 
 
@@ -300,7 +300,7 @@ def test_what_an_older_key_sealed_opens_after_a_rotation() -> None:
     rotated = Keyring({KeysetRole.LANDING: merged(new, old)})
 
     assert decrypt(rotated.landing, sealed, "place") == b"x"
-    with pytest.raises(NotOpened):
+    with pytest.raises(DecryptionError):
         decrypt(Keyring({KeysetRole.LANDING: new}).landing, sealed, "place")
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loginetl_assets.logins.contract import FIELD_NAMES
 from loginetl_assets.logins.message import (
-    FIELDS,
     MAX_DEPTH,
     Login,
     PayloadPointer,
@@ -132,17 +132,17 @@ REJECTED: dict[str, tuple[bytes, Reason, str | None]] = {
     ),
     **{
         f"no {field}": (flat_without(field), Reason.MISSING_FIELD, field)
-        for field in FIELDS
+        for field in FIELD_NAMES
         if field != "locale"
     },
     **{
         f"{field} null": (flat_with(**{field: None}), Reason.MISSING_FIELD, field)
-        for field in FIELDS
+        for field in FIELD_NAMES
         if field != "locale"
     },
     "a locale alone": (b'{"locale": null}', Reason.MISSING_FIELD, "user_id"),
     **{
-        f"{field} a number": (flat_with(**{field: 7}), Reason.WRONG_TYPE, field) for field in FIELDS
+        f"{field} a number": (flat_with(**{field: 7}), Reason.WRONG_TYPE, field) for field in FIELD_NAMES
     },
     "an address in a list": (flat_with(ip=["1.1.1.1"]), Reason.WRONG_TYPE, "ip"),
     "true": (flat_with(locale=True), Reason.WRONG_TYPE, "locale"),
@@ -282,7 +282,9 @@ def test_a_long_literal_or_a_hostile_depth_takes_no_long_time() -> None:
 
 @settings(deadline=None)
 @given(
-    st.fixed_dictionaries({field: st.text(st.characters(codec="utf-8", exclude_characters="\0")) for field in FIELDS})
+    st.fixed_dictionaries(
+        {field: st.text(st.characters(codec="utf-8", exclude_characters="\0")) for field in FIELD_NAMES}
+    )
 )
 def test_any_storable_text_is_read_as_it_was_written(fields: Mapping[str, str]) -> None:
     nested_fields = {
@@ -308,7 +310,7 @@ def test_any_bytes_have_an_answer(body: bytes, reject: bool) -> None:
 
 
 # JSON as text, not as values: what a serialiser never writes (a key twice, odd numbers, raw surrogates) comes in too.
-NAMES = st.sampled_from([*FIELDS, "user", "app", "device", "id", "type", "version", "Type", "Message", "x", ""])
+NAMES = st.sampled_from([*FIELD_NAMES, "user", "app", "device", "id", "type", "version", "Type", "Message", "x", ""])
 SPACE = st.sampled_from(["", " ", "\n\t"])
 NUMBERS = st.sampled_from(["0", "-0", "7", "1.5", "1e5", "1E400", "9" * 30, "9" * 5_000, "01", "NaN"])
 TEXTS = st.one_of(
@@ -394,8 +396,8 @@ def test_the_two_readings_agree_on_the_examples(body: bytes) -> None:
 def test_a_message_id_that_is_a_uuid_is_the_key() -> None:
     message_id = "5fea7756-0ea4-451a-a703-a558b933e274"
 
-    assert QueuedMessage(message_id, 0, b"").key == UUID(message_id)
-    assert QueuedMessage(message_id.upper(), 1, b"{}").key == UUID(message_id)
+    assert QueuedMessage(message_id, 0, b"").uuid == UUID(message_id)
+    assert QueuedMessage(message_id.upper(), 1, b"{}").uuid == UUID(message_id)
 
 
 @pytest.mark.parametrize(
@@ -406,13 +408,13 @@ def test_a_message_id_that_is_a_uuid_is_the_key() -> None:
     ],
 )
 def test_a_message_id_that_is_no_uuid_has_the_same_key_in_every_release(message_id: str, key: str) -> None:
-    assert QueuedMessage(message_id, 0, b"").key == UUID(key)
+    assert QueuedMessage(message_id, 0, b"").uuid == UUID(key)
 
 
 @settings(deadline=None)
 @given(st.sets(st.text(max_size=100).map(lambda text: f"-{text}"), min_size=2))
 def test_different_message_ids_have_different_keys(message_ids: set[str]) -> None:
-    keys = {QueuedMessage(message_id, 0, b"").key for message_id in message_ids}
+    keys = {QueuedMessage(message_id, 0, b"").uuid for message_id in message_ids}
 
     assert len(keys) == len(message_ids)
 
@@ -533,7 +535,7 @@ def test_nesting_is_counted_to_its_bound(value: str, too_deep: bool) -> None:
     assert not too_deep or reading == Rejection(Reason.TOO_DEEP)
 
 
-@pytest.mark.parametrize("field", [field for field in FIELDS if field != "locale"])
+@pytest.mark.parametrize("field", [field for field in FIELD_NAMES if field != "locale"])
 def test_an_object_in_the_place_of_a_field_is_opened_whatever_the_length_of_its_name(field: str) -> None:
     without = {name: value for name, value in FLAT.items() if name != field}
     opened = read_login(json.dumps({**FLAT, field: {"other": "x"}}).encode())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginetl_assets.logins.redacted import MAX_CHARACTERS, outline
+from loginetl_assets.logins.redacted import MAX_CHARACTERS, redacted_shape
 
 
 @pytest.mark.parametrize(
@@ -30,23 +30,23 @@ from loginetl_assets.logins.redacted import MAX_CHARACTERS, outline
         (b"a\r\n\tb\x00", "x\\u000d\n\tx\\u0000"),
     ],
 )
-def test_an_outline_shows_the_form_and_no_value(body: bytes, shown: str) -> None:
-    assert outline(body) == shown
+def test_a_redacted_shape_shows_the_form_and_no_value(body: bytes, shown: str) -> None:
+    assert redacted_shape(body) == shown
 
 
 def test_a_body_that_is_shown_whole_names_no_length() -> None:
-    assert outline(b"a" * MAX_CHARACTERS) == "x" * MAX_CHARACTERS
+    assert redacted_shape(b"a" * MAX_CHARACTERS) == "x" * MAX_CHARACTERS
 
 
 def test_a_long_body_is_cut_and_its_length_named() -> None:
-    shown = outline(b"a" * 100_000)
+    shown = redacted_shape(b"a" * 100_000)
     assert shown == "x" * MAX_CHARACTERS + "… (100000 bytes)"
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_body_breaks_it_and_no_letter_or_digit_of_a_value_gets_through(body: bytes) -> None:
-    shown = outline(b'{"ip": "' + body.replace(b'"', b"") + b'"}').removeprefix('{"ip": "').removesuffix('"}')
+    shown = redacted_shape(b'{"ip": "' + body.replace(b'"', b"") + b'"}').removeprefix('{"ip": "').removesuffix('"}')
     rest = re.sub(r"\\x··|\\u[0-9a-f]{4}", "", shown)  # counted bytes, and named controls
     assert {character for character in rest if character.isalnum()} <= {"x", "9"}
 
@@ -54,5 +54,5 @@ def test_no_body_breaks_it_and_no_letter_or_digit_of_a_value_gets_through(body: 
 @settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=50))
 def test_every_letter_and_digit_of_a_value_is_masked(value: str) -> None:
-    shown = outline(f'{{"device_id": "{value}"}}'.encode())
+    shown = redacted_shape(f'{{"device_id": "{value}"}}'.encode())
     assert set(shown.removeprefix('{"device_id": "').removesuffix('"}')) <= {"x", "9"}

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tink import prf, secret_key_access
 
-from loginetl_assets.logins.tokens import MASKED_FIELDS, TOKEN_PATTERN, Tokenizer, is_token
+from loginetl_assets.logins.contract import MASKED_FIELDS
+from loginetl_assets.logins.tokens import TOKEN_PATTERN, Tokenizer, is_token
 
 prf.register()
 
