@@ -1,4 +1,4 @@
-"""One voice: plain technical English and the field's terms, as docs/glossary.md has them, held where words can be held."""
+"""One voice: no word that has a term in its place (docs/glossary.md) is in any text."""
 
 import re
 from collections.abc import Iterator
@@ -28,14 +28,14 @@ INSTEAD = {
     r"all is well": "healthy",
     r"found by halving|halved": "bisected",
     r"in a circle": "deadlock",
-    r"(?:commit|answer) (?:unheard|lost)": "acknowledgement lost",
+    r"commit unheard|answer lost": "acknowledgement lost",
     r"overdrawn|counts_disagree": "count mismatch",
     r"way of the data|rooms? of the house": "data flow, repository layout",
     r"web page": "Dagster UI",
     r"materialis\w+": "materialize",
     r"leads? into": "points to",
     r"can be had": "is available",
-    r"is none": "is not a valid …",
+    r"(?-i:is none)": "is not a valid …",
     r"of more than one user": "shared",
     r"most_[a-z]+": "max_…",
 }
@@ -54,7 +54,7 @@ def texts() -> Iterator[tuple[str, str]]:
         and "node_modules" not in file.parts
         and "results" not in file.parts
     }
-    for file in sorted(files - {Path(__file__)}):
+    for file in sorted(files - {Path(__file__), ROOT / "docs/settings.md"}):
         text = file.read_text(encoding="utf-8")
         if file.name == "CHANGELOG.md":  # whose list of renamed words has the old ones
             text = re.sub(r"### Renamed\n.*?(?=\n### )", "", text, flags=re.DOTALL)
@@ -62,7 +62,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def test_no_text_uses_a_word_that_has_a_term_in_its_place() -> None:
-    words = {re.compile(rf"(?<![\w\-]){word}(?![\w\-])", re.IGNORECASE): term for word, term in INSTEAD.items()}
+    words = {re.compile(rf"(?<![\w\-])(?:{word})(?![\w\-])", re.IGNORECASE): term for word, term in INSTEAD.items()}
     found = [
         f"{name}: {match[0]!r}: write {term!r}"
         for name, text in texts()
