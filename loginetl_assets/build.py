@@ -25,11 +25,12 @@ from loginetl_assets.checks.health import health
 from loginetl_assets.checks.masked_logins import masked_logins_are_sound, rejection_rate
 from loginetl_assets.checks.user_logins import user_logins_are_sound
 from loginetl_assets.keys.keyring import OFFICER_SETTING
-from loginetl_assets.resources.configured import (
+from loginetl_assets.resources import (
     KeyringResource,
     LandingResource,
     LoginDatabaseResource,
     LoginQueueResource,
+    PayloadsResource,
     RulesResource,
     fixed,
 )
@@ -47,9 +48,10 @@ def build_definitions(
 
     Args:
         settings: what the environment decides.
-        resource_overrides: resources to put in the place of `queue`, `database`, `landing`, `keyring` or `rules`.
-        notifier: who is told of failed runs and of declining health; a webhook where LOGINETL_ALERT_WEBHOOK_URL is set,
-            else the log.
+        resource_overrides: resources to put in the place of `queue`, `database`, `landing`, `payloads`,
+            `keyring` or `rules`.
+        notifier: takes the alerts of failed runs and degraded health; by default a webhook where
+            LOGINETL_ALERT_WEBHOOK_URL is set, else the log.
     """
     # What builds this runs the pipeline, which has no use for the officer's key; nor has what it starts.
     os.environ.pop(OFFICER_SETTING, None)
@@ -84,13 +86,14 @@ def build_definitions(
             health_sensor(notifier, default_status=sensors),
         ],
         schedules=[retention_schedule(days=settings.retention_days, default_status=schedules)],
-        executor=dg.in_process_executor,  # `dagster asset materialize` and the web page go by this one
+        executor=dg.in_process_executor,  # `dagster asset materialize` and the Dagster UI use it
         resources={
             name: fixed(resource)
             for name, resource in {
                 "queue": LoginQueueResource(services=services),
                 "database": LoginDatabaseResource(services=services),
                 "landing": LandingResource(services=services),
+                "payloads": PayloadsResource(services=services),
                 "keyring": KeyringResource(services=services),
                 "rules": RulesResource.of(settings),
                 **(resource_overrides or {}),

@@ -16,13 +16,8 @@ from loginetl_assets.assets.metadata import (
     masked_lineage,
     rate,
 )
-from loginetl_assets.resources.configured import (
-    KeyringResource,
-    LandingResource,
-    LoginDatabaseResource,
-    RulesResource,
-)
-from loginetl_assets.resources.failures import failures_without_values, retries_left
+from loginetl_assets.orchestration.failures import failures_without_values, retries_left
+from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.steps.each_batch import FailedBatches
 from loginetl_assets.steps.mask import MaskTotals, mask_pending
 from loginetl_assets.storage.database import LoginDatabase
@@ -113,11 +108,11 @@ def masked_logins(
     """Masks what is pending, batch by batch, oldest first; parallel runs skip each other's batches."""
     with failures_without_values(retried=context):
         started = time.monotonic()
-        opened = database.open()
+        opened = database.get_client()
         totals, failed = mask_pending(
             opened,
-            landing.open(opened),
-            keyring.open(),
+            landing.get_client(opened),
+            keyring.get_client(),
             rules.masking,
             reprocess=config.reprocess,
             batch_ids=config.batch_ids,

@@ -9,14 +9,15 @@ from pydantic import Field
 
 from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
 from loginetl_assets.logins.contract import FIELDS
-from loginetl_assets.resources.configured import (
+from loginetl_assets.orchestration.failures import failures_without_values
+from loginetl_assets.resources import (
     KeyringResource,
     LandingResource,
     LoginDatabaseResource,
     LoginQueueResource,
+    PayloadsResource,
     RulesResource,
 )
-from loginetl_assets.resources.failures import failures_without_values
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.drain.engine import Drain, DrainLimits, drain_in_processes
 from loginetl_assets.storage import batches as ledger
@@ -93,6 +94,7 @@ def raw_login_messages(
     config: DrainConfig,
     queue: LoginQueueResource,
     landing: LandingResource,
+    payloads: PayloadsResource,
     database: LoginDatabaseResource,
     keyring: KeyringResource,
     rules: RulesResource,
@@ -100,15 +102,15 @@ def raw_login_messages(
     """Drains the queue, within the config's bounds."""
     with failures_without_values(retried=context):
         started = time.monotonic()
-        keys, ledger_database = keyring.open(), database.open()
-        login_queue = queue.open(connections=config.receivers + 2)
-        open_landing, payloads = landing.open(ledger_database), landing.open_payloads()
+        keys, ledger_database = keyring.get_client(), database.get_client()
+        login_queue = queue.get_client(connections=config.receivers + 2)
+        open_landing, bucket = landing.get_client(ledger_database), payloads.get_client()
         # Before anything is received: a redrive policy counts receives, and would take messages away for our fault.
         with ledger_database.transaction() as connection:
             ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
             ledger.check_writable(connection)
         open_landing.check_writable()
-        payloads.check_reachable()
+        bucket.check_reachable()
         before = login_queue.depth()
         limits = DrainLimits(
             max_messages=config.max_messages,
@@ -126,7 +128,7 @@ def raw_login_messages(
             report = Drain(
                 login_queue,
                 open_landing,
-                payloads,
+                bucket,
                 ledger_database,
                 keys,
                 limits,

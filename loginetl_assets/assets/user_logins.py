@@ -7,8 +7,8 @@ import dagster as dg
 
 from loginetl_assets.assets.metadata import LOGIN_COLUMNS, NOT_MASKED, OWNERS, column_schema, rate, table_lineage
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource
-from loginetl_assets.resources.failures import failures_without_values, retries_left
+from loginetl_assets.orchestration.failures import failures_without_values, retries_left
+from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.steps.load import load_pending
 from loginetl_assets.storage.adoption import login_table
 from loginetl_assets.storage.login_table import table_rows
@@ -37,8 +37,10 @@ def user_logins(
     """Loads what is masked and not loaded yet, batch by batch, oldest first."""
     with failures_without_values(retried=context):
         started = time.monotonic()
-        opened = database.open()
-        totals, failed = load_pending(opened, landing.open(opened), keyring.open(), run_id=context.run.run_id)
+        opened = database.get_client()
+        totals, failed = load_pending(
+            opened, landing.get_client(opened), keyring.get_client(), run_id=context.run.run_id
+        )
         if failed.may_pass and retries_left(context):
             raise failed.error()
         if totals.quarantined_batches:

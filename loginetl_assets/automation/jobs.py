@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from pydantic import Field
 
-from loginetl_assets.automation.our_runs import OurRuns
-from loginetl_assets.resources.configured import KeyringResource, LandingResource, LoginDatabaseResource, label_of
-from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.orchestration.failures import failures_without_values
+from loginetl_assets.orchestration.our_runs import OurRuns, label_of
+from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, PayloadsResource
 from loginetl_assets.steps.replay import replay_rejected, selection
 from loginetl_assets.steps.retention import apply_retention
 from loginetl_assets.storage import batches as ledger
@@ -53,18 +53,19 @@ def replay(
     context: dg.OpExecutionContext,
     config: ReplayConfig,
     landing: LandingResource,
+    payloads: PayloadsResource,
     database: LoginDatabaseResource,
     keyring: KeyringResource,
 ) -> None:
     """Replays what is meant; every step can be repeated."""
     with failures_without_values():
         which = selection(config.message_ids, config.reason, config.since, config.until)
-        open_database = database.open()
+        open_database = database.get_client()
         totals = replay_rejected(
             open_database,
-            landing.open(open_database),
-            landing.open_payloads(),
-            keyring.open(),
+            landing.get_client(open_database),
+            payloads.get_client(),
+            keyring.get_client(),
             which,
             run_id=context.run.run_id,
         )
@@ -101,13 +102,13 @@ def purge(
     with failures_without_values():
         started = time.monotonic()
         older_than = timedelta(days=config.days)
-        opened = database.open()
+        opened = database.get_client()
         with opened.transaction() as connection:
             installation = str(ledger.installation_id(connection))
         ours = OurRuns(context.instance, installation, label_of(context.run))
         runs = _purge_runs(context.instance, ours, datetime.now(UTC) - older_than)
         totals = apply_retention(
-            opened, landing.open(opened), keyring.open(), older_than=older_than, run_id=context.run.run_id
+            opened, landing.get_client(opened), keyring.get_client(), older_than=older_than, run_id=context.run.run_id
         )
         if totals.unreadable_objects:
             context.log.warning(

@@ -11,16 +11,10 @@ import dagster as dg
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
-from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.resources.automatic import read_automation
-from loginetl_assets.resources.configured import (
-    INSTALLATION_TAG,
-    LoginDatabaseResource,
-    LoginQueueResource,
-    RulesResource,
-    label_of,
-)
+from loginetl_assets.orchestration.automation_state import read_automation
+from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns, label_of
+from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, look
 from loginetl_assets.storage import batches as ledger
@@ -66,7 +60,7 @@ def queue_depth_sensor(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
         try:
-            open_database = database.open()
+            open_database = database.get_client()
             with open_database.transaction() as connection:
                 installation = str(ledger.installation_id(connection))
             ours = OurRuns(context.instance, installation, _code_location(context))
@@ -74,7 +68,7 @@ def queue_depth_sensor(
                 context.log.warning(f"run {run_id} has no living worker and was reported failed")  # noqa: G004 - an id
             with open_database.transaction() as connection:
                 pending = ledger.totals(connection).pending_batches
-            waiting = queue.open().depth().waiting
+            waiting = queue.get_client().depth().waiting
         except (OperatorError, TransientError) as error:
             # A skipped tick says so on the page; a failing one would fill the daemon's log for as long as it lasts.
             return dg.SkipReason(str(error))
@@ -204,7 +198,7 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         told: set[str] = set(json.loads(context.cursor or "[]"))
         told_conditions = {_condition_of(mark) for mark in told}
         try:
-            seen = look(database.open(), queue.open())
+            seen = look(database.get_client(), queue.get_client())
             hold = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
             hold |= _switched_off(context, database.services.settings)
             if seen.depth is None and QUEUE_NOT_DRAINED in told:

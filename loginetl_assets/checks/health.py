@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-from loginetl_assets.resources.automatic import read_automation
-from loginetl_assets.resources.configured import LoginDatabaseResource, LoginQueueResource, RulesResource, label_of
-from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.orchestration.automation_state import read_automation
+from loginetl_assets.orchestration.failures import failures_without_values
+from loginetl_assets.orchestration.our_runs import label_of
+from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
 from loginetl_assets.steps.health import look
 
 
@@ -21,7 +22,7 @@ def health(
 ) -> dg.AssetCheckResult:
     """Looks at queue and ledger as they are now, whatever this run did."""
     with failures_without_values():
-        seen = look(database.open(), queue.open())
+        seen = look(database.get_client(), queue.get_client())
         conditions = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
         settings = database.services.settings
         if automation := read_automation(context.instance, settings, label_of(context.run)):

@@ -10,8 +10,8 @@ import dagster as dg
 
 from loginetl_assets.landing.batch_files import Unreadable, read_masked
 from loginetl_assets.logins.masking import violations
-from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource, RulesResource
-from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.orchestration.failures import failures_without_values
+from loginetl_assets.resources import LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.storage import batches as ledger
 
 _PAGE = 100
@@ -40,8 +40,8 @@ def masked_logins_are_sound(
 ) -> Iterator[dg.AssetCheckResult]:
     """Reads every masked file that is not loaded yet, once for both checks."""
     with failures_without_values():
-        open_database = database.open()
-        files = landing.open(open_database)
+        open_database = database.get_client()
+        files = landing.get_client(open_database)
         batches = rows = unreadable = last = 0
         broken: dict[str, int] = {}
         while True:
@@ -86,7 +86,7 @@ def rejection_rate(
 ) -> dg.AssetCheckResult:
     """Compares rejected with read messages; by itself it looks at the batch that was masked last."""
     with failures_without_values():
-        with database.open().transaction() as connection:
+        with database.get_client().transaction() as connection:
             batches = ledger.touched_by_run(connection, "masked", context.run.run_id)
         messages = sum(batch.messages for batch in batches)
         rejected = sum(batch.rejected for batch in batches)

@@ -13,8 +13,8 @@ from sqlalchemy import text
 from loginetl_assets.landing.batch_files import Unreadable, read_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import MASKED_SCHEMA
-from loginetl_assets.resources.configured import LandingResource, LoginDatabaseResource
-from loginetl_assets.resources.failures import failures_without_values
+from loginetl_assets.orchestration.failures import failures_without_values
+from loginetl_assets.resources import LandingResource, LoginDatabaseResource
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections
 from loginetl_assets.storage.batches import Batch
@@ -52,8 +52,8 @@ def user_logins_are_sound(
 ) -> Iterator[dg.AssetCheckResult]:
     """Holds the batches, their masked files, the ledger and the table against each other."""
     with failures_without_values():
-        open_database = database.open()
-        files = landing.open(open_database)
+        open_database = database.get_client()
+        files = landing.get_client(open_database)
         with open_database.transaction() as connection:
             # What others commit between two of these statements would make sums of theirs disagree.
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))

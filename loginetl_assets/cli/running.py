@@ -11,9 +11,9 @@ import dagster as dg
 
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
-from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.rejection import Reason
+from loginetl_assets.orchestration.our_runs import OurRuns
 from loginetl_assets.services import Services
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections

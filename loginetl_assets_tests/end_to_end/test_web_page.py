@@ -442,7 +442,14 @@ def test_graphql_gives_no_value_and_no_key(server: Server, materialised: dict[st
     job = repository | {"pipelineName": "login_etl"}
     definitions = server.graphql(DEFINITIONS, repository=repository, job=job)
     resources = definitions["allTopLevelResourceDetailsOrError"]["results"]
-    assert {resource["name"] for resource in resources} == {"queue", "database", "landing", "keyring", "rules"}
+    assert {resource["name"] for resource in resources} == {
+        "queue",
+        "database",
+        "landing",
+        "payloads",
+        "keyring",
+        "rules",
+    }
     assert "max_messages" in definitions["runConfigSchemaOrError"]["rootDefaultYaml"]
     assert_free_of(secrets, json.dumps(definitions), "definitions")
     assert_free_of(secrets, json.dumps(server.graphql(SENSORS, repository=repository)), "ticks")

@@ -22,18 +22,18 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from sqlalchemy import Connection
 
-from loginetl_assets.automation import jobs, notifiers, our_runs
+from loginetl_assets.automation import jobs, notifiers
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
-from loginetl_assets.automation.our_runs import OurRuns
 from loginetl_assets.aws.sqs import QueueDepth
 from loginetl_assets.build import build_definitions
 from loginetl_assets.cli.running import run_landed
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.orchestration import our_runs
+from loginetl_assets.orchestration.automation_state import SENSORS
+from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.resources.automatic import SENSORS
-from loginetl_assets.resources.configured import INSTALLATION_TAG
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Identity, KeysetRole, Settings
 from loginetl_assets.steps import load

@@ -16,7 +16,7 @@ from dagster._daemon.types import DaemonHeartbeat
 from loginetl_assets.automation.notifiers import Alert
 from loginetl_assets.build import build_definitions
 from loginetl_assets.errors import TransientError
-from loginetl_assets.resources.automatic import SENSORS, read_automation
+from loginetl_assets.orchestration.automation_state import SENSORS, read_automation
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Settings
 from loginetl_assets.steps.health import Health, look

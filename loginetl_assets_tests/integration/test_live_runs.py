@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
 from loginetl_assets.cli.running import run_landed
-from loginetl_assets.resources.configured import INSTALLATION_TAG
+from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.health import look
 from loginetl_assets.storage import batches as ledger

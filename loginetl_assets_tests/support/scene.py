@@ -19,7 +19,7 @@ import dagster as dg
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, PROCESS_LANDED, RETENTION
 from loginetl_assets.landing.object_store import BATCHES, MASKED
-from loginetl_assets.resources.configured import LoginQueueResource
+from loginetl_assets.resources import LoginQueueResource
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.retention import ORPHAN_AGE

@@ -8,7 +8,9 @@ import pytest
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
 from loginetl_assets.build import build_definitions
-from loginetl_assets.settings import Settings
+from loginetl_assets.resources import LoginQueueResource
+from loginetl_assets.services import Services
+from loginetl_assets.settings import Environment, KeysetRole, Settings
 
 RULES = {
     "visibility_seconds": 0,
@@ -47,10 +49,43 @@ def test_a_resource_is_as_the_settings_have_it_whatever_the_launchpad_says(
         dg.validate_run_config(definitions.resolve_job_def(LOGIN_ETL), config)
 
 
-def test_the_page_shows_the_rules_and_no_secret(definitions: dg.Definitions) -> None:
-    resources = definitions.resources or {}
-    assert "visibility_seconds: 77" in str(resources["rules"].description)
-    assert "aws_" not in str(resources["queue"].description)
+def test_a_resource_s_page_shows_where_it_is_and_the_rules_and_no_secret(tmp_path: Path) -> None:
+    secret = "hunter2"
+    settings = Settings(
+        environment=Environment.PRODUCTION,
+        home=tmp_path / "home",
+        visibility_seconds=77,
+        queue_url="https://sqs.eu-central-1.amazonaws.com/1/login-queue",
+        database_url=f"postgresql://loader:{secret}@db.example:5433/logins?sslpassword={secret}",
+        landing_url="s3://landing-bucket/prefix",
+        payload_bucket="payload-bucket",
+        keysets=dict.fromkeys(KeysetRole, secret),
+    )
+    definitions = build_definitions(settings, resource_overrides={
+        "queue": LoginQueueResource(services=Services(settings), aws_secret_access_key=secret)
+    })  # fmt: skip
+    pages = {name: str(resource.description) for name, resource in (definitions.resources or {}).items()}
+    assert "https://sqs.eu-central-1.amazonaws.com/1/login-queue" in pages["queue"]
+    assert "db.example:5433/logins" in pages["database"]
+    assert "s3://landing-bucket/prefix" in pages["landing"]
+    assert "payload-bucket" in pages["payloads"]
+    assert "visibility_seconds: 77" in pages["rules"]
+    assert secret not in str(pages)
+
+
+def test_the_page_of_an_embedded_service_says_so(
+    definitions: dg.Definitions, tmp_path: Path
+) -> None:
+    for name in ("queue", "database", "landing"):
+        assert "embedded in LOGINETL_HOME" in str((definitions.resources or {})[name].description)
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_page_of_a_database_whose_url_is_malformed_says_so_without_it(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, environment=Environment.STAGING, database_url="hunter2")
+    page = str((build_definitions(settings).resources or {})["database"].description)
+    assert "LOGINETL_DATABASE_URL must be" in page
+    assert "hunter2" not in page
 
 
 @pytest.mark.parametrize("days", [-1, 0, 14, 3_651])

@@ -10,9 +10,14 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
-from loginetl_assets.resources.configured import INSTALLATION_TAG, label_of
-
+INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
 RUNS_PER_PAGE = 1_000
+
+
+def label_of(run: dg.DagsterRun) -> str | None:
+    """Returns the label (repository@location) of the code location that a run was launched from, if it was launched."""
+    origin = run.remote_job_origin
+    return origin.repository_origin.get_label() if origin else None
 
 
 class OurRuns:

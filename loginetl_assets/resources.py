@@ -1,6 +1,6 @@
-"""The Dagster resources: thin shells that open what `Services` knows how to open.
+"""The Dagster resources: `get_client` of each opens what `Services` knows how to open.
 
-None of them holds a secret as configuration, so none shows up in the repository snapshot, the web page or run config.
+None of them holds a secret as configuration, so none shows up in the repository snapshot, the Dagster UI or run config.
 """
 
 from typing import Any
@@ -11,8 +11,10 @@ from pydantic import PrivateAttr
 
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.sqs import LoginQueue, open_session
+from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG
 from loginetl_assets.services import Services
 from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
 from loginetl_assets.steps.mask import MaskingRules
@@ -20,30 +22,24 @@ from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.live_runs import Heartbeat
 
-INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
-
-
-def label_of(run: dg.DagsterRun) -> str | None:
-    """The label (repository@location) of the code location from which a run was launched, if it was launched."""
-    origin = run.remote_job_origin
-    return origin.repository_origin.get_label() if origin else None
+EMBEDDED = "embedded in LOGINETL_HOME"
 
 
 def fixed(resource: dg.ConfigurableResource[Any]) -> dg.ResourceDefinition:
     """Takes a resource's fields out of what run config, and so the launchpad, can change for one run.
 
-    They decide what is read and what is in the table; the description shows them, those without a secret.
+    They decide what is read and what is in the table; its page in the Dagster UI shows its address and those fields
+    that hold no secret.
     """
     fields = {
         name: value
         for name in type(resource).model_fields
         if name != "services" and (value := getattr(resource, name)) is not None
     }
-    shown = [f"{name}: {value}" for name, value in fields.items() if not name.startswith("aws_")]
+    shown = {"address": getattr(resource, "address", None), **fields}
+    lines = [f"{name}: {value}" for name, value in shown.items() if value is not None and not name.startswith("aws_")]
     return resource.get_resource_definition().configured(
-        fields,
-        config_schema={},
-        description="\n\n".join([(type(resource).__doc__ or "").strip(), "As the settings say it:", *shown]),
+        fields, config_schema={}, description="\n\n".join([(type(resource).__doc__ or "").strip(), *lines])
     )
 
 
@@ -52,7 +48,12 @@ class LoginQueueResource(ResourceWithBoto3Configuration):
 
     services: dg.ResourceDependency[Services]
 
-    def open(self, connections: int = 10) -> LoginQueue:
+    @property
+    def address(self) -> str:
+        """The queue's URL; no credentials are accepted in it."""
+        return self.services.settings.queue_url or EMBEDDED
+
+    def get_client(self, connections: int = 10) -> LoginQueue:
         """Opens the queue for that many calls at once."""
         session = open_session(
             region_name=self.region_name,
@@ -93,18 +94,27 @@ class LoginDatabaseResource(dg.ConfigurableResource[LoginDatabase]):
     _heartbeat: Heartbeat | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Remembers the run that it is opened in; a sensor's tick is none."""
+        """Keeps the context of the run that it is opened in; a sensor's tick has no run."""
         self._context = context
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Ends the run's sign of life. The executor in process keeps a resource from the first step to the last."""
+        """Stops the run's heartbeat. The in-process executor keeps a resource from the first step to the last."""
         if self._heartbeat:
             self._heartbeat.stop()
 
-    def open(self) -> LoginDatabase:
+    @property
+    def address(self) -> str:
+        """Host and name of the database, without the password."""
+        url = self.services.settings.database_url
+        try:
+            return LoginDatabase(url).address if url else EMBEDDED
+        except OperatorError as error:  # definitions load all the same; a run fails with this
+            return str(error)
+
+    def get_client(self) -> LoginDatabase:
         """Opens the database, its schema checked.
 
-        The first time in a run, it tags the run with the installation and begins its sign of life.
+        The first time in a run, it tags the run with the installation and starts its heartbeat.
         """
         database = self.services.database()
         if self._heartbeat is None and self._context and self._context.run and self._context.instance:
@@ -119,31 +129,47 @@ class LoginDatabaseResource(dg.ConfigurableResource[LoginDatabase]):
 
 
 class LandingResource(dg.ConfigurableResource[Landing]):
-    """The object store of sealed batches and masked files."""
+    """The object store of encrypted batches and masked files."""
 
     services: dg.ResourceDependency[Services]
 
-    def open(self, database: LoginDatabase) -> Landing:
+    @property
+    def address(self) -> str:
+        """The bucket or directory; no credentials are accepted in its URL."""
+        return self.services.settings.landing_url or EMBEDDED
+
+    def get_client(self, database: LoginDatabase) -> Landing:
         """Opens the landing and makes sure that it is this database's."""
         return self.services.bound_landing(database)
 
-    def open_payloads(self) -> Payloads:
-        """Opens the bucket of payloads that messages point at, if one is named."""
+
+class PayloadsResource(dg.ConfigurableResource[Payloads]):
+    """The bucket of payloads that messages point to."""
+
+    services: dg.ResourceDependency[Services]
+
+    @property
+    def address(self) -> str:
+        """The bucket's name."""
+        return self.services.settings.payload_bucket or "none: LOGINETL_PAYLOAD_BUCKET is not set"
+
+    def get_client(self) -> Payloads:
+        """Opens the bucket, if one is named."""
         return self.services.payloads()
 
 
 class KeyringResource(dg.ConfigurableResource[Keyring]):
-    """The pipeline's keysets."""
+    """The pipeline's keysets: their settings are secrets, and so are not shown."""
 
     services: dg.ResourceDependency[Services]
 
-    def open(self) -> Keyring:
+    def get_client(self) -> Keyring:
         """Opens the keyring; each keyset is read when it is first needed."""
         return self.services.keyring
 
 
 class RulesResource(dg.ConfigurableResource["RulesResource"]):
-    """The settings that decide how messages are received, read and judged; nothing secret."""
+    """The settings that decide how messages are received, validated and reported; nothing secret."""
 
     visibility_seconds: int
     reject_unknown_fields: bool
