@@ -73,9 +73,7 @@ def test_a_resource_s_page_shows_where_it_is_and_the_rules_and_no_secret(tmp_pat
     assert secret not in str(pages)
 
 
-def test_the_page_of_an_embedded_service_says_so(
-    definitions: dg.Definitions, tmp_path: Path
-) -> None:
+def test_the_page_of_an_embedded_service_says_so(definitions: dg.Definitions, tmp_path: Path) -> None:
     for name in ("queue", "database", "landing"):
         assert "embedded in LOGINETL_HOME" in str((definitions.resources or {})[name].description)
     assert not (tmp_path / "home").exists()
