@@ -23,7 +23,6 @@ from loginetl_assets.build import build_definitions
 from loginetl_assets.keys.keyring import TEMPLATES, Keyring
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.landing.batch_files import register_messages, write_messages
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
@@ -31,6 +30,7 @@ from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.steps.batch_objects import land
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import LoginDatabase, copy_rows
@@ -221,9 +221,8 @@ def load_for_ever(settings: Settings) -> None:
                 messages = [
                     QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in islice(fresh, _BATCH)
                 ]
-                written = write_messages(landing, services.keyring, messages)
                 with login_database.transaction() as connection:
-                    register_messages(connection, services.keyring, messages, written)
+                    land(connection, landing, services.keyring, messages)
             job.execute_in_process(instance=instance, asset_selection=_LOADED)
 
 

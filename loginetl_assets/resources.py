@@ -10,7 +10,8 @@ from dagster_aws.utils import ResourceWithBoto3Configuration
 from pydantic import PrivateAttr
 
 from loginetl_assets.aws.payloads import Payloads
-from loginetl_assets.aws.sqs import LoginQueue, open_session
+from loginetl_assets.aws.session import open_session
+from loginetl_assets.aws.sqs import LoginQueue
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing

@@ -19,7 +19,10 @@ from loginetl_assets.resources import (
     RulesResource,
 )
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.steps.drain.engine import Drain, DrainLimits, drain_in_processes
+from loginetl_assets.steps.batch_objects import BatchLanding
+from loginetl_assets.steps.drain.engine import Drain
+from loginetl_assets.steps.drain.policy import DrainLimits
+from loginetl_assets.steps.drain.workers import drain_in_processes
 from loginetl_assets.storage import batches as ledger
 
 # A process takes 0.7 s to start and drains some thousand messages a second: below this it would not pay.
@@ -125,15 +128,8 @@ def raw_login_messages(
         if processes > 1:
             report = drain_in_processes(queue.as_environment(), limits, processes, run_id=context.run.run_id)
         else:
-            report = Drain(
-                login_queue,
-                open_landing,
-                bucket,
-                ledger_database,
-                keys,
-                limits,
-                run_id=context.run.run_id,
-            ).run()
+            land = BatchLanding(ledger_database, open_landing, keys, context.run.run_id)
+            report = Drain(login_queue, bucket, land, limits).run()
         after = login_queue.depth()
         if report.postponed:
             context.log.warning(
@@ -143,12 +139,7 @@ def raw_login_messages(
         yield dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.messages,
-                "messages": report.messages,
-                "batches": report.batches,
-                "bytes": report.bytes,
-                "undeleted": report.undeleted,
-                "postponed": report.postponed,
-                "stopped_reason": report.stopped_reason.value,
+                **report.as_metadata(),
                 "processes": processes,
                 "queue_depth_before": before.waiting,
                 "queue_depth_after": after.waiting,

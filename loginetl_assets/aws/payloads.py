@@ -1,32 +1,30 @@
 """Payloads in S3: the bodies that the SQS extended client library replaced with a pointer.
 
 Only the bucket of LOGINETL_PAYLOAD_BUCKET is read, since whoever may send messages could point anywhere. The object
-stays where it is: deleting it is the bucket's own rule. A pointer that leads nowhere is landed as it is, to be rejected
-with its reason and replayed once the object can be had.
+stays where it is: deleting it is the bucket's own rule. A pointer to nothing is landed as it is, to be rejected with
+its reason and replayed once the object is available.
 
-Whoever may send also chooses the key, so each pointer is decided by itself: where its object fails, the bucket is asked
-for another, and only what both meet concerns other messages. Read with boto3, which takes every key as it is; a client
-that normalises paths would read `a` for `a/`, and another message's payload.
+Whoever may send also chooses the object's path, so each pointer is decided by itself: where its object fails, the
+bucket is asked for another, and only what both meet concerns other messages. Read with boto3, which takes every path as
+it is; a client that normalises paths would read `a` for `a/`, and another message's payload.
 """
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    SSOError,
-    TokenRetrievalError,
-)
-from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from urllib3.exceptions import HTTPError
 
-from loginetl_assets.aws.sqs import MAX_PER_CALL, NO_CREDENTIALS, open_session
+from loginetl_assets.aws.session import (
+    CREDENTIAL_ERRORS,
+    NO_CREDENTIALS,
+    error_code,
+    is_transient,
+    open_s3,
+    open_session,
+)
+from loginetl_assets.aws.sqs import MAX_PER_CALL
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage, read_pointer
 
@@ -37,15 +35,17 @@ MAX_BYTES = 8 * 1024 * 1024  # a login has some hundred bytes; ten of these must
 _CHUNK_BYTES = 1024 * 1024
 
 # Three tries of at most 5 s, and 1 to 2 s between them: well inside the shortest visibility time-out, 30 s.
-_ATTEMPTS, _TIMEOUT_SECONDS = 3, 5
+_CONFIG = Config(
+    retries={"total_max_attempts": 3, "mode": "standard"},
+    max_pool_connections=MAX_PER_CALL,
+    connect_timeout=5,
+    read_timeout=5,
+)
 _NEED_NOT_BE_THERE = "is-it-there"
 
-_PASSES = {"RequestTimeout", "SlowDown", "TooManyRequests", "TooManyRequestsException"}
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOError)
 
-
-class PayloadNotNow(TransientError):  # noqa: N818 - says what happened
-    """One object failed in a way that may pass, while its bucket answers: its own message's business alone."""
+class PayloadUnavailableError(TransientError):
+    """One object failed in a way that may pass, while its bucket answers: it concerns its own message alone."""
 
 
 class Payloads:
@@ -54,19 +54,19 @@ class Payloads:
     def __init__(self, bucket: str | None) -> None:
         """Takes the bucket's name; without one every pointer stays a pointer."""
         self._bucket = bucket
-        self._client = _open_client() if bucket else None
+        self._client = open_s3(open_session(), _CONFIG) if bucket else None
 
     def points_here(self, message: QueuedMessage) -> bool:
-        """Whether the message's body is a pointer into the bucket."""
-        return self._key_of(message) is not None
+        """Returns whether the message's body is a pointer into the bucket."""
+        return self._path_of(message) is not None
 
     def check_reachable(self) -> None:
         """Asks for an object that need not be there.
 
-        An answer of 403 with AccessDenied is one: without the right to list S3 gives it where nothing is.
+        403 with AccessDenied counts as reachable: without the right to list, S3 answers so where nothing is.
 
         Raises:
-            OperatorError: there is no such bucket, or no object of it can be had with these settings.
+            OperatorError: there is no such bucket, or none of its objects can be read with these settings.
             TransientError: S3 does not answer.
         """
         if self._client is None:
@@ -74,51 +74,50 @@ class Payloads:
         bucket = f"bucket {self._bucket} of LOGINETL_PAYLOAD_BUCKET"
         try:
             self._client.get_object(Bucket=self._bucket, Key=_NEED_NOT_BE_THERE)["Body"].close()
-        except ClientError as error:
-            code = _code(error)
+        except CREDENTIAL_ERRORS:
+            raise OperatorError(NO_CREDENTIALS) from None
+        except (BotoCoreError, ClientError, ValueError) as error:
+            code = error_code(error)
             if code in {"NoSuchKey", "AccessDenied"}:
                 return
-            if _may_pass(error):
+            if is_transient(error):
                 raise TransientError(f"cannot read from {bucket} just now ({code})") from None
             if code == "NoSuchBucket":
-                raise OperatorError(f"there is no {bucket}: make it or mend the setting") from None
-            raise OperatorError(f"S3 answers {code} for {bucket}: check it, AWS's region and credentials") from None
-        except _NO_CREDENTIALS:
-            raise OperatorError(NO_CREDENTIALS) from None
-        except (NoConnectionError, HTTPClientError) as error:
-            raise TransientError(f"cannot read from {bucket} just now ({type(error).__name__})") from None
-        except (BotoCoreError, ValueError) as error:
-            raise OperatorError(f"boto3 refuses {bucket} ({type(error).__name__}): mend the setting") from None
+                raise OperatorError(f"there is no {bucket}: create it or correct the setting") from None
+            if isinstance(error, ClientError):
+                raise OperatorError(f"S3 answers {code} for {bucket}: check it, AWS's region and credentials") from None
+            raise OperatorError(f"boto3 refuses {bucket} ({code}): correct the setting") from None
 
     def resolve(self, message: QueuedMessage) -> QueuedMessage:
         """Returns the message with its payload for a body, or as it is where that is not available.
 
         Raises:
-            PayloadNotNow: this object failed in a way that may pass.
+            PayloadUnavailableError: this object failed in a way that may pass.
             OperatorError, TransientError: the bucket failed, as `check_reachable` says.
         """
-        key = self._key_of(message)
-        if key is None:
+        path = self._path_of(message)
+        if path is None:
             return message
         try:
-            body = self._read(key)
-        except (BotoCoreError, ClientError, HTTPError, ValueError) as error:  # a key that is no UTF-8 is of the last
-            if isinstance(error, ClientError) and _code(error) == "NoSuchKey":
+            body = self._read(path)
+        except (BotoCoreError, ClientError, HTTPError, ValueError) as error:
+            if error_code(error) == "NoSuchKey":
                 return message
             self.check_reachable()
-            if _may_pass(error):
-                raise PayloadNotNow("the payload of a message cannot be read just now") from None
+            # A ValueError is a path that is no UTF-8; what else is no answer of S3 failed on the way.
+            if is_transient(error) or not isinstance(error, (ClientError, ParamValidationError, ValueError)):
+                raise PayloadUnavailableError("the payload of a message cannot be read just now") from None
             return message
-        return message if body is None else QueuedMessage(message.message_id, message.sent_at_ms, body)
+        return message if body is None else msgspec.structs.replace(message, body=body)
 
-    def _key_of(self, message: QueuedMessage) -> str | None:
+    def _path_of(self, message: QueuedMessage) -> str | None:
         pointer = read_pointer(message.body) if self._client else None
         return pointer.path if pointer and pointer.bucket == self._bucket else None
 
-    def _read(self, key: str) -> bytes | None:
-        """Reads an object whole; one larger than `MAX_BYTES` is not read on and gives None."""
-        assert self._client is not None  # noqa: S101 - for the type checker: there is no key without it
-        found = self._client.get_object(Bucket=self._bucket, Key=key)
+    def _read(self, path: str) -> bytes | None:
+        """Returns an object whole; None for one larger than `MAX_BYTES`, which is not read on."""
+        assert self._client is not None  # noqa: S101 - for the type checker: there is no path without it
+        found: dict[str, Any] = self._client.get_object(Bucket=self._bucket, Key=path)
         stream: StreamingBody = found["Body"]
         with stream:
             if found.get("ContentLength", 0) > MAX_BYTES:
@@ -129,29 +128,3 @@ class Payloads:
                 if len(content) > MAX_BYTES:
                     return None
             return bytes(content)
-
-
-def _open_client() -> Any:  # boto3-stubs has no S3 here
-    session = open_session()
-    return session.client(
-        "s3",
-        region_name=session.region_name or "us-east-1",
-        config=Config(
-            retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-            max_pool_connections=MAX_PER_CALL,
-            connect_timeout=_TIMEOUT_SECONDS,
-            read_timeout=_TIMEOUT_SECONDS,
-        ),
-    )
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _may_pass(error: Exception) -> bool:
-    if isinstance(error, ClientError):
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        code = _code(error)
-        return status >= 500 or status == 429 or code in _PASSES or "Throttl" in code
-    return not isinstance(error, (ParamValidationError, ValueError))

@@ -5,12 +5,12 @@ Credentials, region and endpoints follow AWS's own variables and profiles; an AR
 
 from typing import Any
 
-import boto3
 import tink
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tink import aead
 
+from loginetl_assets.aws.session import error_code, open_session
 from loginetl_assets.errors import OperatorError
 
 
@@ -27,7 +27,7 @@ def read_secret(setting: str, secret_id: str) -> str:
     try:
         return str(_secrets_manager(secret_id).get_secret_value(SecretId=secret_id)["SecretString"])
     except (BotoCoreError, ClientError, KeyError) as error:
-        raise OperatorError(f"{setting}: Secrets Manager does not return the secret ({_code(error)})") from None
+        raise OperatorError(f"{setting}: Secrets Manager does not return the secret ({error_code(error)})") from None
 
 
 def replace_secret(setting: str, secret_id: str, text: str) -> None:
@@ -35,7 +35,7 @@ def replace_secret(setting: str, secret_id: str, text: str) -> None:
     try:
         _secrets_manager(secret_id).put_secret_value(SecretId=secret_id, SecretString=text)
     except (BotoCoreError, ClientError) as error:
-        raise OperatorError(f"{setting}: Secrets Manager did not take the keyset ({_code(error)})") from None
+        raise OperatorError(f"{setting}: Secrets Manager did not take the keyset ({error_code(error)})") from None
 
 
 def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.KeysetHandle:
@@ -49,7 +49,7 @@ def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.Keys
     try:
         return tink.json_proto_keyset_format.parse_encrypted(text, _kms_key(kms_key_uri), b"")
     except BotoCoreError as error:
-        raise OperatorError(f"{setting}: the KMS key cannot be reached ({_code(error)})") from None
+        raise OperatorError(f"{setting}: the KMS key cannot be reached ({error_code(error)})") from None
     except tink.TinkError:
         raise OperatorError(f"{setting}: the key of LOGINETL_KMS_KEY_URI does not open this keyset") from None
 
@@ -63,7 +63,7 @@ def wrap_keyset(handle: tink.KeysetHandle, kms_key_uri: str) -> str:
     try:
         return str(tink.json_proto_keyset_format.serialize_encrypted(handle, _kms_key(kms_key_uri), b""))
     except BotoCoreError as error:
-        raise OperatorError(f"the key of LOGINETL_KMS_KEY_URI cannot be reached ({_code(error)})") from None
+        raise OperatorError(f"the key of LOGINETL_KMS_KEY_URI cannot be reached ({error_code(error)})") from None
     except tink.TinkError:
         raise OperatorError("the key of LOGINETL_KMS_KEY_URI cannot wrap a keyset: check it and its rights") from None
 
@@ -73,7 +73,7 @@ def _kms_key(uri: str) -> aead.Aead:
 
     try:
         region = uri.removeprefix("aws-kms://").split(":")[3]
-        client = awskms.new_client(boto3_client=boto3.client("kms", region_name=region), key_uri=uri)
+        client = awskms.new_client(boto3_client=open_session(region_name=region).client("kms"), key_uri=uri)
         return client.get_aead(uri)
     except (tink.TinkError, IndexError):
         raise OperatorError("LOGINETL_KMS_KEY_URI must be aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID") from None
@@ -82,11 +82,4 @@ def _kms_key(uri: str) -> aead.Aead:
 def _secrets_manager(secret_id: str) -> Any:
     region = secret_id.split(":")[3] if secret_id.startswith("arn:") and secret_id.count(":") >= 6 else None
     retries = Config(retries={"mode": "standard", "max_attempts": 5})
-    return boto3.client("secretsmanager", region_name=region, config=retries)
-
-
-def _code(error: Exception) -> str:
-    """Returns what of an error may be shown: the service's code, or the error's type."""
-    if isinstance(error, ClientError):
-        return str(error.response.get("Error", {}).get("Code", "refused"))
-    return type(error).__name__
+    return open_session(region_name=region).client("secretsmanager", config=retries)

@@ -1,4 +1,4 @@
-"""The SQS login queue: receive, delete, send, depth, with boto3; every failure sorted and put in words here.
+"""The SQS login queue: receive, delete, send, depth, with boto3; each failure is sorted and explained here.
 
 Limits are SQS's own: ten messages a call, 1 MiB a message (Amazon SQS Developer Guide, "message quotas").
 """
@@ -8,16 +8,24 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import boto3
-import botocore.exceptions
-import botocore.loaders
-import botocore.session
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
+from loginetl_assets.aws.session import (
+    CREDENTIAL_ERRORS,
+    DEFAULT_REGION,
+    NETWORK_ERRORS,
+    NO_CREDENTIALS,
+    endpoint_of,
+    error_code,
+    error_status,
+    is_transient,
+    open_session,
+)
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
 
@@ -25,11 +33,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
-NO_CREDENTIALS = "no AWS credentials: set AWS_PROFILE, AWS_ACCESS_KEY_ID or an instance role"
-
 MAX_PER_CALL = 10
 MAX_BYTES_PER_CALL = 1024 * 1024  # for a message alone, and for all of a call together
-EMULATED_REGION = "us-east-1"  # emulators keep queues by region: the one our own makes its queue in
+EMULATED_REGION = DEFAULT_REGION  # emulators keep queues by region: the one our own makes its queue in
 
 _AWS_HOST = re.compile(r"^(?:sqs[.-](?P<region>[a-z0-9-]+)|(?P<legacy>[a-z0-9-]+)\.queue)\.amazonaws\.com")
 _MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "InvalidAddress"}
@@ -44,16 +50,16 @@ class ReceivedMessage:
 
     message: QueuedMessage
     receipt_handle: str
-    receives: int = 1  # how often SQS gave it out, this time included
+    receives: int = 1  # how often SQS delivered it, this time included
 
 
 @dataclass(frozen=True)
 class QueueDepth:
     """SQS's approximate counts."""
 
-    waiting: int  # a receiver can have them now
-    in_flight: int  # received, and hidden until they are deleted or their time-out is over
-    delayed: int  # sent with a delay (the queue's, or their own) that is not over: no receiver gets them
+    waiting: int  # a receiver gets them now
+    in_flight: int  # received, and invisible until they are deleted or their time-out ends
+    delayed: int  # sent with a delay (the queue's, or their own) that has not passed: no receiver gets them
 
 
 class LoginQueue:
@@ -64,12 +70,14 @@ class LoginQueue:
         self._client = client
         self.url = url
 
-    def receive(self, *, most: int = MAX_PER_CALL, wait_seconds: int, visibility_seconds: int) -> list[ReceivedMessage]:
-        """Receives up to `most` messages (at most ten), waiting up to `wait_seconds` for the first (long polling)."""
-        with self._failures_in_words():
+    def receive(
+        self, *, max_messages: int = MAX_PER_CALL, wait_seconds: int, visibility_seconds: int
+    ) -> list[ReceivedMessage]:
+        """Receives up to `max_messages` (at most ten), waiting up to `wait_seconds` for the first (long polling)."""
+        with self._failures_explained():
             response = self._client.receive_message(
                 QueueUrl=self.url,
-                MaxNumberOfMessages=min(most, MAX_PER_CALL),
+                MaxNumberOfMessages=min(max_messages, MAX_PER_CALL),
                 WaitTimeSeconds=wait_seconds,
                 VisibilityTimeout=visibility_seconds,
                 MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
@@ -88,8 +96,8 @@ class LoginQueue:
         ]
 
     def delete(self, receipt_handles: Sequence[str]) -> list[str]:
-        """Deletes up to ten messages; gives back the handles that SQS did not delete."""
-        with self._failures_in_words():
+        """Deletes up to ten messages; returns the handles of those that SQS did not delete."""
+        with self._failures_explained():
             response = self._client.delete_message_batch(
                 QueueUrl=self.url,
                 Entries=[{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)],
@@ -97,8 +105,8 @@ class LoginQueue:
         return [receipt_handles[int(failed["Id"])] for failed in response.get("Failed", [])]
 
     def make_visible(self, receipt_handles: Sequence[str]) -> None:
-        """Shows up to ten received messages to other receivers at once; one whose receipt has expired shows already."""
-        with self._failures_in_words():
+        """Makes up to ten received messages visible again; one whose receipt has expired is visible already."""
+        with self._failures_explained():
             self._client.change_message_visibility_batch(
                 QueueUrl=self.url,
                 Entries=[
@@ -109,18 +117,18 @@ class LoginQueue:
 
     @property
     def is_fifo(self) -> bool:
-        """Whether the queue keeps order: it then gives no more of a group until what it gave is deleted."""
+        """Whether the queue keeps order: it then delivers no more of a group until what it delivered is deleted."""
         return self.url.endswith(".fifo")
 
     def send(self, bodies: Iterable[str]) -> int:
-        """Sends message bodies, ten a call or fewer large ones; gives back how many were accepted.
+        """Sends message bodies, ten a call or fewer large ones; returns how many were accepted.
 
         Raises:
             OperatorError: SQS refused a body (empty, too long, or with characters that it does not take).
         """
         sent = 0
         for chunk in _in_calls(bodies):
-            with self._failures_in_words():
+            with self._failures_explained():
                 response = self._client.send_message_batch(
                     QueueUrl=self.url,
                     Entries=[self._entry(number, body) for number, body in enumerate(chunk)],
@@ -135,10 +143,10 @@ class LoginQueue:
         return sent
 
     @contextmanager
-    def _failures_in_words(self) -> Iterator[None]:
+    def _failures_explained(self) -> Iterator[None]:
         try:
             yield
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError) as error:
+        except (BotoCoreError, ClientError, ValueError) as error:
             raise _explained(error, self.url) from None  # ValueError: an endpoint that is no URL, with all it says
 
     def _entry(self, number: int, body: str) -> "SendMessageBatchRequestEntryTypeDef":
@@ -147,8 +155,8 @@ class LoginQueue:
         return {"Id": str(number), "MessageBody": body}
 
     def depth(self) -> QueueDepth:
-        """Reads the approximate counts."""
-        with self._failures_in_words():
+        """Returns SQS's approximate counts."""
+        with self._failures_explained():
             response = self._client.get_queue_attributes(
                 QueueUrl=self.url,
                 AttributeNames=[
@@ -166,7 +174,7 @@ class LoginQueue:
 
 
 def _in_calls(bodies: Iterable[str]) -> Iterator[list[str]]:
-    """Bodies in calls of at most ten, and of what one call may carry together."""
+    """Yields bodies by calls: at most ten, and no more than one call may carry."""
     chunk, size = list[str](), 0
     for body in bodies:
         length = len(body.encode("utf-8", "surrogatepass"))
@@ -177,30 +185,6 @@ def _in_calls(bodies: Iterable[str]) -> Iterator[list[str]]:
         size += length
     if chunk:
         yield chunk
-
-
-@cache
-def _models() -> botocore.loaders.Loader:
-    """What boto3 knows of AWS's services, for all sessions: each would read it anew, at 0.2 s of CPU a client."""
-    loader: botocore.loaders.Loader = botocore.session.get_session().get_component("data_loader")
-    return loader
-
-
-def open_session(**settings: str | None) -> boto3.Session:
-    """A boto3 session; AWS_PROFILE is looked up here.
-
-    Raises:
-        OperatorError: there is no such profile, or AWS's files cannot be read.
-    """
-    core = botocore.session.get_session()
-    try:
-        session = boto3.Session(botocore_session=core, **settings)
-        core.register_component("data_loader", _models())
-        return session
-    except botocore.exceptions.BotoCoreError as error:
-        raise OperatorError(
-            f"AWS_PROFILE and the files it names cannot be used ({type(error).__name__}): mend or unset it"
-        ) from None
 
 
 def open_queue(
@@ -215,9 +199,6 @@ def open_queue(
 ) -> LoginQueue:
     """Opens a queue by its URL; nothing is sent yet.
 
-    Region and endpoint come from AWS's own variables and profiles; where those are silent, from the URL itself, since
-    an AWS queue's URL names its region and an emulator's its endpoint.
-
     Args:
         url: the queue's URL.
         session: where credentials and region come from; boto3's default chain if None.
@@ -228,34 +209,18 @@ def open_queue(
         made_up_credentials: whether to sign with such where the environment names none; any emulator takes them.
 
     Raises:
-        OperatorError: the URL is none, or no region can be told.
+        OperatorError: the URL is not a queue's, or no region can be told.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise OperatorError("LOGINETL_QUEUE_URL must be a queue's URL, such as https://sqs.REGION.amazonaws.com/…")
     session = session or open_session()
-    aws = _AWS_HOST.match(parts.hostname)
-    region = session.region_name
-    if aws is None:
-        region = EMULATED_REGION if emulator else region or EMULATED_REGION
-        of_environment = os.environ.get("AWS_ENDPOINT_URL_SQS") or os.environ.get("AWS_ENDPOINT_URL")
-        endpoint_url = endpoint_url or of_environment or f"{parts.scheme}://{parts.netloc}"
-    else:
-        of_url = aws["region"] or aws["legacy"]
-        if region and region != of_url:
-            raise OperatorError(
-                f"the queue's URL is in {of_url} but the AWS region is set to {region}: mend AWS_DEFAULT_REGION"
-                " (or the profile's region) or LOGINETL_QUEUE_URL"
-            )
-        region = of_url
+    region, endpoint = _place(url, session.region_name, emulator=emulator)
+    # Not asked of boto3, whose search ends at the network: the instance's metadata.
+    named = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
+    made_up = "local" if emulator or (made_up_credentials and not named) else None
     try:
-        # Not asked of boto3, whose search ends at the network: the instance's metadata.
-        named = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
-        made_up = emulator or (made_up_credentials and not named)
         client = session.client(
             "sqs",
             region_name=region,
-            endpoint_url=endpoint_url,
+            endpoint_url=endpoint_url or endpoint,
             config=Config(
                 retries={"total_max_attempts": max_attempts, "mode": "standard"},
                 max_pool_connections=connections,
@@ -263,50 +228,61 @@ def open_queue(
                 read_timeout=30,  # above SQS's longest poll of 20 s
                 proxies={} if emulator else None,  # a proxy has no business on loopback
             ),
-            aws_access_key_id="local" if made_up else None,
-            aws_secret_access_key="local" if made_up else None,  # noqa: S106 - any will do there
+            aws_access_key_id=made_up,
+            aws_secret_access_key=made_up,
         )
-    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+    except (BotoCoreError, ValueError) as error:
         raise _explained(error, url) from None
     return LoginQueue(client, url)
 
 
+def _place(url: str, region: str | None, *, emulator: bool) -> tuple[str, str | None]:
+    """Returns a queue's region and endpoint, None for AWS's own.
+
+    Both come from AWS's own variables and profiles; where those are silent, from the URL itself, since an AWS queue's
+    URL names its region and an emulator's its endpoint.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise OperatorError("LOGINETL_QUEUE_URL must be a queue's URL, such as https://sqs.REGION.amazonaws.com/…")
+    aws = _AWS_HOST.match(parts.hostname)
+    if aws is None:
+        named = None if emulator else region
+        return named or EMULATED_REGION, endpoint_of("SQS") or f"{parts.scheme}://{parts.netloc}"
+    of_url = str(aws["region"] or aws["legacy"])
+    if region and region != of_url:
+        raise OperatorError(
+            f"the queue's URL is in {of_url} but the AWS region is set to {region}: correct AWS_DEFAULT_REGION"
+            " (or the profile's region) or LOGINETL_QUEUE_URL"
+        )
+    return of_url, None
+
+
 def _explained(error: Exception, url: str) -> Exception:
-    """Puts a failure of boto3 in words that name what mends it; boto3's own text may carry bodies and keys."""
+    """Returns the error that names what fixes a failure of boto3, whose own text may carry bodies and keys."""
     parts = urlsplit(url)
     name, host = parts.path.rsplit("/", 1)[-1], parts.netloc
-    if isinstance(error, botocore.exceptions.ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in _MISSING or code.endswith("NonExistentQueue"):
-            return OperatorError(
-                f"there is no queue {name} at {host}: check LOGINETL_QUEUE_URL, the AWS region and account"
-            )
-        if code in _REFUSED:
-            return OperatorError(
-                f"AWS refuses these credentials queue {name}: they need sqs:ReceiveMessage, sqs:DeleteMessage,"
-                " sqs:ChangeMessageVisibility and sqs:GetQueueAttributes (and kms:Decrypt on an encrypted queue)"
-            )
-        if code in _CREDENTIALS:
-            return OperatorError(f"AWS does not accept these credentials ({code}): check AWS_PROFILE or AWS_* keys")
-        if status >= 500 or "Throttl" in code or status == 429 or "OverLimit" in code:
-            return TransientError(f"SQS at {host} answered {code or status} after every retry")
-        return OperatorError(f"SQS at {host} answered {code or status} for queue {name}")
-    if isinstance(
-        error,
-        (
-            botocore.exceptions.NoCredentialsError,
-            botocore.exceptions.PartialCredentialsError,
-            botocore.exceptions.CredentialRetrievalError,
-            botocore.exceptions.ProfileNotFound,
-            botocore.exceptions.TokenRetrievalError,
-            botocore.exceptions.SSOError,
-        ),
-    ):
+    if isinstance(error, CREDENTIAL_ERRORS):
         return OperatorError(NO_CREDENTIALS)
-    if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
+    if isinstance(error, NETWORK_ERRORS):
         return TransientError(f"the queue at {host} cannot be reached: is it up, and is LOGINETL_QUEUE_URL right?")
-    return OperatorError(
-        f"boto3 refused queue {name} at {host} ({type(error).__name__}): check LOGINETL_QUEUE_URL and"
-        " AWS_ENDPOINT_URL_SQS"
-    )
+    if not isinstance(error, ClientError):
+        return OperatorError(
+            f"boto3 refused queue {name} at {host} ({type(error).__name__}): check LOGINETL_QUEUE_URL and"
+            " AWS_ENDPOINT_URL_SQS"
+        )
+    code = error_code(error)
+    if code in _MISSING or code.endswith("NonExistentQueue"):
+        return OperatorError(
+            f"there is no queue {name} at {host}: check LOGINETL_QUEUE_URL, the AWS region and account"
+        )
+    if code in _REFUSED:
+        return OperatorError(
+            f"AWS refuses these credentials queue {name}: they need sqs:ReceiveMessage, sqs:DeleteMessage,"
+            " sqs:ChangeMessageVisibility and sqs:GetQueueAttributes (and kms:Decrypt on an encrypted queue)"
+        )
+    if code in _CREDENTIALS:
+        return OperatorError(f"AWS does not accept these credentials ({code}): check AWS_PROFILE or AWS_* keys")
+    if is_transient(error):
+        return TransientError(f"SQS at {host} answered {code or error_status(error)} after every retry")
+    return OperatorError(f"SQS at {host} answered {code or error_status(error)} for queue {name}")

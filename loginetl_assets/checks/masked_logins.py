@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from loginetl_assets.landing.batch_files import Unreadable, read_masked
+from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.orchestration.failures import failures_without_values
 from loginetl_assets.resources import LandingResource, LoginDatabaseResource, RulesResource
@@ -52,8 +52,8 @@ def masked_logins_are_sound(
             last = page[-1].batch_id
             for batch in page:
                 try:
-                    logins = read_masked(files, batch)
-                except Unreadable:
+                    logins = read_masked(files, batch.masked_path)
+                except UnreadableError:
                     unreadable += 1  # a parallel run may just have replaced it; the load sets it aside if it stays so
                     continue
                 batches += 1

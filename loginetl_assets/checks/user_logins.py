@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 from sqlalchemy import text
 
-from loginetl_assets.landing.batch_files import Unreadable, read_masked
+from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.orchestration.failures import failures_without_values
@@ -128,7 +128,7 @@ def _read(landing: Landing, batches: list[Batch]) -> tuple[pl.DataFrame, int]:
     frames, unreadable = [pl.DataFrame(schema=MASKED_SCHEMA)], 0
     for batch in batches:
         try:
-            frames.append(read_masked(landing, batch))
-        except Unreadable:
+            frames.append(read_masked(landing, batch.masked_path))
+        except UnreadableError:
             unreadable += 1
     return pl.concat(frames), unreadable

@@ -1,10 +1,9 @@
-"""The landing: an object store (file:// or s3://) that keeps sealed batches and masked files.
+"""The landing: an object store (file:// or s3://) that keeps encrypted batches and masked files.
 
-A `put` is atomic: an object is there whole or not at all. Nothing is ever overwritten, since every key is new.
+A `put` is atomic: an object is there whole or not at all. Nothing is ever overwritten, since every path is new.
 """
 
 import json
-import os
 import re
 import shlex
 import stat
@@ -21,7 +20,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from loginetl_assets.aws.sqs import NO_CREDENTIALS, open_session
+from loginetl_assets.aws.session import DEFAULT_REGION, NO_CREDENTIALS, endpoint_of, open_session
 from loginetl_assets.durable import make_directory, sync
 from loginetl_assets.errors import OperatorError, TransientError
 
@@ -43,20 +42,20 @@ _TIMEOUTS: "ClientConfig" = {"connect_timeout": "5 seconds", "timeout": "30 seco
 _OF_OURS = re.compile(rf"({BATCHES}|{MASKED})/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
-def may_be_ours(key: str) -> bool:
-    """Whether a key is of a kind that is written here; others need not even be a path to the library that reads."""
-    return _OF_OURS.fullmatch(key) is not None
+def may_be_ours(path: str) -> bool:
+    """Returns whether a path is of a kind that is written here; others obstore may not even take for a path."""
+    return _OF_OURS.fullmatch(path) is not None
 
 
-class ObjectMissing(Exception):  # noqa: N818 - says what happened
+class ObjectMissingError(Exception):
     """The landing has no such object."""
 
 
 class Landing:
-    """Objects by key."""
+    """Objects by path."""
 
     def __init__(self, url: str) -> None:
-        """Opens a landing by its URL, file:///… or s3://bucket/…; a directory that is missing is made on the first put.
+        """Opens a landing by its URL, file:///… or s3://bucket/…; a missing directory is made.
 
         Raises:
             OperatorError: the URL is neither file:///… nor s3://bucket/…, others can enter the directory, or there are
@@ -83,22 +82,21 @@ class Landing:
                 # closed by us: whoever opened it may have had a reason.
                 raise OperatorError(
                     f"others can enter the landing at {self.url}: `chmod go= {shlex.quote(str(self._directory))}`,"
-                    " or set LOGINETL_LANDING_URL to a directory that is yet to be made"
+                    " or set LOGINETL_LANDING_URL to a directory that does not exist yet"
                 )
             return LocalStore(prefix=self._directory)
         from obstore.auth.boto3 import Boto3CredentialProvider
 
         from loginetl_assets.landing.object_versions import ObjectVersions
 
-        session = open_session()
+        session, endpoint = open_session(), endpoint_of("S3")
         try:
             credentials = Boto3CredentialProvider(session)
         except (ValueError, botocore.exceptions.BotoCoreError):  # none are found, or not all of them
             raise OperatorError(NO_CREDENTIALS) from None
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         options: dict[str, Any] = {
             "prefix": prefix or None,
-            "region": session.region_name or "us-east-1",
+            "region": session.region_name or DEFAULT_REGION,
             "retry_config": _RETRIES,
             "client_options": _TIMEOUTS,
         }
@@ -111,20 +109,20 @@ class Landing:
         self._versions = ObjectVersions(session, bucket, prefix, url=self.url)
         return S3Store(bucket, credential_provider=credentials, **options)
 
-    def put(self, key: str, content: bytes) -> None:
+    def put(self, path: str, content: bytes) -> None:
         """Writes a new object, durably.
 
         Raises:
             OperatorError: not writable, or full.
             TransientError: the store failed in a way that may pass.
         """
-        self._put(key, content, mode="overwrite")
+        self._put(path, content, mode="overwrite")
 
-    def _put(self, key: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
+    def _put(self, path: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
         try:
-            obstore.put(self._store, key, content, mode=mode)
+            obstore.put(self._store, path, content, mode=mode)
             if self._directory is not None:
-                self._sync(self._directory, key)
+                self._sync(self._directory, path)
         except obstore.exceptions.AlreadyExistsError:
             return  # as `create` allows: another was first
         except PermissionError:
@@ -132,12 +130,12 @@ class Landing:
         except (BaseError, OSError) as error:
             raise self._explained(error, "write to") from None
 
-    def _sync(self, directory: Path, key: str) -> None:
+    def _sync(self, directory: Path, path: str) -> None:
         """Makes an object durable: obstore makes directories and renames into place, but does not sync."""
-        path = directory / key
-        while path != directory:
-            sync(path)
-            path = path.parent
+        file = directory / path
+        while file != directory:
+            sync(file)
+            file = file.parent
         sync(directory)
 
     def check_writable(self) -> None:
@@ -146,25 +144,25 @@ class Landing:
         Raises:
             OperatorError, TransientError: as `put` and `delete`.
         """
-        key = f"{PROBES}{uuid4()}"  # where retention finds it, should this process die in between
-        self.put(key, b"probe")
-        self.delete([key])
+        path = f"{PROBES}{uuid4()}"  # where retention finds it, should this process die in between
+        self.put(path, b"probe")
+        self.delete([path])
 
     def bind(self, installation_id: UUID) -> None:
-        """Makes sure that the landing is this database's; the first that asks has it.
+        """Makes sure that the landing belongs to this database; the first that asks gets it.
 
         What one database's retention takes for left over is another's pending batch.
 
         Raises:
-            OperatorError: it is another database's; or the store failed.
+            OperatorError: it belongs to another database; or the store failed.
             TransientError: the store failed in a way that may pass.
         """
         ours = json.dumps({"installation_id": str(installation_id)}).encode()
         try:
             found = self.get(MARKER)
-        except ObjectMissing:
+        except ObjectMissingError:
             self._put(MARKER, ours, mode="create")
-            found = self.get(MARKER)  # of two that are first at once one has it
+            found = self.get(MARKER)  # of two that are first at once one wins
         if found != ours:
             raise OperatorError(
                 f"the landing at {self.url} belongs to another database's installation: set LOGINETL_LANDING_URL to a"
@@ -172,47 +170,47 @@ class Landing:
                 " `loginetl batches register`"
             )
 
-    def get(self, key: str) -> bytes:
-        """Reads an object whole.
+    def get(self, path: str) -> bytes:
+        """Returns an object whole.
 
         Raises:
-            ObjectMissing: there is none.
+            ObjectMissingError: there is no such object.
             OperatorError, TransientError: the store failed.
         """
         try:
-            return bytes(obstore.get(self._store, key).bytes())
+            return bytes(obstore.get(self._store, path).bytes())
         except (FileNotFoundError, obstore.exceptions.NotFoundError):
-            raise ObjectMissing(f"the landing has no object {key}") from None
+            raise ObjectMissingError(f"the landing has no object {path}") from None
         except (BaseError, OSError) as error:
             raise self._explained(error, "read from") from None
 
-    def delete(self, keys: Iterable[str]) -> list[str]:
+    def delete(self, paths: Iterable[str]) -> list[str]:
         """Deletes objects, in every version that the bucket keeps; one that is gone already is no error.
 
         Returns:
-            those of which versions stay, for want of a right or because they are locked.
+            those of which versions stay, because a right is missing or they are locked.
         """
         left = []
-        for key in keys:
+        for path in paths:
             try:
-                obstore.delete(self._store, key)
+                obstore.delete(self._store, path)
             except (FileNotFoundError, obstore.exceptions.NotFoundError):
                 pass
             except (BaseError, OSError) as error:
                 raise self._explained(error, "delete from") from None
-            if self.keeps_versions and not (self._versions and self._versions.delete(key)):
-                left.append(key)
+            if self.keeps_versions and not (self._versions and self._versions.delete(path)):
+                left.append(path)
         return left
 
     @cached_property
     def keeps_versions(self) -> bool | None:
-        """Whether deleted objects stay as noncurrent versions; None where we may not ask."""
+        """Whether deleted objects stay as noncurrent versions; None where that may not be asked."""
         return self._versions.are_kept() if self._versions else False
 
     def delete_unfinished(self, before: datetime) -> int:
-        """Deletes what writes left behind that were killed before that moment; gives back how many files.
+        """Deletes what writes left behind that were killed before that moment; returns how many files.
 
-        On S3 this is a lifecycle rule's business (AbortIncompleteMultipartUpload): nothing of it is an object yet.
+        On S3 a lifecycle rule does it (AbortIncompleteMultipartUpload): nothing of it is an object yet.
         """
         if self._directory is None:
             return 0
@@ -227,7 +225,7 @@ class Landing:
         return len(left)
 
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Gives the keys under a prefix, whoever's, each with the moment it was written."""
+        """Yields the paths under a prefix, whoever wrote them, each with the moment it was written."""
         if self._versions:
             yield from self._versions.list(prefix)
             return
@@ -248,7 +246,9 @@ class Landing:
                 f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL"
             )
         if "NoSuchBucket" in text:
-            return OperatorError(f"there is no bucket for the landing at {url}: make it or mend LOGINETL_LANDING_URL")
+            return OperatorError(
+                f"there is no bucket for the landing at {url}: create it or correct LOGINETL_LANDING_URL"
+            )
         if url.startswith("file:"):
             return OperatorError(f"cannot {action} the landing at {url}: check LOGINETL_LANDING_URL")
         return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")

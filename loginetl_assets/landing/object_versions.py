@@ -1,17 +1,16 @@
-"""What obstore cannot reach of a bucket: the versions it keeps of deleted objects, and keys that are no path.
+"""What obstore cannot reach of a bucket: versions of deleted objects, and S3 keys that are not valid paths.
 
-Its listing fails as a whole where somebody else's key has an empty segment, a dot or a control character.
+Its listing fails as a whole where somebody else's object has a key with an empty segment, a dot or a control character.
 """
 
-import os
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
+from loginetl_assets.aws.session import endpoint_of, error_status, open_s3
 from loginetl_assets.errors import OperatorError, TransientError
 
 _CONFIG = Config(
@@ -27,15 +26,14 @@ class ObjectVersions:
 
     def __init__(self, session: boto3.Session, bucket: str, prefix: str, *, url: str) -> None:
         """Takes a session with credentials; nothing is asked yet. The URL is for errors."""
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        config = _CONFIG.merge(Config(s3={"addressing_style": "path"})) if endpoint else _CONFIG
-        self._client: Any = session.client("s3", region_name=session.region_name or "us-east-1", config=config)
+        own = Config(s3={"addressing_style": "path"}) if endpoint_of("S3") else None
+        self._client = open_s3(session, _CONFIG.merge(own) if own else _CONFIG)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._url = url
 
     def are_kept(self) -> bool | None:
-        """Whether the bucket keeps versions, or kept them once; None where that may not be asked.
+        """Returns whether the bucket keeps versions, or kept them once; None where that may not be asked.
 
         Raises:
             TransientError: the store failed in a way that may pass.
@@ -43,7 +41,7 @@ class ObjectVersions:
         try:
             return "Status" in self._client.get_bucket_versioning(Bucket=self._bucket)
         except (ClientError, BotoCoreError, HTTPClientError) as error:
-            status = _status(error)
+            status = error_status(error)
             if status == 403:
                 return None
             if status in _NOT_KNOWN_HERE:
@@ -51,52 +49,46 @@ class ObjectVersions:
             raise self._explained(error, "delete from") from None
 
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Gives the keys below a prefix of the landing, each with the moment it was written.
+        """Yields the paths below a prefix of the landing, each with the moment it was written.
 
         Raises:
             OperatorError: it may not be listed, or there is no such bucket.
             TransientError: the store failed in a way that may pass.
         """
-        path = f"{self._prefix}{prefix}/"
+        below = f"{self._prefix}{prefix}/"
         try:
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=path):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below):
                 for found in page.get("Contents", ()):
                     if found["Key"].endswith("/"):
                         continue  # an empty folder, as the web console makes it
                     yield found["Key"].removeprefix(self._prefix), found["LastModified"]
         except (ClientError, BotoCoreError, HTTPClientError) as error:
-            if _status(error) in {403, 404}:
+            if error_status(error) in {403, 404}:
                 raise OperatorError(
                     f"not allowed to list the landing at {self._url}, or there is no such bucket: check its rights and"
                     " LOGINETL_LANDING_URL"
                 ) from None
             raise self._explained(error, "list") from None
 
-    def delete(self, key: str) -> bool:
-        """Deletes all versions of an object that was deleted; whether none is left.
+    def delete(self, path: str) -> bool:
+        """Deletes all versions of a deleted object; returns whether none is left.
 
         Delete markers go last: without its marker a version that stays would be the object again.
 
         Raises:
             TransientError: the store failed in a way that may pass.
         """
-        path = self._prefix + key
+        key = self._prefix + path
         try:
-            pages = list(self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=path))
+            pages = list(self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key))
             for kind in ("Versions", "DeleteMarkers"):
-                for one in (one for page in pages for one in page.get(kind, ()) if one["Key"] == path):
-                    self._client.delete_object(Bucket=self._bucket, Key=path, VersionId=one["VersionId"])
+                for one in (one for page in pages for one in page.get(kind, ()) if one["Key"] == key):
+                    self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=one["VersionId"])
         except (ClientError, BotoCoreError, HTTPClientError) as error:
-            if 400 <= _status(error) < 500 and _status(error) != 429:
+            if 400 <= error_status(error) < 500 and error_status(error) != 429:
                 return False
             raise self._explained(error, "delete from") from None
         return True
 
     def _explained(self, error: Exception, action: str) -> TransientError:
         return TransientError(f"cannot {action} the landing at {self._url} just now ({type(error).__name__})")
-
-
-def _status(error: Exception) -> int:
-    if not isinstance(error, ClientError):
-        return 0
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

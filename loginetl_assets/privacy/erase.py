@@ -25,11 +25,8 @@ from sqlalchemy import Connection, text
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import (
-    Unreadable,
-    delete_pending,
-    pending_logins,
+    UnreadableError,
     read_masked,
-    read_messages,
     write_masked,
     write_messages,
 )
@@ -41,6 +38,7 @@ from loginetl_assets.logins.message import Login, is_storable, read_login
 from loginetl_assets.logins.strings import strings_in
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.batch_objects import delete_pending, pending_logins, read_batch
 from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
 from loginetl_assets.steps.vault_sweep import sweep_vault
 from loginetl_assets.storage import audit, rejections, vault
@@ -265,16 +263,16 @@ class Erasure:
     ) -> None:
         """Seals a batch's other messages anew, and brings its masked file and its counts in line."""
         try:
-            messages = read_messages(self._landing, self._keys, batch)
-        except Unreadable:
+            messages = read_batch(self._landing, self._keys, batch)
+        except UnreadableError:
             counts.unreadable_batches += 1
             return
         meant = [message for message in messages if self._subject.is_meant(message.body)]
         if not meant:
             return
         try:
-            masked = read_masked(self._landing, batch) if batch.masked_path else None
-        except Unreadable:
+            masked = read_masked(self._landing, batch.masked_path) if batch.masked_path else None
+        except UnreadableError:
             masked = None  # a file that nobody can read goes with the messages
         counts.batches += 1
         counts.landed_messages += len(meant)
@@ -292,7 +290,7 @@ class Erasure:
         pending_deletion = [batch.object_path, *([batch.masked_path] if batch.masked_path else [])]
         gone = {id(message) for message in meant}
         kept = [message for message in messages if id(message) not in gone]
-        object_path, size = write_messages(self._landing, self._keys, kept)
+        object_path, size = write_messages(self._landing, self._keys.landing, kept)
         masked_path = None
         if batch.state is BatchState.LOADED and masked is not None:
             masked_path, _ = write_masked(self._landing, masked.filter(~self._subject.masked()))

@@ -23,10 +23,11 @@ from sqlalchemy import Connection, text
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.landing.batch_files import Unreadable, delete_pending, read_masked, write_masked
+from loginetl_assets.landing.batch_files import UnreadableError, read_masked, write_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, VaultEncryptor, decrypt
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.batch_objects import delete_pending
 from loginetl_assets.storage import audit, vault
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.adoption import login_table
@@ -238,8 +239,8 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
             if batch is None or batch.masked_path is None:
                 continue
             try:
-                logins = read_masked(landing, batch)
-            except Unreadable:
+                logins = read_masked(landing, batch.masked_path)
+            except UnreadableError:
                 continue
             new = vault.mapped_tokens(connection, [*logins["masked_ip"], *logins["masked_device_id"]])
             if not new:

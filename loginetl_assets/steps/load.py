@@ -7,10 +7,11 @@ from sqlalchemy import Connection
 
 from loginetl_assets.errors import BatchError
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import Unreadable, read_masked, read_messages
+from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.logins.rejection import Reason, Rejection
+from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import FailedBatches, each_batch
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches as ledger
@@ -65,8 +66,8 @@ class _Loader:
         One whose masked file is gone or damaged becomes pending for masking: the next run makes the file anew.
         """
         try:
-            logins = read_masked(self._landing, batch)
-        except Unreadable:
+            logins = read_masked(self._landing, batch.masked_path)
+        except UnreadableError:
             ledger.replace_masked(connection, batch, None)
             return LoadTotals(batches_to_mask_again=1)
         try:
@@ -74,7 +75,7 @@ class _Loader:
                 _refuse_violations(batch, logins)
                 outcome = load_logins(connection, batch, logins)
                 rejected = self._reject(connection, batch, outcome.refused)
-        except Unreadable as error:
+        except UnreadableError as error:
             ledger.quarantine(connection, batch, str(error))
             return LoadTotals(quarantined_batches=1)
         duplicates = logins.height - outcome.inserted - rejected
@@ -94,7 +95,7 @@ class _Loader:
         """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
         if not refused:
             return 0
-        bodies = {str(message.uuid): message for message in read_messages(self._landing, self._keys, batch)}
+        bodies = {str(message.uuid): message for message in read_batch(self._landing, self._keys, batch)}
         reason = Rejection(Reason.REFUSED_BY_TABLE)
         return rejections.add(
             connection, batch, (encrypted_rejection(self._keys.rejects, bodies[key], reason) for key in refused)

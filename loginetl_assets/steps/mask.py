@@ -11,11 +11,12 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import Unreadable, read_messages, write_masked
+from loginetl_assets.landing.batch_files import UnreadableError, write_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.logins.masking import MaskedBatch, mask_batch
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import FailedBatches, each_batch
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches as ledger
@@ -97,8 +98,8 @@ class _Masker:
         """Masks one batch, or quarantines it where it cannot be read."""
         vault.lock_shared(connection)
         try:
-            messages = read_messages(self._landing, self._keys, batch)
-        except Unreadable as error:
+            messages = read_batch(self._landing, self._keys, batch)
+        except UnreadableError as error:
             ledger.quarantine(connection, batch, str(error))
             return MaskTotals(quarantined_batches=1)
         rejections.forget_batch(connection, batch)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from loginetl_assets.aws.payloads import PayloadNotNow, Payloads
+from loginetl_assets.aws.payloads import Payloads, PayloadUnavailableError
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import register_messages, write_messages
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.encryption import DecryptionError, decrypt
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.batch_objects import land
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections, vault
@@ -93,7 +93,7 @@ def replay_rejected(
             messages, after, done = _read(claimed, payloads, keys)
             if messages:
                 vault.lock_shared(connection)
-                register_messages(connection, keys, messages, write_messages(landing, keys, messages), run_id)
+                land(connection, landing, keys, messages, run_id)
                 rejections.hand_over(connection, [message.uuid for message in messages])
         totals += done
 
@@ -115,7 +115,7 @@ def _read(
             messages.append(payloads.resolve(QueuedMessage(str(one.message_uuid), one.sent_at_ms, body)))
         except DecryptionError:
             undecryptable += 1
-        except PayloadNotNow:
+        except PayloadUnavailableError:
             postponed += 1
         else:
             gathered += len(messages[-1].body)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import delete_objects, delete_pending
 from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.steps.batch_objects import delete_objects, delete_pending
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
 from loginetl_assets.steps.vault_sweep import sweep_vault

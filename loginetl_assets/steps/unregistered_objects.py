@@ -16,11 +16,11 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import delete_pending
-from loginetl_assets.landing.object_store import BATCHES, MASKED, PROBES, Landing, ObjectMissing, may_be_ours
+from loginetl_assets.landing.object_store import BATCHES, MASKED, PROBES, Landing, ObjectMissingError, may_be_ours
 from loginetl_assets.logins.encryption import DecryptionError, decrypt, key_id_of
 from loginetl_assets.logins.message import QueuedMessage, decode_messages
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.batch_objects import delete_pending
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.database import LoginDatabase
 
@@ -120,7 +120,7 @@ def _register(
         try:
             sealed = landing.get(key)
             messages = decode_messages(decrypt(keys.landing, sealed, key))
-        except ObjectMissing:
+        except ObjectMissingError:
             return
         except (DecryptionError, ValueError):
             found.unreadable_objects += 1

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from loginetl_assets.landing.batch_files import pending_logins
 from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.steps.batch_objects import pending_logins
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import LoginDatabase

@@ -16,10 +16,11 @@ import pytest
 
 from loginetl_assets.errors import TransientError
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import Unreadable, read_masked, read_messages
+from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
+from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.batches import BatchState
 from loginetl_assets_tests.support.http_proxy import (
@@ -203,13 +204,13 @@ def test_a_bit_altered_anywhere_in_either_object_is_noticed(pipeline: Pipeline) 
     raw, masked = objects(pipeline, "object_path")[0], objects(pipeline, "masked_path")[0]
 
     for position in range(0, raw.stat().st_size, 3):
-        with bit_altered(raw, position), pytest.raises(Unreadable, match="^raw batch: it was altered"):
-            read_messages(landing, keys, batch)
+        with bit_altered(raw, position), pytest.raises(UnreadableError, match="^raw batch: it was altered"):
+            read_batch(landing, keys, batch)
     for position in range(0, masked.stat().st_size, 9):
-        with bit_altered(masked, position), pytest.raises(Unreadable, match="^masked file: it was altered"):
-            read_masked(landing, batch)
+        with bit_altered(masked, position), pytest.raises(UnreadableError, match="^masked file: it was altered"):
+            read_masked(landing, batch.masked_path)
 
-    assert len(read_messages(landing, keys, batch)) == read_masked(landing, batch).height == 1
+    assert len(read_batch(landing, keys, batch)) == read_masked(landing, batch.masked_path).height == 1
 
 
 # On S3

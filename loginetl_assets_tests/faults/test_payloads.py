@@ -14,7 +14,7 @@ import pytest
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.settings import Settings
-from loginetl_assets.steps.drain.engine import DrainReport
+from loginetl_assets.steps.drain.engine import DrainTotals
 from loginetl_assets.steps.replay import ReplayTotals, replay_rejected
 from loginetl_assets.storage.rejections import Selection
 from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, answer, drop
@@ -126,7 +126,7 @@ def test_an_object_that_goes_on_failing_is_rejected_before_a_redrive_policy_take
     following: Pipeline, proxy: HttpProxy
 ) -> None:
     proxy.add(Rule(reading("odd"), s3_error(503, "SlowDown"), times=None))
-    drains: list[DrainReport] = []
+    drains: list[DrainTotals] = []
     while not drains or drains[-1].postponed:
         drains.append(following.drain(visibility_seconds=1))
         while following.services.queue().depth().in_flight:

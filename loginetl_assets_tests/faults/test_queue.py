@@ -15,9 +15,9 @@ import pytest
 
 from loginetl_assets.aws.sqs import MAX_BYTES_PER_CALL
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.landing.batch_files import read_messages
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.batches import BatchState
 from loginetl_assets_tests.support.http_proxy import (
@@ -364,7 +364,7 @@ def in_order_of_landing(pipeline: Pipeline) -> list[str]:
         " erased, lost FROM loginetl.batches ORDER BY batch_id"
     )
     batches = [ledger.Batch(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]
-    bodies = [one.body for batch in batches for one in read_messages(landing, keys, batch)]
+    bodies = [one.body for batch in batches for one in read_batch(landing, keys, batch)]
     return [json.loads(body)["user_id"] for body in bodies if body.startswith(b'{"user_id"')]
 
 

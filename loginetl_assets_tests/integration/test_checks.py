@@ -171,7 +171,7 @@ def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipel
     read_before = pipeline.query(scans)[0][0]
     with pipeline.services.database().transaction() as connection:
         (batch,) = ledger.touched_by_run(connection, "loaded", "none")
-        logins = read_masked(pipeline.services.landing(), batch)
+        logins = read_masked(pipeline.services.landing(), batch.masked_path)
         repeated_logins(connection, logins)
         tokens_of_several_users(connection, "masked_ip", logins["masked_ip"].to_list())
         connection.execute(text("SELECT pg_stat_force_next_flush()"))

@@ -18,7 +18,7 @@ from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import TEMPLATES
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.landing.batch_files import read_masked, read_messages
+from loginetl_assets.landing.batch_files import read_masked
 from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.canonical import canonical_text
 from loginetl_assets.logins.message import QueuedMessage
@@ -27,6 +27,7 @@ from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole
+from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
@@ -94,9 +95,9 @@ def _landed(pipeline: Pipeline) -> str:
             batch = ledger.lock_batch(connection, batch_id)
             assert batch is not None
             named |= {batch.object_path} | ({batch.masked_path} if batch.masked_path else set())
-            found += [message.body.decode() for message in read_messages(landing, services.keyring, batch)]
+            found += [message.body.decode() for message in read_batch(landing, services.keyring, batch)]
             if batch.masked_path:
-                found.append(read_masked(landing, batch).write_csv())
+                found.append(read_masked(landing, batch.masked_path).write_csv())
     assert {key for prefix in (BATCHES, MASKED) for key, _ in landing.list(prefix)} == named
     assert pipeline.query("SELECT FROM loginetl.pending_deletions") == []
     return "\n".join(found)

@@ -10,11 +10,11 @@ from uuid import uuid4
 from sqlalchemy import text
 
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.landing.batch_files import read_messages, register_messages, write_messages
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.services import Services
+from loginetl_assets.steps.batch_objects import land, read_batch
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import vault
 from loginetl_assets_tests.support.pipeline import Pipeline, login
@@ -43,7 +43,7 @@ def _landed_users(pipeline: Pipeline) -> list[str]:
         for batch_id in ledger.batches_in_landing(connection):
             batch = ledger.lock_batch(connection, batch_id)
             assert batch is not None
-            bodies = [message.body.decode() for message in read_messages(services.landing(), services.keyring, batch)]
+            bodies = [message.body.decode() for message in read_batch(services.landing(), services.keyring, batch)]
             found += [name for name in (ANNA, BERT) for body in bodies if name in body]
     return sorted(found)
 
@@ -70,8 +70,7 @@ def test_a_batch_that_is_committed_after_a_later_one_is_cleaned_too(pipeline: Pi
     early, late = _messages(ANNA, BERT), _messages(ANNA, BERT)
     with ExitStack() as uncommitted:
         connection = uncommitted.enter_context(services.database().transaction())
-        written = write_messages(services.landing(), services.keyring, early)
-        first_id = register_messages(connection, services.keyring, early, written)
+        first_id = land(connection, services.landing(), services.keyring, early).batch_id
         assert first_id < pipeline.land(late)
         counts = _erase(pipeline, lambda done, total: uncommitted.close())
     assert (counts.batches, counts.landed_messages) == (2, 2)

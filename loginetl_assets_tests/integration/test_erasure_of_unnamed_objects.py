@@ -39,7 +39,7 @@ def _named(pipeline: Pipeline) -> set[str]:
 
 
 def test_a_batch_that_a_killed_drain_left_is_cleaned_and_its_other_messages_are_loaded(pipeline: Pipeline) -> None:
-    left = write_messages(pipeline.services.landing(), pipeline.services.keyring, _messages()).object_path
+    left = write_messages(pipeline.services.landing(), pipeline.services.keyring.landing, _messages()).object_path
     counts = _erase(pipeline)
     assert (counts.landed_messages, counts.unreadable_objects) == (1, 0)
     assert left not in _objects(pipeline, BATCHES)
@@ -60,7 +60,7 @@ def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> 
     landing = pipeline.services.landing()
     with pipeline.services.database().transaction() as connection:
         (batch,) = ledger.pending_masked(connection, after=0, limit=1)
-    write_masked(landing, read_masked(landing, batch))
+    write_masked(landing, read_masked(landing, batch.masked_path))
     unfinished = pipeline.settings.home / "landing" / "masked" / "killed-in-a-write#1"
     unfinished.write_bytes(ANNA.encode())
     counts = _erase(pipeline)

@@ -130,7 +130,7 @@ def _replace_masked_file(pipeline: Pipeline, batch_id: int) -> None:
         batch = ledger.lock_batch(connection, batch_id)
         assert batch is not None
         landing = pipeline.services.landing()
-        logins = read_masked(landing, batch).with_columns(pl.lit(-1, pl.Int32).alias("app_version"))
+        logins = read_masked(landing, batch.masked_path).with_columns(pl.lit(-1, pl.Int32).alias("app_version"))
         key, _ = write_masked(landing, logins)
         ledger.replace_masked(connection, batch, key)
 

@@ -12,7 +12,7 @@ import boto3
 import pytest
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.landing.object_store import Landing, ObjectMissing
+from loginetl_assets.landing.object_store import Landing, ObjectMissingError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline
 
@@ -42,7 +42,7 @@ def test_what_was_put_is_got_listed_and_deleted(landing: Landing) -> None:
     assert sorted(key for key, _ in landing.list("batches")) == ["batches/one", "batches/two"]
     landing.delete(["batches/one", "batches/never"])
     assert [key for key, _ in landing.list("batches")] == ["batches/two"]
-    with pytest.raises(ObjectMissing, match="batches/one"):
+    with pytest.raises(ObjectMissingError, match="batches/one"):
         landing.get("batches/one")
 
 

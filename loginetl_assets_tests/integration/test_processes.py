@@ -85,7 +85,7 @@ def test_drain_processes_import_nothing_from_where_the_run_was_started(
 
     assert metadata(result, "raw_login_messages")["processes"] == 2
     assert pipeline.totals().loaded == 20
-    assert len(witness.processes("loginetl_assets.steps.drain.engine")) == 2
+    assert len(witness.processes("loginetl_assets.steps.drain.workers")) == 2
     assert ran(hostile) == []
 
 
@@ -96,7 +96,7 @@ def test_drain_processes_have_the_pipelines_keysets_and_not_the_officers(
     pipeline.send(login(user_id=f"u-{number}") for number in range(20))
     pipeline.run({"raw_login_messages": {"processes": 2}})
 
-    workers = witness.processes("loginetl_assets.steps.drain.engine")
+    workers = witness.processes("loginetl_assets.steps.drain.workers")
     assert len(workers) == 2
     assert {worker["environ"]["LOGINETL_DATABASE_URL"] for worker in workers} == {pipeline.settings.database_url}
     assert not [worker["command"] for worker in workers if OFFICER in json.dumps(worker)]

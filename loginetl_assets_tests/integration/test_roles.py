@@ -374,7 +374,7 @@ def test_privacy_recovers_and_erases(pipeline: Pipeline, logins: Logins) -> None
     pipeline.materialize("raw_login_messages")
     pipeline.materialize("masked_logins")
     left = QueuedMessage(str(uuid4()), 1_700_000_000_000, login(user_id="a", ip="192.0.2.3").encode())
-    write_messages(pipeline.services.landing(), pipeline.services.keyring, [left])  # by a drain that died
+    write_messages(pipeline.services.landing(), pipeline.services.keyring.landing, [left])  # by a drain that died
     _erase(logins.privacy, "a")
     assert pipeline.query("SELECT sum(erased) FROM loginetl.batches") == [(4,)]
     assert [row[0] for row in pipeline.rows()] == ["u-1"]

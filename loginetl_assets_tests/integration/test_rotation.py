@@ -170,7 +170,7 @@ def test_retokenize_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pi
     assert _values(rotated) == _expected(1, 2, 3)
     with rotated.services.database().transaction() as connection:
         batches = [ledger.lock_batch(connection, one) for one in ledger.batches_in_landing(connection)]
-    frames = [read_masked(rotated.services.landing(), batch) for batch in batches if batch]
+    frames = [read_masked(rotated.services.landing(), batch.masked_path) for batch in batches if batch]
     assert {token.split(".")[0] for one in frames for token in [*one["masked_ip"], *one["masked_device_id"]]} == {new}
     assert rotated.query("SELECT FROM loginetl.pending_deletions") == []
     assert [

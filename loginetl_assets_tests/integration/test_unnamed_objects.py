@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from loginetl_assets.aws.sqs import open_session
+from loginetl_assets.aws.session import open_session
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.keys.keysets import with_new_primary
 from loginetl_assets.landing.batch_files import write_messages
@@ -58,7 +58,7 @@ def message(user: str) -> QueuedMessage:
 
 def land_unnamed(pipeline: Pipeline, *messages: QueuedMessage) -> str:
     """Leaves an object as a run leaves it that dies between its put and its commit; gives the key."""
-    return write_messages(pipeline.services.landing(), pipeline.services.keyring, list(messages)).object_path
+    return write_messages(pipeline.services.landing(), pipeline.services.keyring.landing, list(messages)).object_path
 
 
 def age(pipeline: Pipeline, by: timedelta = TWO_DAYS, keys: Iterable[str] | None = None) -> None:

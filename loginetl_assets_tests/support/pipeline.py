@@ -14,11 +14,12 @@ import dagster as dg
 from sqlalchemy import text
 
 from loginetl_assets.build import build_definitions
-from loginetl_assets.landing.batch_files import register_messages, write_messages
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets.steps.drain.engine import Drain, DrainLimits, DrainReport
+from loginetl_assets.steps.batch_objects import BatchLanding, land
+from loginetl_assets.steps.drain.engine import Drain, DrainTotals
+from loginetl_assets.steps.drain.policy import DrainLimits
 from loginetl_assets.storage import batches as ledger
 
 SAMPLE = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text().splitlines()
@@ -90,17 +91,15 @@ class Pipeline:
 
     def land(self, messages: list[QueuedMessage]) -> int:
         """Puts messages into the landing as a batch, past the queue; gives the batch's id."""
-        keys = self.services.keyring
-        written = write_messages(self.services.landing(), keys, messages)
         with self.services.database().transaction() as connection:
-            return register_messages(connection, keys, messages, written)
+            return land(connection, self.services.landing(), self.services.keyring, messages).batch_id
 
-    def drain(self, *, visibility_seconds: int = 2) -> DrainReport:
+    def drain(self, *, visibility_seconds: int = 2) -> DrainTotals:
         """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""
         one = self.services
         limits = DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=visibility_seconds)
-        queue = one.queue(max_attempts=2)
-        return Drain(queue, one.landing(), one.payloads(), one.database(), one.keyring, limits).run()
+        into = BatchLanding(one.database(), one.landing(), one.keyring)
+        return Drain(one.queue(max_attempts=2), one.payloads(), into, limits).run()
 
     def run_until_empty(self, *, seconds: float = 20) -> None:
         """Drains again and again until the queue holds nothing, in flight or not, and loads."""

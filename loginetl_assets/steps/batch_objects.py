@@ -1,0 +1,115 @@
+"""What a batch's row in Postgres and its objects in the landing do together: land, read, delete."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import polars as pl
+from sqlalchemy import Connection
+
+from loginetl_assets.errors import BatchError
+from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import UnreadableError, read_masked, read_messages, write_messages
+from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage import batches, vault
+from loginetl_assets.storage.batches import Batch
+from loginetl_assets.storage.database import LoginDatabase
+
+_DELETED_TOGETHER = 500
+_READ_TOGETHER = 100
+
+
+class LandedBatch(NamedTuple):
+    """A batch that was landed just now: its id and the size of its object in bytes."""
+
+    batch_id: int
+    size: int
+
+
+def land(
+    connection: Connection,
+    landing: Landing,
+    keyring: Keyring,
+    messages: list[QueuedMessage],
+    run_id: str | None = None,
+) -> LandedBatch:
+    """Writes messages as a new batch and registers it; they are landed once the transaction commits.
+
+    Where an erasure may be under way the caller holds the vault's shared lock: the erasure then waits for what is about
+    to be registered.
+    """
+    written = write_messages(landing, keyring.landing, messages)
+    batch_id = batches.register_batch(
+        connection,
+        object_path=written.object_path,
+        landing_key_id=keyring.key_ids(KeysetRole.LANDING)[0],
+        messages=len(messages),
+        size=written.size,
+        oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
+        run_id=run_id,
+    )
+    return LandedBatch(batch_id, written.size)
+
+
+@dataclass(frozen=True)
+class BatchLanding:
+    """Lands batches, each in a transaction of its own."""
+
+    database: LoginDatabase
+    landing: Landing
+    keyring: Keyring
+    run_id: str | None = None
+
+    def __call__(self, messages: list[QueuedMessage]) -> LandedBatch:
+        """Lands one, durably: once this returns its messages may leave the queue."""
+        with self.database.transaction() as connection:
+            vault.lock_shared(connection)
+            return land(connection, self.landing, self.keyring, messages, self.run_id)
+
+
+def read_batch(landing: Landing, keyring: Keyring, batch: Batch) -> list[QueuedMessage]:
+    """Returns a batch's messages.
+
+    Raises:
+        UnreadableError: the object is missing or damaged.
+        BatchError: it was encrypted with a key that the keyring does not hold.
+    """
+    if batch.landing_key_id not in keyring.key_ids(KeysetRole.LANDING):
+        raise BatchError(
+            f"batch {batch.batch_id} was encrypted with landing key {batch.landing_key_id}, which"
+            " LOGINETL_KEYSET_LANDING does not hold: set the keyset that does"
+        )
+    return read_messages(landing, keyring.landing, batch.object_path)
+
+
+def pending_logins(connection: Connection, landing: Landing) -> Iterator[tuple[Batch, pl.DataFrame | None]]:
+    """Yields the batches that are masked and not loaded, one by one, with their rows; None where unreadable."""
+    last = 0
+    while page := batches.pending_masked(connection, after=last, limit=_READ_TOGETHER):
+        last = page[-1].batch_id
+        for batch in page:
+            try:
+                yield batch, read_masked(landing, batch.masked_path)
+            except UnreadableError:
+                yield batch, None
+
+
+def delete_objects(connection: Connection, landing: Landing, paths: Sequence[str]) -> None:
+    """Deletes objects that no batch needs; those of which versions stay are listed to be tried again."""
+    batches.schedule_deletion(connection, landing.delete(paths))
+
+
+def delete_pending(database: LoginDatabase, landing: Landing) -> int:
+    """Deletes the objects that were replaced, and takes them off the list once they are gone; returns how many."""
+    with database.transaction() as connection:
+        pending = batches.pending_deletions(connection)
+    deleted = 0
+    for start in range(0, len(pending), _DELETED_TOGETHER):
+        page = pending[start : start + _DELETED_TOGETHER]
+        left = landing.delete(page)  # outside a transaction: it may take a minute
+        with database.transaction() as connection:
+            batches.forget_deletions(connection, sorted({*page}.difference(left)))
+        deleted += len(page) - len(left)
+    return deleted
