@@ -164,7 +164,7 @@ def test_damaged_masked_files_are_never_loaded_and_made_anew_by_the_next_run(pip
 
     result = pipeline.run()
 
-    assert metadata(result, "user_logins")["batches_to_mask_anew"] == len(DAMAGES)
+    assert metadata(result, "user_logins")["batches_to_mask_again"] == len(DAMAGES)
     assert checks(result)["counts_reconcile"]
     assert users_of(pipeline) == USERS[::2]
     totals = pipeline.totals()
