@@ -1,20 +1,18 @@
 """Checks on masked batches, before the table: blocking, and over *all* that is pending.
 
-A blocking check runs after its asset was written, so a batch that one run refused is still pending for the next: to
-look at this run's batches only would let the next run load it.
+A blocking check runs after its asset was written, so a batch that one run refused is still pending for the next: were
+only this run's batches checked, the next run would load it.
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
 
-from loginetl_assets.landing.batch_files import UnreadableError, read_masked
-from loginetl_assets.logins.masking import violations
+from loginetl_assets.checks.results import selected_results
 from loginetl_assets.orchestration.failures import failures_without_values
 from loginetl_assets.resources import LandingResource, LoginDatabaseResource, RulesResource
+from loginetl_assets.steps.verify import verify_masked
 from loginetl_assets.storage import batches as ledger
-
-_PAGE = 100
 
 
 @dg.multi_asset_check(
@@ -40,41 +38,20 @@ def masked_logins_are_sound(
 ) -> Iterator[dg.AssetCheckResult]:
     """Reads every masked file that is not loaded yet, once for both checks."""
     with failures_without_values():
-        open_database = database.get_client()
-        files = landing.get_client(open_database)
-        batches = rows = unreadable = last = 0
-        broken: dict[str, int] = {}
-        while True:
-            with open_database.transaction() as connection:
-                page = ledger.pending_masked(connection, after=last, limit=_PAGE)
-            if not page:
-                break
-            last = page[-1].batch_id
-            for batch in page:
-                try:
-                    logins = read_masked(files, batch.masked_path)
-                except UnreadableError:
-                    unreadable += 1  # a parallel run may just have replaced it; the load sets it aside if it stays so
-                    continue
-                batches += 1
-                rows += logins.height
-                for name, count in violations(logins).items():
-                    broken[name] = broken.get(name, 0) + count
-        looked_at = {"rows": rows, "batches": batches, "unreadable_batches": unreadable}
-        for check, names in (
-            ("app_version_in_range", ("version_out_of_range",)),
-            ("no_plaintext_identifiers", ("ip_not_masked", "device_id_not_masked")),
-        ):
-            if dg.AssetCheckKey(dg.AssetKey("masked_logins"), check) not in context.selected_asset_check_keys:
-                continue
-            counts = {name: broken.get(name, 0) for name in names}
-            yield dg.AssetCheckResult(
-                check_name=check,
-                asset_key="masked_logins",
-                passed=not any(counts.values()),
-                severity=dg.AssetCheckSeverity.ERROR,
-                metadata={**counts, **looked_at},
-            )
+        opened = database.get_client()
+        read, broken = verify_masked(opened, landing.get_client(opened))
+        versions = {rule: count for rule, count in broken.items() if rule == "version_out_of_range"}
+        plaintext = {rule: count for rule, count in broken.items() if rule not in versions}
+        error = dg.AssetCheckSeverity.ERROR
+        yield from selected_results(
+            context,
+            "masked_logins",
+            {
+                "app_version_in_range": (not any(versions.values()), error, versions),
+                "no_plaintext_identifiers": (not any(plaintext.values()), error, plaintext),
+            },
+            read.as_metadata(),
+        )
 
 
 @dg.asset_check(
@@ -84,7 +61,7 @@ def masked_logins_are_sound(
 def rejection_rate(
     context: dg.AssetCheckExecutionContext, database: LoginDatabaseResource, rules: RulesResource
 ) -> dg.AssetCheckResult:
-    """Compares rejected with read messages; by itself it looks at the batch that was masked last."""
+    """Compares rejected with read messages; where this run masked nothing, of the batch that was masked last."""
     with failures_without_values():
         with database.get_client().transaction() as connection:
             batches = ledger.touched_by_run(connection, "masked", context.run.run_id)

@@ -126,9 +126,9 @@ def print_summary(services: "Services", summary: "RunSummary") -> None:
         table.add_row(f"  {reason}", f"{count:,}")
     if summary.quarantined_batches:
         table.add_row("[red]batches set aside[/]", f"{summary.quarantined_batches:,}")
-    table.add_row("logins repeated word for word", f"{summary.repeated_logins:,}")
-    table.add_row("devices of more than one user", f"{summary.devices_of_several_users:,}")
-    table.add_row("IPs of more than one user", f"{summary.ips_of_several_users:,}")
+    table.add_row("duplicate rows", f"{summary.duplicate_rows:,}")
+    table.add_row("shared devices", f"{summary.shared_devices:,}")
+    table.add_row("shared IPs", f"{summary.shared_ips:,}")
     table.add_row("seconds", f"{summary.seconds:.1f}")
     table.add_row("messages a second", f"{summary.messages / summary.seconds:,.0f}")
     out.print(table)

@@ -36,9 +36,9 @@ class RunSummary:
     too_many_rejected: bool = False  # in one run of these, by LOGINETL_MAX_REJECTION_RATE
     stopped_reason: str = ""
     steps_tried_again: int = 0
-    repeated_logins: int = 0
-    devices_of_several_users: int = 0
-    ips_of_several_users: int = 0
+    duplicate_rows: int = 0
+    shared_devices: int = 0
+    shared_ips: int = 0
     warnings: list[str] = field(default_factory=list)  # checks that did not pass, at WARN
 
     def for_a_person(self) -> list[str]:
@@ -156,7 +156,7 @@ def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
     for evaluation in result.get_asset_check_evaluations():
         if evaluation.check_name == "duplicates":
             counts = {name: value.value for name, value in evaluation.metadata.items()}
-            for name in ("repeated_logins", "devices_of_several_users", "ips_of_several_users"):
+            for name in ("duplicate_rows", "shared_devices", "shared_ips"):
                 setattr(summary, name, getattr(summary, name) + counts[name])
         if evaluation.check_name == "rejection_rate" and read:  # else the check looked at an earlier run's batch
             summary.too_many_rejected |= not evaluation.passed

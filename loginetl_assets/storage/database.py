@@ -113,6 +113,13 @@ class LoginDatabase:
         except psycopg.Error as error:  # COPY runs past SQLAlchemy
             raise self._explained(error) from None
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A transaction all of whose statements see the database as the first one did."""
+        with self.transaction() as connection:
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            yield connection
+
     def revision(self) -> str | None:
         """The schema's state: the last migration that ran, or None before the first."""
         with self.transaction() as connection:

@@ -393,7 +393,7 @@ def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page
     [
         ("no_message_loaded_twice", "Succeeded", "loaded_twice 0"),
         ("counts_reconcile", "Succeeded", "landed 100"),
-        ("duplicates", "Failed", "repeated_logins 1"),  # a warning
+        ("duplicates", "Failed", "duplicate_rows 1"),  # a warning
     ],
 )
 def test_the_checks_tab_shows_each_result_and_no_value(
@@ -469,7 +469,7 @@ def test_dagster_s_own_tables_and_logs_hold_no_value_and_no_key(server: Server, 
         snapshots = connection.execute("SELECT snapshot_body FROM snapshots").fetchall()
     held["snapshots"] = [zlib.decompress(body).decode() for (body,) in snapshots]  # jobs, with their defaults
     for table, known in (
-        ("event_logs", "repeated_logins"),
+        ("event_logs", "duplicate_rows"),
         ("runs", materialised["runId"]),
         ("snapshots", "user_logins"),
     ):
