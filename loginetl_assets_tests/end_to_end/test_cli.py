@@ -29,11 +29,11 @@ from tink import secret_key_access
 from loginetl_assets.cli.main import app
 from loginetl_assets.home import ENTRIES
 from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets_tests.support.command import LOGINETL, run_loginetl
 from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, login, sqs_client
 
 pytestmark = pytest.mark.xdist_group("cli")  # one worker runs them all: they share a stack
 
-LOGINETL = Path(sys.executable).parent / "loginetl"
 
 # What programs may rely on, in this order; more may stand between.
 STATUS = [
@@ -83,22 +83,17 @@ class Cli:
     def __call__(
         self, *arguments: str, stdin: str | None = None, exit_code: int = 0
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [LOGINETL, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=self.home.parent,
-            env=self.full_environment,
-            check=False,
+        return run_loginetl(
+            *arguments, cwd=self.home.parent, environment=self.own_environment, stdin=stdin, exit_code=exit_code
         )
-        assert done.returncode == exit_code, done.stderr
-        return done
 
     @property
     def full_environment(self) -> dict[str, str]:
-        return {**os.environ, "LOGINETL_HOME": str(self.home), **self.environment}
+        return {**os.environ, **self.own_environment}
+
+    @property
+    def own_environment(self) -> dict[str, str]:
+        return {"LOGINETL_HOME": str(self.home), **self.environment}
 
     @property
     def addresses(self) -> Addresses:

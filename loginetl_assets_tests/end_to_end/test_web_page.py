@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import psycopg
@@ -27,6 +27,7 @@ from psycopg import sql
 
 from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets_tests.support.browser import MISSING, find_browser
+from loginetl_assets_tests.support.waiting import eventually
 
 # One worker runs them all: they share an instance and a browser.
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("web page")]
@@ -127,17 +128,6 @@ DEFINITIONS = (
 }"""
     + METADATA
 )
-
-_Answer = TypeVar("_Answer")
-
-
-def eventually(what: str, look: Callable[[], _Answer | None], *, seconds: float) -> _Answer:
-    """What `look` gives, as soon as it gives anything."""
-    deadline = time.monotonic() + seconds
-    while not (answer := look()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
-    return answer
 
 
 @dataclass

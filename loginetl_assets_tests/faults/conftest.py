@@ -3,19 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
-import boto3
 import pytest
 
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.support.http_proxy import HttpProxy
+from loginetl_assets_tests.support.pipeline import new_bucket
 from loginetl_assets_tests.support.postgres_proxy import PostgresProxy
 
 pytest.register_assert_rewrite("loginetl_assets_tests.support.scene")  # its reckoning then shows what does not add up
 from loginetl_assets_tests.support.scene import Scene  # noqa: E402
+
+
+@pytest.fixture
+def proxy(addresses: Addresses) -> Iterator[HttpProxy]:
+    """A proxy of the emulator's SQS and S3, without a rule yet."""
+    with HttpProxy(addresses.sqs_endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -33,7 +39,6 @@ def scene(settings: Settings, addresses: Addresses, tmp_path: Path, monkeypatch:
 @pytest.fixture
 def scene_on_s3(scene: Scene, addresses: Addresses) -> Scene:
     """The same with the landing on S3."""
-    bucket = f"landing-{uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=addresses.sqs_endpoint).create_bucket(Bucket=bucket)
+    bucket = new_bucket(addresses.sqs_endpoint)
     scene.settings = replace(scene.settings, landing_url=f"s3://{bucket}/logins")
     return scene

@@ -4,7 +4,6 @@ At random two runs seldom insert the same rows in the same milliseconds. So anot
 about to write, all runs pile up before it, and it is released.
 """
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -16,6 +15,7 @@ from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 from loginetl_assets_tests.support.soak import Plan, Soak
+from loginetl_assets_tests.support.waiting import LOCK_SECONDS, eventually
 
 # 40 s of arrival: on two cores the start takes ten seconds or so, each kill costs a new process 2.5 s of CPU, and what
 # a killed run held comes again after the visibility time-out.
@@ -105,13 +105,10 @@ def _all_at_once(pipeline: Pipeline, tmp_path: Path, asset: str, *, before: str)
             # Reads go on under this lock, writes wait.
             holder.execute(text(f"LOCK TABLE {before} IN EXCLUSIVE MODE"))
             runs = [pool.submit(run, number) for number in range(RUNS)]
-            deadline = time.monotonic() + 20  # the runs themselves wait 30 s for a lock
-            while pipeline.query(waiting, table=before) != [(RUNS,)] and time.monotonic() < deadline:
-                time.sleep(0.05)
-            piled_up = pipeline.query(waiting, table=before)
-        results = [one.result() for one in runs]
-    assert piled_up == [(RUNS,)]
-    return results
+            eventually(
+                "all wait to write", lambda: pipeline.query(waiting, table=before) == [(RUNS,)], seconds=LOCK_SECONDS
+            )
+        return [one.result() for one in runs]
 
 
 def _retries(results: list[dg.ExecuteInProcessResult]) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from random import SystemRandom
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -48,6 +48,7 @@ from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets_tests.support.pipeline import Pipeline, login
+from loginetl_assets_tests.support.waiting import eventually
 
 # One worker runs them all: they share an instance.
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("dagster")]
@@ -78,17 +79,6 @@ LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
 } } } }"""
 
 SUCCESS, FAILURE, CANCELED = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED
-
-_Answer = TypeVar("_Answer")
-
-
-def eventually(what: str, look: Callable[[], _Answer | None], *, seconds: float) -> _Answer:
-    """What `look` gives, as soon as it gives anything."""
-    deadline = time.monotonic() + seconds
-    while not (answer := look()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.2)
-    return answer
 
 
 class Alerts(HTTPServer):
@@ -319,7 +309,7 @@ class Deployment:
 
     @contextmanager
     def held(self, table: str, mode: str) -> Iterator[Callable[[], list[int]]]:
-        """Locks a table from another session; the function given tells which of the server's processes wait for it."""
+        """Locks a table from another session; yields a function that returns which server processes wait for it."""
         with self.pipeline.services.database().transaction() as connection:
             holder = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
             connection.execute(text(f"LOCK TABLE {table} IN {mode} MODE"))
@@ -328,6 +318,13 @@ class Deployment:
                 blocked = "SELECT pid FROM pg_stat_activity WHERE :holder = ANY(pg_blocking_pids(pid))"
                 return [row.pid for row in self.pipeline.query(blocked, holder=holder)]
 
+            yield waiting
+
+    @contextmanager
+    def caught_at(self, table: str, mode: str) -> Iterator[Callable[[], list[int]]]:
+        """The same, entered once one of them waits: a run is in the middle of its work then."""
+        with self.held(table, mode) as waiting:
+            eventually("the run is in the middle", waiting, seconds=RUN_SECONDS)
             yield waiting
 
     def claims(self) -> int:
@@ -461,8 +458,7 @@ def test_a_run_goes_on_while_its_servers_are_killed_and_ticks_do_once_the_locati
 ) -> None:
     users = deployment.send("outlived", 15)
     run_id = deployment.launch()
-    with deployment.held("user_logins", "EXCLUSIVE") as waiting:
-        eventually("the run is in the middle", waiting, seconds=RUN_SECONDS)
+    with deployment.caught_at("user_logins", "EXCLUSIVE"):
         worker = deployment.worker(run_id)
         deployment.kill("web")
         servers = [deployment.processes["code"].pid]
@@ -494,8 +490,7 @@ def test_a_run_that_died_with_its_container_is_failed_by_its_age_and_the_next_se
 ) -> None:
     users = deployment.send("container", 15)
     run_id = deployment.launch()
-    with deployment.held("user_logins", "EXCLUSIVE") as waiting:
-        eventually("the run is in the middle", waiting, seconds=RUN_SECONDS)
+    with deployment.caught_at("user_logins", "EXCLUSIVE"):
         deployment.kill_container("code")
     deployment.start("code")
     deployment.await_location()
@@ -512,8 +507,7 @@ def test_a_drain_that_died_with_its_code_server_is_failed_by_its_silence_and_the
 ) -> None:
     users = deployment.send("silent", 15)
     run_id = deployment.launch()
-    with deployment.held("loginetl.batches", "SHARE") as waiting:
-        eventually("the drain is in the middle", waiting, seconds=RUN_SECONDS)
+    with deployment.caught_at("loginetl.batches", "SHARE"):
         deployment.kill_container("code")
     deployment.start("code")
     deployment.await_location()
@@ -537,8 +531,7 @@ def test_a_drain_that_died_with_its_code_server_is_failed_by_its_silence_and_the
 def test_a_killed_run_is_told_and_the_sensor_s_next_one_settles_everything(deployment: Deployment) -> None:
     users = deployment.send("worker", 15)
     run_id = deployment.launch()
-    with deployment.held("user_logins", "EXCLUSIVE") as waiting:
-        eventually("the run is in the middle", waiting, seconds=RUN_SECONDS)
+    with deployment.caught_at("user_logins", "EXCLUSIVE"):
         os.kill(deployment.worker(run_id), signal.SIGKILL)
         assert deployment.ended(run_id) is FAILURE
     deployment.tick("failed_run")
@@ -554,8 +547,7 @@ def test_a_killed_run_is_told_and_the_sensor_s_next_one_settles_everything(deplo
 def test_a_cancelled_run_gives_back_its_claims(deployment: Deployment) -> None:
     users = deployment.send("cancelled", 15)
     run_id = deployment.launch()
-    with deployment.held("user_logins", "EXCLUSIVE") as waiting:
-        eventually("the run is in the middle", waiting, seconds=RUN_SECONDS)
+    with deployment.caught_at("user_logins", "EXCLUSIVE"):
         assert deployment.claims() == 1
         deployment.graphql(TERMINATE, run=run_id)
         assert deployment.ended(run_id) is CANCELED
@@ -585,8 +577,7 @@ def test_a_restart_of_postgres_under_daemon_and_run_heals_by_itself(
 ) -> None:
     users = deployment.send("restart", 15)
     run_id = deployment.launch()
-    with pytest.raises(TransientError), deployment.held("user_logins", "EXCLUSIVE") as waiting:
-        eventually("the run is in the middle", waiting, seconds=RUN_SECONDS)
+    with pytest.raises(TransientError), deployment.caught_at("user_logins", "EXCLUSIVE"):
         postmaster = psutil.Process(json.loads((stack.home / "services.json").read_text())["postgres"]["pid"])
         postmaster.send_signal(signal.SIGQUIT)  # "immediate": every session is cut off, and the start recovers
         postmaster.wait(timeout=10)
@@ -611,8 +602,7 @@ def test_what_a_cancelled_drain_had_received_is_visible_at_once(deployment: Depl
     users = deployment.send("hidden", 3 * MESSAGES_PER_RUN)
     run_id = deployment.launch({"batch_messages": MESSAGES_PER_RUN})
     queue = deployment.pipeline.services.queue()
-    with deployment.held("loginetl.batches", "SHARE") as waiting:
-        eventually("the drain is in the middle", waiting, seconds=RUN_SECONDS)
+    with deployment.caught_at("loginetl.batches", "SHARE") as waiting:
         deployment.graphql(TERMINATE, run=run_id)
         for pid in waiting():
             deployment.pipeline.query("SELECT pg_terminate_backend(:pid)", pid=pid)

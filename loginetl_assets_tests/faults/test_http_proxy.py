@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,12 +27,6 @@ from loginetl_assets_tests.support.http_proxy import (
     sqs_error,
 )
 from loginetl_assets_tests.support.proxy import Rule
-
-
-@pytest.fixture
-def proxy(addresses: Addresses) -> Iterator[HttpProxy]:
-    with HttpProxy(addresses.sqs_endpoint) as proxy:
-        yield proxy
 
 
 @pytest.fixture

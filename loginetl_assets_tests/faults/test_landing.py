@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from uuid import uuid4
 
-import boto3
 import pytest
 
 from loginetl_assets.errors import TransientError
@@ -33,7 +32,7 @@ from loginetl_assets_tests.support.http_proxy import (
     forward_then_drop,
     operation,
 )
-from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata, new_bucket
 from loginetl_assets_tests.support.proxy import Rule
 
 _CHANCE = Random(7)  # noqa: S311 - reproducible on purpose
@@ -217,18 +216,11 @@ def test_a_bit_altered_anywhere_in_either_object_is_noticed(pipeline: Pipeline) 
 
 
 @pytest.fixture
-def proxy(addresses: Addresses) -> Iterator[HttpProxy]:
-    with HttpProxy(addresses.sqs_endpoint) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def on_s3(
     pipeline: Pipeline, addresses: Addresses, proxy: HttpProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Pipeline]:
     """The pipeline with its landing on the emulator's S3, behind the proxy; its queue is reached without."""
-    name = f"landing-{uuid4().hex[:12]}"
-    boto3.client("s3", endpoint_url=addresses.sqs_endpoint, region_name="us-east-1").create_bucket(Bucket=name)
+    name = new_bucket(addresses.sqs_endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     settings = replace(pipeline.settings, landing_url=f"s3://{name}/login", visibility_seconds=2)
     with Pipeline.on(settings, tmp_path / "on-s3") as on_s3:

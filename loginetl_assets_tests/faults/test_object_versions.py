@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
-import boto3
 import pytest
 
 from loginetl_assets.errors import TransientError
@@ -21,7 +20,7 @@ from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.services import Services
 from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, answer
-from loginetl_assets_tests.support.pipeline import Pipeline, login
+from loginetl_assets_tests.support.pipeline import Pipeline, login, new_bucket, s3_client
 from loginetl_assets_tests.support.proxy import Rule
 
 ANNA, BERT = "anna-4711", "bert-0815"
@@ -29,20 +28,12 @@ DENIED = answer(403, b"<Error><Code>AccessDenied</Code></Error>")
 
 
 @pytest.fixture
-def proxy(addresses: Addresses) -> Iterator[HttpProxy]:
-    with HttpProxy(addresses.sqs_endpoint) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def on_s3(
     pipeline: Pipeline, addresses: Addresses, proxy: HttpProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Pipeline]:
     """The pipeline with a loaded batch of Anna's and Bert's on a versioned bucket behind the proxy."""
-    name = f"landing-{uuid4().hex[:12]}"
-    s3 = boto3.client("s3", endpoint_url=addresses.sqs_endpoint, region_name="us-east-1")
-    s3.create_bucket(Bucket=name)
-    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    name = new_bucket(addresses.sqs_endpoint)
+    s3_client(addresses.sqs_endpoint).put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     settings = replace(pipeline.settings, landing_url=f"s3://{name}/login")
     with Pipeline.on(settings, tmp_path / "on-s3") as on_s3:
@@ -54,7 +45,7 @@ def on_s3(
 
 def _versions(pipeline: Pipeline, addresses: Addresses) -> set[str]:
     """The keys of all versions and delete markers of batches and masked files."""
-    s3 = boto3.client("s3", endpoint_url=addresses.sqs_endpoint, region_name="us-east-1")
+    s3 = s3_client(addresses.sqs_endpoint)
     bucket = str(pipeline.settings.landing_url).split("/")[2]
     found: dict[str, Any] = s3.list_object_versions(Bucket=bucket)
     keys = [one["Key"].removeprefix("login/") for kind in ("Versions", "DeleteMarkers") for one in found.get(kind, ())]

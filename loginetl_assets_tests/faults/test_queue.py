@@ -38,12 +38,6 @@ NOON = 1_750_939_200_000
 
 
 @pytest.fixture
-def proxy(addresses: Addresses) -> Iterator[HttpProxy]:
-    with HttpProxy(addresses.sqs_endpoint) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def faulty(pipeline: Pipeline, proxy: HttpProxy, tmp_path: Path) -> Iterator[Pipeline]:
     """The pipeline with its queue behind the proxy; what a run leaves in flight comes again after two seconds."""
     assert pipeline.settings.queue_url is not None

@@ -17,7 +17,6 @@ from uuid import uuid4
 import dagster as dg
 import polars as pl
 import pytest
-from dagster import build_sensor_context
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from sqlalchemy import Connection
@@ -41,25 +40,6 @@ from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections
 from loginetl_assets.storage.login_table import Loaded, load_logins
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
-
-
-def _tick(pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
-    """What the queue-depth sensor says now."""
-    sensor = pipeline.definitions.resolve_sensor_def("queue_depth")
-    resources = pipeline.definitions.resources or {}
-    with build_sensor_context(
-        instance=pipeline.instance,
-        repository_def=pipeline.definitions.get_repository_def(),
-        resources={name: resources[name] for name in ("queue", "database")},
-    ) as context:
-        answer = sensor(context)
-    assert isinstance(answer, (dg.SensorResult, dg.SkipReason))
-    return answer
-
-
-def _requests(pipeline: Pipeline) -> int:
-    answer = _tick(pipeline)
-    return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
 
 
 def _start_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = LOGIN_ETL) -> str:
@@ -117,13 +97,13 @@ def small_runs(pipeline: Pipeline, tmp_path: Path) -> Iterator[Pipeline]:
 
 
 def test_the_sensor_asks_for_as_many_drains_as_the_backlog_and_the_maximum_allow(small_runs: Pipeline) -> None:
-    assert _requests(small_runs) == 0
+    assert small_runs.requested_runs() == 0
     small_runs.send([login()])
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
     small_runs.send([login()] * 15)
-    assert _requests(small_runs) == 2
+    assert small_runs.requested_runs() == 2
     small_runs.send([login()] * 100)
-    assert _requests(small_runs) == 3
+    assert small_runs.requested_runs() == 3
 
 
 def test_messages_that_no_receiver_can_have_yet_start_no_run(small_runs: Pipeline) -> None:
@@ -132,21 +112,21 @@ def test_messages_that_no_receiver_can_have_yet_start_no_run(small_runs: Pipelin
         QueueUrl=small_runs.settings.queue_url, MessageBody=login(), DelaySeconds=900
     )
     assert small_runs.services.queue().depth() == QueueDepth(waiting=0, in_flight=0, delayed=1)
-    assert _requests(small_runs) == 0
+    assert small_runs.requested_runs() == 0
     small_runs.send([login()])
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
 
 
 def test_runs_in_flight_count_against_the_backlog(small_runs: Pipeline) -> None:
     small_runs.send([login()] * 15)
     _start_run(small_runs, dg.DagsterRunStatus.NOT_STARTED)
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
     _start_run(small_runs, dg.DagsterRunStatus.STARTED)
-    answer = _tick(small_runs)
+    answer = small_runs.tick()
     assert isinstance(answer, dg.SkipReason)
     assert "2 drains in flight" in (answer.skip_message or "")
     _start_run(small_runs, dg.DagsterRunStatus.STARTING)
-    answer = _tick(small_runs)
+    answer = small_runs.tick()
     assert isinstance(answer, dg.SkipReason)
     assert "as many as are allowed" in (answer.skip_message or "")
 
@@ -154,39 +134,39 @@ def test_runs_in_flight_count_against_the_backlog(small_runs: Pipeline) -> None:
 def test_the_sensor_asks_again_after_a_failed_run_and_pauses_after_several(small_runs: Pipeline) -> None:
     small_runs.send([login()])
     _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
     pauses = []
     for _ in range(7):
         _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
-        answer = _tick(small_runs)
+        answer = small_runs.tick()
         assert isinstance(answer, dg.SkipReason)
         pauses.append(int(str(answer.skip_message).rsplit(" ", 2)[1]))
     # Less what has passed since the run ended.
     expected = [30, 90, 210, 450, 600, 600, 600]
     assert all(full - 15 < pause <= full for pause, full in zip(pauses, expected, strict=True)), pauses
     _start_run(small_runs, dg.DagsterRunStatus.SUCCESS)
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
 
 
 def test_runs_that_leave_the_queue_alone_are_no_drains(small_runs: Pipeline) -> None:
     small_runs.send([login()] * 30)
     for name in ("process_landed", "replay_rejected", "retention"):
         _start_run(small_runs, dg.DagsterRunStatus.STARTED, name)
-    assert _requests(small_runs) == 3
+    assert small_runs.requested_runs() == 3
     for _ in range(2):
         _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
     _start_run(small_runs, dg.DagsterRunStatus.SUCCESS, "process_landed")
-    assert isinstance(_tick(small_runs), dg.SkipReason), "it says nothing of the drains that failed"
+    assert isinstance(small_runs.tick(), dg.SkipReason), "it says nothing of the drains that failed"
 
 
 def test_runs_of_others_on_a_shared_instance_are_neither_in_flight_nor_failures_of_ours(small_runs: Pipeline) -> None:
     small_runs.send([login()])
     _start_runs_of_others(small_runs, dg.DagsterRunStatus.STARTED)
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
     _start_runs_of_others(small_runs, dg.DagsterRunStatus.FAILURE)
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
     small_runs.materialize("raw_login_messages")
-    assert _requests(small_runs) == 1, "a batch is pending, and only others are at work"
+    assert small_runs.requested_runs() == 1, "a batch is pending, and only others are at work"
 
 
 def test_whose_a_run_is(pipeline: Pipeline) -> None:
@@ -220,7 +200,7 @@ def test_a_run_in_this_process_names_the_installation(pipeline: Pipeline, by: st
 
 def test_its_requests_can_be_run(small_runs: Pipeline) -> None:
     small_runs.send([login()] * 15)
-    answer = _tick(small_runs)
+    answer = small_runs.tick()
     assert isinstance(answer, dg.SensorResult)
     job = small_runs.definitions.resolve_job_def(LOGIN_ETL)
     for request in answer.run_requests or []:
@@ -233,10 +213,10 @@ def test_its_requests_can_be_run(small_runs: Pipeline) -> None:
 def test_batches_that_a_failed_run_left_behind_are_worth_a_run_but_not_one_a_tick(small_runs: Pipeline) -> None:
     small_runs.send([login()])
     small_runs.materialize("raw_login_messages")
-    assert _requests(small_runs) == 1
+    assert small_runs.requested_runs() == 1
     for _ in range(2):
         _start_run(small_runs, dg.DagsterRunStatus.FAILURE)
-    answer = _tick(small_runs)
+    answer = small_runs.tick()
     assert isinstance(answer, dg.SkipReason)
     assert "last runs failed" in (answer.skip_message or "")
 
@@ -249,7 +229,7 @@ def test_what_cannot_be_reached_is_a_skip_with_a_reason(pipeline: Pipeline, tmp_
         else replace(pipeline.settings, database_url="postgresql://nobody@127.0.0.1:9/none")
     )
     with Pipeline.on(settings, tmp_path / "broken") as unreachable:
-        answer = _tick(unreachable)
+        answer = unreachable.tick()
     assert isinstance(answer, dg.SkipReason)
     assert "cannot be reached" in (answer.skip_message or "")
 

@@ -1,6 +1,5 @@
 """Erasure beside runs that land, mask and load in the same moment; other sessions hold it up where it is to be met."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -48,23 +47,6 @@ def _landed_users(pipeline: Pipeline) -> list[str]:
     return sorted(found)
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20  # whoever waits for a lock does so for 30 s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def _waiting(pipeline: Pipeline, kind: str) -> int:
-    """How many sessions wait for a lock of a kind, in the test's own database."""
-    count: int = pipeline.query(
-        "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = :kind"
-        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        kind=kind,
-    )[0][0]
-    return count
-
-
 def test_a_batch_that_is_committed_after_a_later_one_is_cleaned_too(pipeline: Pipeline) -> None:
     services = pipeline.services
     early, late = _messages(ANNA, BERT), _messages(ANNA, BERT)
@@ -84,7 +66,7 @@ def test_what_lands_in_a_landing_that_was_empty_is_cleaned_too(pipeline: Pipelin
         with pipeline.services.database().transaction() as holder:
             holder.execute(text("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE"))
             erasure = pool.submit(_erase, pipeline)
-            _until(lambda: _waiting(pipeline, "relation") == 1)
+            pipeline.await_lock("relation")
             pipeline.land(_messages(ANNA, BERT))
         assert erasure.result().landed_messages == 1
     assert _landed_users(pipeline) == [BERT]
@@ -96,7 +78,7 @@ def test_what_lands_while_an_erasure_waits_for_those_who_mask_is_cleaned_too(pip
         with pipeline.services.database().transaction() as masking:
             vault.lock_shared(masking)
             erasure = pool.submit(_erase, pipeline)
-            _until(lambda: _waiting(pipeline, "advisory") == 1)
+            pipeline.await_lock("advisory")
             pipeline.land(_messages(ANNA, BERT))
         assert erasure.result().landed_messages == 2
     assert _landed_users(pipeline) == [BERT, BERT]
@@ -118,10 +100,10 @@ def test_a_value_that_comes_again_while_an_erasure_decides_about_it_can_be_recov
             # What an erasure reads first of all once it has the vault to itself, and masking reads only in a rotation.
             holder.execute(text("LOCK TABLE loginetl.token_map IN ACCESS EXCLUSIVE MODE"))
             erasure = pool.submit(_erase, pipeline)
-            _until(lambda: _waiting(pipeline, "relation") == 1)
+            pipeline.await_lock("relation")
             pipeline.land(_messages(BERT))
             masking: Future[None] = pool.submit(mask)
-            _until(lambda: masking.done() or _waiting(pipeline, "advisory") == 1)
+            pipeline.await_lock("advisory", unless=masking.done)
         assert erasure.result().vault_entries > 0
         masking.result()
     pipeline.run()

@@ -1,7 +1,5 @@
 """Erasure of what runs left in the landing that died before the ledger named it, and of what is about to be named."""
 
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -72,30 +70,15 @@ def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> 
 
 
 def test_a_batch_that_a_drain_is_about_to_register_is_waited_for_and_cleaned(pipeline: Pipeline) -> None:
-    def waiting(kind: str) -> bool:
-        return bool(
-            pipeline.query(
-                "SELECT FROM pg_locks WHERE NOT granted AND locktype = :kind"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                kind=kind,
-            )
-        )
-
-    def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20  # whoever waits for a lock does so for 30 s
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
     pipeline.send(BODIES)
     with ThreadPoolExecutor(2) as pool:
         with pipeline.services.database().transaction() as holder:
             holder.execute(text("LOCK TABLE loginetl.batches IN SHARE ROW EXCLUSIVE MODE"))  # nobody registers
             drain = pool.submit(pipeline.drain, visibility_seconds=30)
-            until(lambda: waiting("relation"))
+            pipeline.await_lock("relation")
             assert len(_objects(pipeline, BATCHES)) == 1
             erasure = pool.submit(_erase, pipeline)
-            until(lambda: erasure.done() or waiting("advisory"))
+            pipeline.await_lock("advisory", unless=erasure.done)
         assert drain.result().undeleted == 0
         assert erasure.result().landed_messages == 1
     assert _objects(pipeline, BATCHES) == _named(pipeline)

@@ -16,7 +16,7 @@ from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.rotate import reencrypt_data_keys, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets_tests.integration.test_rotation import run_cli
+from loginetl_assets_tests.support.command import run_cli
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 WHY = "ticket 4711"

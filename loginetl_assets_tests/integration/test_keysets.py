@@ -29,9 +29,9 @@ from loginetl_assets.logins.encryption import decrypt, encrypt
 from loginetl_assets.privacy.recover import recover, tokens_of_user
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Environment, KeysetRole, Settings
+from loginetl_assets_tests.support.command import run_loginetl
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 
-LOGINETL = Path(sys.executable).parent / "loginetl"
 REGION = "us-east-1"
 FILES = ["landing.json", "masking.json", OFFICER_FILE, "rejects.json", "vault.json"]
 
@@ -39,17 +39,8 @@ FILES = ["landing.json", "masking.json", OFFICER_FILE, "rejects.json", "vault.js
 def _cli(
     directory: Path, *arguments: str, exit_code: int = 0, environment: Mapping[str, str] = {}
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [LOGINETL, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=directory,
-        env={**os.environ, "COLUMNS": "200", "LOGINETL_HOME": str(directory / "home"), **environment},
-        check=False,
-    )
-    assert done.returncode == exit_code, done.stderr
-    return done
+    environment = {"LOGINETL_HOME": str(directory / "home"), **environment}
+    return run_loginetl(*arguments, cwd=directory, environment=environment, exit_code=exit_code)
 
 
 @pytest.fixture

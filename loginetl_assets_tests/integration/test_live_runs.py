@@ -1,13 +1,11 @@
 """Which runs have a living worker, and what becomes of those that have none."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 import pytest
-from dagster import build_sensor_context
 from sqlalchemy import text
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
@@ -22,20 +20,9 @@ from loginetl_assets.storage.live_runs import Heartbeat
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 from loginetl_assets_tests.support.postgres_proxy import PostgresProxy, call_after, nothing, refuse, statement
 from loginetl_assets_tests.support.proxy import Rule
+from loginetl_assets_tests.support.waiting import eventually
 
 STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
-
-
-def _tick(pipeline: Pipeline) -> int:
-    """One tick of the queue-depth sensor; gives how many runs it asks for."""
-    resources = pipeline.definitions.resources or {}
-    with build_sensor_context(
-        instance=pipeline.instance,
-        repository_def=pipeline.definitions.get_repository_def(),
-        resources={name: resources[name] for name in ("queue", "database")},
-    ) as context:
-        answer = pipeline.definitions.resolve_sensor_def("queue_depth")(context)
-    return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
 
 
 def _create(pipeline: Pipeline, status: dg.DagsterRunStatus = STARTED, job: str = LOGIN_ETL) -> str:
@@ -72,10 +59,8 @@ def _under_way(pipeline: Pipeline) -> Iterator[str]:
     with pipeline.services.database().transaction() as connection:
         connection.execute(text("LOCK TABLE user_logins IN EXCLUSIVE MODE"))
         runs.start()
-        deadline = time.monotonic() + 60
-        while not pipeline.query("SELECT FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        blocked = "SELECT FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+        eventually("the load waits for the lock", lambda: pipeline.query(blocked), seconds=60)
         (run_id,) = _live(pipeline)
         yield run_id
     runs.join()
@@ -86,11 +71,9 @@ def test_a_run_gives_signs_of_life_until_its_end_though_a_statement_takes_its_ti
     pipeline.send([login()])
     with _under_way(pipeline) as run_id:
         _pass(pipeline, 600)
-        deadline = time.monotonic() + 60
-        while pipeline.query("SELECT FROM loginetl.live_runs WHERE beat_at < now() - interval '300 s'"):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert _tick(pipeline) == 0
+        silent = "SELECT FROM loginetl.live_runs WHERE beat_at < now() - interval '300 s'"
+        eventually("the run beats", lambda: not pipeline.query(silent), seconds=60)
+        assert pipeline.requested_runs() == 0
         assert _status(pipeline, run_id) is STARTED
     assert _live(pipeline) == set()
 
@@ -104,11 +87,11 @@ def test_a_run_without_a_living_worker_is_failed_and_the_queue_drained_again(
     if had_begun:
         with pipeline.services.database().transaction() as connection:
             live_runs.beat(connection, drain)
-    assert _tick(pipeline) == 0, "a drain is in flight"
+    assert pipeline.requested_runs() == 0, "a drain is in flight"
     for seconds in (45, 30):  # with a sensor's interval of 30 s this is less than two minutes
         assert (_status(pipeline, drain), _status(pipeline, retention)) == (STARTED, STARTED)
         _pass(pipeline, seconds)
-        asked_for = _tick(pipeline)
+        asked_for = pipeline.requested_runs()
     assert (_status(pipeline, drain), _status(pipeline, retention)) == (FAILURE, FAILURE)
     assert asked_for == 1, "at once: one failure is no reason to hold back"
     (failure,) = pipeline.instance.all_logs(drain, of_type=dg.DagsterEventType.RUN_FAILURE)
@@ -118,13 +101,13 @@ def test_a_run_without_a_living_worker_is_failed_and_the_queue_drained_again(
 
 def test_a_run_that_beats_again_once_its_server_is_back_is_left_alone(pipeline: Pipeline) -> None:
     run_id = _create(pipeline)
-    _tick(pipeline)
+    pipeline.requested_runs()
     _pass(pipeline, 600)  # Postgres was away, so nobody could beat
-    _tick(pipeline)
+    pipeline.requested_runs()
     with pipeline.services.database().transaction() as connection:
         live_runs.beat(connection, run_id)
     _pass(pipeline, 30)
-    _tick(pipeline)
+    pipeline.requested_runs()
     assert _status(pipeline, run_id) is STARTED
 
 
@@ -132,7 +115,7 @@ def test_a_run_that_beats_again_once_its_server_is_back_is_left_alone(pipeline: 
 def test_a_run_that_has_no_worker_yet_is_none_without(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
     run_id = _create(pipeline, status)
     for _ in range(3):
-        _tick(pipeline)
+        pipeline.requested_runs()
         _pass(pipeline, 600)
     assert _status(pipeline, run_id) is status
 
@@ -150,7 +133,7 @@ def test_runs_of_others_and_of_jobs_that_others_added_are_not_ours_to_report(pip
     with pipeline.services.database().transaction() as connection:
         live_runs.beat(connection, "of an instance that is gone")
     for _ in range(3):
-        _tick(pipeline)
+        pipeline.requested_runs()
         _pass(pipeline, 60)
     assert [_status(pipeline, run_id) for run_id in run_ids] == [STARTED, STARTED]
     assert _live(pipeline) == {"of an instance that is gone"}
@@ -167,10 +150,7 @@ def test_beats_go_on_once_a_server_is_back(settings: Settings, monkeypatch: pyte
         heartbeat.start()
         away = proxy.add(Rule(statement("INSERT INTO loginetl.live_runs"), refuse("57P01"), times=3))
         beats = proxy.add(Rule(statement("INSERT INTO loginetl.live_runs"), call_after(nothing)))
-        deadline = time.monotonic() + 60
-        while not beats.acted:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        eventually("a beat arrives", lambda: beats.acted, seconds=60)
         assert away.acted == 3
         heartbeat.stop()
     with LoginDatabase(settings.database_url).transaction() as connection:

@@ -6,8 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from loginetl_assets.local.dagster_home import prepare_dagster_home
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.support.pipeline import Pipeline, login, metadata
+from loginetl_assets_tests.support.waiting import eventually
 
 OFFICER = "officer-4c1f.json"
 LOGINETL = str(Path(sys.executable).with_name("loginetl"))
@@ -68,13 +67,6 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ran(hostile: Path) -> list[str]:
     return sorted(path.name for path in hostile.glob("ran-*"))
-
-
-def wait_until(done: Callable[[], object], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.2)
 
 
 def test_drain_processes_import_nothing_from_where_the_run_was_started(
@@ -136,8 +128,10 @@ def test_the_web_pages_processes_have_no_officers_keyset_and_import_nothing_from
         subprocess.Popen([LOGINETL, "ui", "--port", str(port)], env=environment, stdout=output, stderr=output) as page,
     ):
         try:
-            wait_until(lambda: _answers(port) or page.poll() is not None, seconds=120)
-            wait_until(lambda: witness.processes("loginetl_assets.definitions"), seconds=60)
+            eventually("the page answers", lambda: _answers(port) or page.poll() is not None, seconds=120)
+            eventually(
+                "the definitions are loaded", lambda: witness.processes("loginetl_assets.definitions"), seconds=60
+            )
         finally:
             page.send_signal(signal.SIGINT)
             page.wait(60)

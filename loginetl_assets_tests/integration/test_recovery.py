@@ -3,9 +3,6 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,29 +20,12 @@ from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.privacy.recover import Outcome, Recovered, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
-from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import vault
+from loginetl_assets_tests.support.command import run_cli
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 
-LOGINETL = Path(sys.executable).parent / "loginetl"
 WHY = "ticket 4711"
-
-
-def _cli(
-    settings: Settings, *arguments: str, exit_code: int = 0, stdin: str | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [LOGINETL, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=settings.home.parent,
-        env={**os.environ, **settings.as_environment(), "COLUMNS": "200", **environment},
-        check=False,
-    )
-    assert done.returncode == exit_code, done.stderr
-    return done
 
 
 def _log(pipeline: Pipeline) -> list[Any]:
@@ -78,12 +58,12 @@ def test_tokens_are_recovered_in_the_order_they_are_asked_for_and_each_once(pipe
 
 def test_the_command_shows_values_as_table_json_and_csv_and_logs_each_time(pipeline: Pipeline) -> None:
     ip, device = _loaded(pipeline)
-    table = _cli(pipeline.settings, "recover", ip, device, "--reason", WHY)
+    table = run_cli(pipeline.settings, "recover", ip, device, "--reason", WHY)
     assert "198.51.100.7" in table.stdout
     assert "593-47-5928" in table.stdout
-    as_json = _cli(pipeline.settings, "recover", ip, "--reason", WHY, "--format", "json")
+    as_json = run_cli(pipeline.settings, "recover", ip, "--reason", WHY, "--format", "json")
     assert json.loads(as_json.stdout) == [{"token": ip, "outcome": "recovered", "field": "ip", "value": "198.51.100.7"}]
-    as_csv = _cli(pipeline.settings, "recover", device, "--reason", WHY, "--format", "csv")
+    as_csv = run_cli(pipeline.settings, "recover", device, "--reason", WHY, "--format", "csv")
     assert list(csv.DictReader(io.StringIO(as_csv.stdout))) == [
         {"token": device, "outcome": "recovered", "field": "device_id", "value": "593-47-5928"}
     ]
@@ -98,20 +78,20 @@ def test_the_command_shows_values_as_table_json_and_csv_and_logs_each_time(pipel
 
 def test_the_command_recovers_by_user_and_by_file(pipeline: Pipeline, tmp_path: Path) -> None:
     ip, device = _loaded(pipeline)
-    by_user = _cli(pipeline.settings, "recover", "--user-id", "u-2", "--reason", WHY, "--format", "json")
+    by_user = run_cli(pipeline.settings, "recover", "--user-id", "u-2", "--reason", WHY, "--format", "json")
     assert {one["value"] for one in json.loads(by_user.stdout)} == {"2001:db8::2", "device-2"}
     (tmp_path / "tokens").write_text(f"{ip}\n\n  {device}  \n")
-    by_file = _cli(
+    by_file = run_cli(
         pipeline.settings, "recover", "--file", str(tmp_path / "tokens"), "--reason", WHY, "--format", "json"
     )
     assert [one["value"] for one in json.loads(by_file.stdout)] == ["198.51.100.7", "593-47-5928"]
     assert (
         "no row of that user"
-        in _cli(pipeline.settings, "recover", "--user-id", "nobody", "--reason", WHY, exit_code=1).stderr
+        in run_cli(pipeline.settings, "recover", "--user-id", "nobody", "--reason", WHY, exit_code=1).stderr
     )
     assert (
         "cannot read"
-        in _cli(pipeline.settings, "recover", "--file", str(tmp_path / "none"), "--reason", WHY, exit_code=2).stderr
+        in run_cli(pipeline.settings, "recover", "--file", str(tmp_path / "none"), "--reason", WHY, exit_code=2).stderr
     )
     assert len(_log(pipeline)) == 2
 
@@ -119,10 +99,10 @@ def test_the_command_recovers_by_user_and_by_file(pipeline: Pipeline, tmp_path: 
 def test_without_a_reason_nothing_is_shown_and_nothing_logged(pipeline: Pipeline) -> None:
     ip, _ = _loaded(pipeline)
     for reason in ([], ["--reason", "  "]):
-        done = _cli(pipeline.settings, "recover", ip, *reason, exit_code=2)
+        done = run_cli(pipeline.settings, "recover", ip, *reason, exit_code=2)
         assert "--reason" in done.stderr
         assert done.stdout == ""
-    done = _cli(pipeline.settings, "recover", "--reason", WHY, exit_code=2)
+    done = run_cli(pipeline.settings, "recover", "--reason", WHY, exit_code=2)
     assert "no token" in done.stderr
     assert _log(pipeline) == []
 
@@ -130,9 +110,9 @@ def test_without_a_reason_nothing_is_shown_and_nothing_logged(pipeline: Pipeline
 def test_a_log_that_cannot_be_written_means_that_nothing_is_shown(pipeline: Pipeline) -> None:
     ip, _ = _loaded(pipeline)
     pipeline.execute("ALTER TABLE loginetl.pii_access_log ADD CONSTRAINT full_up CHECK (false) NOT VALID")
-    done = _cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1)
+    done = run_cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1)
     assert "198.51.100.7" not in done.stdout + done.stderr
-    done = _cli(pipeline.settings, "token", "198.51.100.7", "--field", "ip", "--reason", WHY, exit_code=1)
+    done = run_cli(pipeline.settings, "token", "198.51.100.7", "--field", "ip", "--reason", WHY, exit_code=1)
     assert ip not in done.stdout + done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert _log(pipeline) == []
@@ -203,11 +183,12 @@ def test_another_officers_keyset_recovers_nothing_and_says_so(pipeline: Pipeline
 def test_without_the_officers_keyset_the_error_comes_before_any_log_row(pipeline: Pipeline) -> None:
     ip, _ = _loaded(pipeline)
     (pipeline.settings.home / "keys" / OFFICER_FILE).unlink()
-    done = _cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1)
+    done = run_cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1)
     assert "LOGINETL_KEYSET_OFFICER" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     landing_key = str(pipeline.settings.home / "keys" / "landing.json")
-    done = _cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1, LOGINETL_KEYSET_OFFICER=landing_key)
+    officer = {"LOGINETL_KEYSET_OFFICER": landing_key}
+    done = run_cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1, environment=officer)
     assert "wrong kind" in done.stderr
     assert _log(pipeline) == []
 
@@ -216,9 +197,9 @@ def test_the_token_of_a_value_is_the_one_in_the_table_for_any_spelling(pipeline:
     _loaded(pipeline)
     ip, device = _tokens(pipeline, "u-2")
     for spelling in ("2001:db8::2", "2001:DB8:0:0:0::0002"):
-        done = _cli(pipeline.settings, "token", spelling, "--field", "ip", "--reason", WHY)
+        done = run_cli(pipeline.settings, "token", spelling, "--field", "ip", "--reason", WHY)
         assert done.stdout.split() == [ip]
-    done = _cli(pipeline.settings, "token", "-", "--field", "device_id", "--reason", WHY, stdin=" device-2 \n")
+    done = run_cli(pipeline.settings, "token", "-", "--field", "device_id", "--reason", WHY, stdin=" device-2 \n")
     assert done.stdout.split() == [device]
     log = _log(pipeline)
     assert [(row.action, row.reason, row.tokens) for row in log] == [
@@ -322,7 +303,7 @@ def test_ten_thousand_tokens_and_one_are_recovered_at_once(pipeline: Pipeline) -
 def test_a_device_id_that_looks_like_markup_or_steers_a_terminal_is_shown_as_it_is(pipeline: Pipeline) -> None:
     pipeline.send([login(device_id="[red]x[/red] [/nothing] \x1b[2J")])
     pipeline.run()
-    done = _cli(pipeline.settings, "recover", "--user-id", "u-1", "--reason", WHY)
+    done = run_cli(pipeline.settings, "recover", "--user-id", "u-1", "--reason", WHY)
     assert "[red]x[/red] [/nothing] \\x1b[2J" in done.stdout
     assert "\x1b[2J" not in done.stdout
 

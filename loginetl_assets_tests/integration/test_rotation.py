@@ -5,10 +5,9 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +29,10 @@ from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import copy_rows
+from loginetl_assets_tests.support.command import LOGINETL, run_cli
 from loginetl_assets_tests.support.pipeline import Pipeline, login
+from loginetl_assets_tests.support.waiting import eventually
 
-LOGINETL = Path(sys.executable).parent / "loginetl"
 WHY = "yearly rotation"
 
 
@@ -42,23 +42,6 @@ class _Interrupted(Exception):  # noqa: N818 - says what happened
 
 def _environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **settings.as_environment(), "COLUMNS": "200"}
-
-
-def run_cli(
-    settings: Settings, *arguments: str, exit_code: int = 0, environment: Mapping[str, str] = {}
-) -> subprocess.CompletedProcess[str]:
-    """The command with the settings' variables, and further ones."""
-    done = subprocess.run(
-        [LOGINETL, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=settings.home.parent,
-        env={**_environment(settings), **environment},
-        check=False,
-    )
-    assert done.returncode == exit_code, done.stderr
-    return done
 
 
 def _restarted(pipeline: Pipeline) -> Pipeline:
@@ -308,10 +291,10 @@ def _generate(pipeline: Pipeline, values: int, rows: int) -> None:
         )
 
 
-def _until(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 60
-    while not condition() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+def _kill(process: "subprocess.Popen[bytes]", begun: Callable[[], bool]) -> None:
+    """Kills a process in the middle of its work."""
+    eventually("the work has begun", lambda: begun() or process.poll() is not None, seconds=60, every=0.01)
+    os.kill(process.pid, signal.SIGKILL)
 
 
 def test_a_retokenize_that_is_killed_is_finished_by_another(pipeline: Pipeline) -> None:
@@ -341,8 +324,7 @@ def test_a_retokenize_that_is_killed_is_finished_by_another(pipeline: Pipeline) 
 
     for begun in (lambda: mapped() > 0, lambda: mapped() >= 20_000, lambda: moved() > 0):
         process = start()
-        _until(begun, process)
-        os.kill(process.pid, signal.SIGKILL)
+        _kill(process, begun)
         assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
         assert _distinct(rotated) == before
     assert 0 < moved() < 45_000

@@ -1,6 +1,5 @@
 """The vault keeps no value that nothing has the token of: what came to nothing is gone with the next retention."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -158,30 +157,15 @@ def test_a_value_that_comes_again_while_it_is_removed_can_be_recovered(pipeline:
         with Pipeline.on(pipeline.settings, tmp_path / "masking") as other:
             other.materialize("masked_logins")
 
-    def waiting(kind: str) -> bool:
-        return bool(
-            pipeline.query(
-                "SELECT FROM pg_locks WHERE NOT granted AND locktype = :kind"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                kind=kind,
-            )
-        )
-
-    def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20  # whoever waits for a lock does so for 30 s
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
     with ThreadPoolExecutor(2) as pool:
         with pipeline.services.database().transaction() as holder:
             # What a sweep reads first of all once it has the vault to itself, and masking reads only in a rotation.
             holder.execute(text("LOCK TABLE loginetl.token_map IN ACCESS EXCLUSIVE MODE"))
             sweep = pool.submit(sweep_vault, pipeline.services.database(), pipeline.services.landing())
-            until(lambda: waiting("relation"))
+            pipeline.await_lock("relation")
             _land(pipeline, login(user_id="u-3", device_id=GONE))
             masking = pool.submit(mask)
-            until(lambda: masking.done() or waiting("advisory"))
+            pipeline.await_lock("advisory", unless=masking.done)
         assert sweep.result().unneeded_vault_entries == 1
         masking.result()
     pipeline.run(job="process_landed")

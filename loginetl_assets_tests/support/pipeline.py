@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import boto3
 import dagster as dg
@@ -21,6 +22,8 @@ from loginetl_assets.steps.batch_objects import BatchLanding, land
 from loginetl_assets.steps.drain.engine import Drain, DrainTotals
 from loginetl_assets.steps.drain.policy import DrainLimits
 from loginetl_assets.storage import batches as ledger
+from loginetl_assets_tests.support.corpus import FLAT
+from loginetl_assets_tests.support.waiting import LOCK_SECONDS, eventually
 
 SAMPLE = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text().splitlines()
 
@@ -38,18 +41,21 @@ def sqs_client(endpoint: str) -> Any:
     )
 
 
+def s3_client(endpoint: str) -> Any:
+    """A bare boto3 client of the emulator's S3."""
+    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+
+
+def new_bucket(endpoint: str, prefix: str = "landing") -> str:
+    """Makes a bucket on the emulator; returns its name."""
+    name = f"{prefix}-{uuid4().hex[:12]}"
+    s3_client(endpoint).create_bucket(Bucket=name)
+    return name
+
+
 def login(**changes: object) -> str:
     """A good message body, with changes; a field set to `...` is left out."""
-    fields = {
-        "user_id": "u-1",
-        "app_version": "2.3.0",
-        "device_type": "ios",
-        "ip": "198.51.100.7",
-        "locale": "RU",
-        "device_id": "593-47-5928",
-        **changes,
-    }
-    return json.dumps({name: value for name, value in fields.items() if value is not ...})
+    return json.dumps({name: value for name, value in (FLAT | changes).items() if value is not ...})
 
 
 def marked_logins(count: int) -> dict[str, str]:
@@ -149,6 +155,31 @@ class Pipeline:
         """Runs a statement."""
         with self.services.database().transaction() as connection:
             connection.execute(text(statement), values)
+
+    def await_lock(self, kind: str, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Waits until a session of this database waits for a lock of a kind (`relation`, `advisory`), or `unless`."""
+        waiting = (
+            "SELECT FROM pg_locks WHERE NOT granted AND locktype = :kind"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        eventually("a session waits", lambda: unless() or self.query(waiting, kind=kind), seconds=LOCK_SECONDS)
+
+    def tick(self) -> dg.SensorResult | dg.SkipReason:
+        """Evaluates the queue-depth sensor once."""
+        resources = self.definitions.resources or {}
+        with dg.build_sensor_context(
+            instance=self.instance,
+            repository_def=self.definitions.get_repository_def(),
+            resources={name: resources[name] for name in ("queue", "database")},
+        ) as context:
+            answer = self.definitions.resolve_sensor_def("queue_depth")(context)
+        assert isinstance(answer, (dg.SensorResult, dg.SkipReason))
+        return answer
+
+    def requested_runs(self) -> int:
+        """Evaluates the queue-depth sensor once; returns the number of runs that it requests."""
+        answer = self.tick()
+        return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
 
     def totals(self) -> ledger.Totals:
         """The ledger in numbers."""
