@@ -1,5 +1,5 @@
 -- Run once by the image's entry point, as the superuser, when the volume is empty.
--- Two databases with one owner each: the webserver's login for Dagster's history cannot read the table of logins.
+-- Two databases with one owner each: the webserver's login for Dagster's history cannot read the login table.
 \set ON_ERROR_STOP on
 \getenv loginetl_password LOGINETL_PASSWORD
 \getenv dagster_password DAGSTER_PASSWORD
