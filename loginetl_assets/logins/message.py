@@ -226,7 +226,7 @@ def _pick_fields(document: dict[str, Any], fields: tuple[str, ...], reject_unkno
     if any(isinstance(value, dict) for value in document.values()):
         document, unknown = _flatten(document, fields)
     else:
-        unknown = sum(name not in fields for name in document)
+        unknown = len(document.keys() - fields)
     values = []
     for field in fields:
         value = document.get(field)
@@ -274,8 +274,9 @@ def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def is_storable(text: str) -> bool:
     """Returns whether Postgres can store the text: no NUL, no lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
     return "\0" not in text
