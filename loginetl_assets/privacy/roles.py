@@ -10,12 +10,11 @@ from sqlalchemy import text
 
 from loginetl_assets.storage.adoption import login_schema, login_table
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.views import VIEWS
 
 LOADER, ANALYST, PRIVACY = "loginetl_loader", "loginetl_analyst", "loginetl_privacy"
 
-_VIEWS = (
-    "loginetl.logins, loginetl.shared_devices, loginetl.shared_ips, loginetl.repeated_logins, loginetl.daily_activity"
-)
+_VIEWS = ", ".join(f"loginetl.{view}" for view in VIEWS)
 
 _GRANTS = f"""
 GRANT USAGE ON SCHEMA loginetl, {{schema}} TO {LOADER}, {ANALYST}, {PRIVACY};

@@ -8,60 +8,24 @@ follows a table that is renamed or moved, and a dump writes it as a name.
 Only what `Adoption.make` says is made; whether it can be is looked at before anything is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
+from loginetl_assets.logins.contract import ADOPTED_COLUMNS, COLUMN_NAMES, COLUMNS, TOKEN_COLUMNS
+from loginetl_assets.storage.views import create_views, missing_views
 from loginetl_assets.table_name import DEFAULT_TABLE, OUR_SCHEMA, TableName
 
 _NEW_TABLE = ", ".join(f"{column.name} {column.sql_type}" for column in COLUMNS)
 
+_LATER_COLUMNS = frozenset(COLUMN_NAMES).difference(ADOPTED_COLUMNS)
+
 # What checks and erasure look up costs what it finds, not what the table holds.
 _INDEXES = {
     "user_logins_by_user": ("user_id",),
-    "user_logins_by_ip": ("masked_ip", "user_id"),
-    "user_logins_by_device": ("masked_device_id", "user_id"),
-}
-
-_VIEWS = {
-    "logins": (
-        "SELECT u.user_id, u.device_type, coalesce(ip.new_token, u.masked_ip) AS masked_ip,"
-        " coalesce(device.new_token, u.masked_device_id) AS masked_device_id, u.locale, u.app_version,"
-        " loginetl.version_text(u.app_version) AS app_version_text, u.create_date"
-        " FROM {table} u"
-        " LEFT JOIN loginetl.token_map ip ON ip.old_token = u.masked_ip"
-        " LEFT JOIN loginetl.token_map device ON device.old_token = u.masked_device_id",
-        "The table of logins with readable versions and, while keys rotate, with every value under one token.",
-    ),
-    "shared_devices": (
-        "SELECT masked_device_id, count(DISTINCT user_id) AS users, count(*) AS logins,"
-        " min(create_date) AS first_seen, max(create_date) AS last_seen"
-        " FROM loginetl.logins GROUP BY masked_device_id HAVING count(DISTINCT user_id) > 1",
-        "Devices that more than one user has logged in from.",
-    ),
-    "shared_ips": (
-        "SELECT masked_ip, count(DISTINCT user_id) AS users, count(*) AS logins,"
-        " min(create_date) AS first_seen, max(create_date) AS last_seen"
-        " FROM loginetl.logins GROUP BY masked_ip HAVING count(DISTINCT user_id) > 1",
-        "IP addresses that more than one user has logged in from.",
-    ),
-    "repeated_logins": (
-        "SELECT user_id, device_type, masked_ip, masked_device_id, locale, app_version_text, create_date,"
-        " count(*) AS times"
-        " FROM loginetl.logins"
-        " GROUP BY user_id, device_type, masked_ip, masked_device_id, locale, app_version_text, create_date"
-        " HAVING count(*) > 1",
-        "Logins that were sent more than once on one day, as exact duplicates.",
-    ),
-    "daily_activity": (
-        "SELECT create_date, count(*) AS logins, count(DISTINCT user_id) AS users,"
-        " count(DISTINCT masked_device_id) AS devices, count(DISTINCT masked_ip) AS ips"
-        " FROM loginetl.logins GROUP BY create_date",
-        "Logins, users, devices and addresses a day.",
-    ),
+    **{f"user_logins_by_{field.removesuffix('_id')}": (column, "user_id") for field, column in TOKEN_COLUMNS.items()},
 }
 
 _FOUND = (
@@ -161,7 +125,7 @@ class Adoption:
         if found is None:
             _refuse_schema(connection, name)
             return cls(name, tuple(_INDEXES))
-        _refuse_shape(connection, found)
+        _refuse_shape(connection, found, to_be_added=_LATER_COLUMNS if found.is_owner else frozenset())
         missing = _missing_indexes(connection, found)
         if missing:
             _refuse_indexing(connection, found, missing)
@@ -176,14 +140,10 @@ class Adoption:
             connection: in autocommit, since an index is built beside whoever uses the table.
         """
         found = _named(connection, self.wanted) or _new_table(connection, self.wanted)
+        add_columns(connection, found.sql)
         for index in self.missing:
             _build_index(connection, found, index)
-        for view, (query, comment) in _VIEWS.items():
-            if connection.execute(text("SELECT to_regclass(:view)"), {"view": f"loginetl.{view}"}).scalar() is None:
-                # By the rights of who asks, else the policies of a table with row-level security would not hold.
-                view_of = f"CREATE VIEW loginetl.{view} WITH (security_invoker = true)"
-                connection.execute(text(f"{view_of} AS {query.format(table=found.sql)}"))
-                connection.execute(text(f"COMMENT ON VIEW loginetl.{view} IS '{comment}'"))
+        create_views(connection, found.sql, missing_views(connection))
         connection.execute(
             text("UPDATE loginetl.installation SET login_table = CAST(:name AS regclass)"), {"name": found.sql}
         )
@@ -212,9 +172,22 @@ def _new_table(connection: Connection, name: TableName) -> Relation:
     return Relation(**row._mapping)
 
 
+def recorded_table(connection: Connection) -> Relation | None:
+    """Returns the recorded table, None where none is recorded or it is gone."""
+    return _one(connection, "c.oid = (SELECT login_table FROM loginetl.installation)")
+
+
+def add_columns(connection: Connection, table: str) -> None:
+    """Adds the contract's columns that a table lacks, null in its rows; its partitions and heirs get them with it."""
+    names = text("SELECT attname FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND NOT attisdropped")
+    there = set(connection.execute(names, {"table": table}).scalars())
+    for column in COLUMNS:
+        if column.name not in there:
+            connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {column.sql_type}"))
+
+
 def _recorded(connection: Connection) -> Relation:
-    found = _one(connection, "c.oid = (SELECT login_table FROM loginetl.installation)")
-    if found is None:
+    if (found := recorded_table(connection)) is None:
         raise OperatorError("no table of logins is recorded in schema loginetl: run `loginetl migrate`")
     return found
 
@@ -313,13 +286,13 @@ def _refuse_schema(connection: Connection, name: TableName) -> None:
         )
 
 
-def _refuse_shape(connection: Connection, table: Relation) -> None:
+def _refuse_shape(connection: Connection, table: Relation, *, to_be_added: Collection[str] = ()) -> None:
     """Refuses a table whose rows could be lost or changed without a word, or that has no room for ours."""
     if table.kind in _KINDS:
         raise OperatorError(
             f"{table.sql} is {_KINDS[table.kind]}: rename it, or set LOGINETL_TABLE to a table that can be loaded"
         )
-    problems = [*_column_problems(connection, table), *_storage_problems(connection, table)]
+    problems = [*_column_problems(connection, table, to_be_added), *_storage_problems(connection, table)]
     rules = connection.execute(
         text(
             "SELECT rulename FROM pg_rewrite WHERE ev_class = :oid AND ev_type IN ('2', '3', '4')"
@@ -335,7 +308,7 @@ def _refuse_shape(connection: Connection, table: Relation) -> None:
         )
 
 
-def _column_problems(connection: Connection, table: Relation) -> list[str]:
+def _column_problems(connection: Connection, table: Relation, to_be_added: Collection[str]) -> list[str]:
     columns = {
         row.name: row
         for row in connection.execute(
@@ -351,7 +324,8 @@ def _column_problems(connection: Connection, table: Relation) -> list[str]:
     problems = []
     for wanted in COLUMNS:
         if (column := columns.pop(wanted.name, None)) is None:
-            problems.append(f"it has no column {wanted.name} ({wanted.base_type})")
+            if wanted.name not in to_be_added:
+                problems.append(f"it has no column {wanted.name} ({wanted.base_type})")
         elif column.type != wanted.base_type:
             problems.append(f"its column {wanted.name} is {column.type} and not {wanted.base_type}")
         elif column.is_generated:

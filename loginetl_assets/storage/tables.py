@@ -5,7 +5,9 @@ it and `make check` holds the two together. Functions, triggers and views are SQ
 compare them, nor CHECK constraints, for which a test does.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 
 from sqlalchemy import (
     BigInteger,
@@ -26,7 +28,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INET, JSONB, REGCLASS, TIMESTAMP, UUID
 
-REVISION = "v0001"  # the migration after which the database has these tables
+from loginetl_assets.logins.contract import MASKED_FIELDS
+
+# The newest migration, after which the database has these tables.
+REVISION = max(file.name.split("_")[0] for file in (Path(__file__).parent / "migrations" / "versions").glob("v*.py"))
 
 
 class BatchState(StrEnum):
@@ -48,7 +53,7 @@ class Outcome(StrEnum):
     DUPLICATE = "duplicate"
 
 
-def _one_of(column: str, values: type[StrEnum]) -> str:
+def _one_of(column: str, values: Iterable[str]) -> str:
     listed = ", ".join(f"'{value}'" for value in values)
     return f"{column} IN ({listed})"
 
@@ -198,7 +203,7 @@ pii_vault = Table(
     Column("encrypted_value", LargeBinary, nullable=False),
     Column("data_key_id", BigInteger, ForeignKey(vault_data_keys.c.data_key_id), nullable=False),
     Column("first_seen_at", _TIME, nullable=False, server_default=func.now()),
-    CheckConstraint("field IN ('ip', 'device_id')", name="pii_vault_field_check"),
+    CheckConstraint(_one_of("field", MASKED_FIELDS), name="pii_vault_field_check"),
     comment="Token to encrypted value; only the privacy officer's key decrypts it.",
 )
 Index("vault_by_data_key", pii_vault.c.data_key_id)

@@ -1,0 +1,58 @@
+"""What a migration calls for a new field of the contract: docs/extending.md."""
+
+from sqlalchemy import Connection, text
+
+from loginetl_assets.logins.contract import MASKED_FIELDS, TOKEN_COLUMNS
+from loginetl_assets.storage.adoption import add_columns, recorded_table
+from loginetl_assets.storage.views import create_views
+
+
+def add_login_columns(connection: Connection) -> None:
+    """Gives the recorded table the columns of the contract that it lacks, and renews what is derived from these.
+
+    In a new database no table is recorded yet: it is created, or adopted, with all columns after the migrations.
+
+    Args:
+        connection: of the owner of the table, in the migration's transaction.
+    """
+    if (table := recorded_table(connection)) is not None:
+        add_columns(connection, table.sql)
+        create_views(connection, table.sql)
+    fields = ", ".join(f"'{field}'" for field in MASKED_FIELDS)
+    connection.execute(
+        text(
+            "ALTER TABLE loginetl.pii_vault DROP CONSTRAINT pii_vault_field_check,"
+            f" ADD CONSTRAINT pii_vault_field_check CHECK (field IN ({fields}))"
+        )
+    )
+    connection.execute(text(remove_values_without_rows(*TOKEN_COLUMNS.values())))
+
+
+def remove_values_without_rows(*token_columns: str) -> str:
+    """Returns the statement that defines the function of this name, for a login table with these columns of tokens.
+
+    The pipeline may remove from the vault what no row has, and nothing else: hence with the owner's rights, and the
+    condition in the function itself. The table is looked up when it runs, since it is recorded later.
+    """
+    without_rows = "".join(
+        f"\n    ' AND NOT EXISTS (SELECT FROM %1$s WHERE {column} = v.token)'" for column in token_columns
+    )
+    return f"""
+CREATE OR REPLACE FUNCTION loginetl.remove_values_without_rows(tokens text[]) RETURNS bigint
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $body$
+DECLARE
+  login_table text;
+  removed bigint;
+  data_keys bigint[];
+BEGIN
+  SELECT i.login_table INTO STRICT login_table FROM loginetl.installation i;
+  EXECUTE format(
+    'WITH gone AS (DELETE FROM loginetl.pii_vault v WHERE v.token = ANY ($1)'{without_rows}
+    ' RETURNING v.data_key_id)'
+    ' SELECT count(*), array_agg(DISTINCT data_key_id) FROM gone', login_table)
+    INTO removed, data_keys USING tokens;
+  DELETE FROM loginetl.vault_data_keys k WHERE k.data_key_id = ANY (data_keys)
+    AND NOT EXISTS (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id);
+  RETURN removed;
+END $body$
+"""
