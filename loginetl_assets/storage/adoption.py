@@ -31,7 +31,7 @@ _INDEXES = {
 _FOUND = (
     "SELECT c.oid, n.nspname AS schema, c.relname AS name, format('%I.%I', n.nspname, c.relname) AS sql,"
     " CAST(c.relkind AS text) AS kind, pg_get_userbyid(c.relowner) AS owner,"
-    " pg_has_role(c.relowner, 'USAGE') AS is_owner"
+    " pg_has_role(c.relowner, 'USAGE') AS is_owner, c.relispartition AS is_partition"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 )
 # Partitions of partitions and heirs of heirs, and the table itself.
@@ -61,6 +61,7 @@ class Relation:
     kind: str
     owner: str
     is_owner: bool  # whether this session's role may do what its owner may
+    is_partition: bool  # of another table, which alone can get a column
 
 
 def login_table(connection: Connection) -> str:
@@ -125,7 +126,8 @@ class Adoption:
         if found is None:
             _refuse_schema(connection, name)
             return cls(name, tuple(_INDEXES))
-        _refuse_shape(connection, found, to_be_added=_LATER_COLUMNS if found.is_owner else frozenset())
+        can_add = found.is_owner and not found.is_partition
+        _refuse_shape(connection, found, to_be_added=_LATER_COLUMNS if can_add else ())
         missing = _missing_indexes(connection, found)
         if missing:
             _refuse_indexing(connection, found, missing)

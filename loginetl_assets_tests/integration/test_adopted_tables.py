@@ -15,6 +15,7 @@ from loginetl_assets.privacy.rotate import RetokenCounts, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import export_csv
+from loginetl_assets.storage.migrations.login_columns import add_login_columns
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 from loginetl_assets_tests.support.server import COLUMNS, Server, erased, indexes, keys_rotated
 
@@ -98,6 +99,31 @@ def test_a_table_of_this_kind_is_loaded_moved_exported_and_erased_from(
     for table in ("public.user_logins", "loginetl.logins"):
         assert sorted(server.execute(f"SELECT user_id FROM {table}")) == left
     assert len(indexes(server)) >= 3
+
+
+@pytest.mark.parametrize("shape", WORKS.keys() - {"a partition of another table"})
+def test_a_migration_adds_what_a_table_of_this_kind_lacks_of_the_contract(shape: str, server: Server) -> None:
+    server.execute("SET search_path = public", *WORKS[shape])
+    server.migrate()
+    server.execute("INSERT INTO public.user_logins (user_id, create_date) VALUES ('old', '2020-01-01')")
+    server.execute("ALTER TABLE public.user_logins DROP COLUMN locale CASCADE")  # and the views that read it
+    with Services(server.settings()).database().transaction() as connection:
+        add_login_columns(connection)
+    for relation in ("public.user_logins", "loginetl.logins"):
+        assert server.execute(f"SELECT user_id, locale FROM {relation}") == [("old", None)]
+    Services(server.settings()).database()  # which looks at its columns
+
+
+def test_the_views_keep_their_grants_when_a_migration_renews_them(server: Server) -> None:
+    server.execute(TABLE)
+    server.migrate()
+    grant_roles(Services(server.settings()).database())
+    server.execute("CREATE VIEW public.theirs AS SELECT * FROM loginetl.logins")
+    with Services(server.settings()).database().transaction() as connection:
+        add_login_columns(connection)
+    allowed = f"SELECT has_table_privilege('{ANALYST}', 'loginetl.logins', 'SELECT')"
+    assert server.execute(allowed) == [(True,)]
+    assert server.execute("SELECT count(*) FROM public.theirs") == [(0,)]
 
 
 def test_a_row_that_no_partition_takes_is_rejected_by_itself(server: Server, tmp_path: Path) -> None:

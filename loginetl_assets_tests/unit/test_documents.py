@@ -18,6 +18,8 @@ NOT_OF_THE_REPOSITORY = {
     "deploy/.env",
     "installation.json",
     "keys/officer-private.json",
+    "loginetl_assets/storage/migrations/versions/v0002_country.py",
+    "loginetl_assets_tests/unit/test_country.py",
     "officer-private.json",
     "queue.py",
     "v0002_what_it_does.py",
