@@ -467,7 +467,7 @@ def test_the_sample_gives_99_rows_and_1_rejection(loaded: Loaded) -> None:
     assert datetime.fromisoformat(loaded.after["last_loaded_at"]).tzinfo is not None
 
 
-def test_a_run_shows_what_came_of_it(loaded: Loaded) -> None:
+def test_a_run_shows_its_results(loaded: Loaded) -> None:
     said = loaded.ran.stdout
 
     assert cell(said, "messages drained") == "100"
@@ -580,7 +580,7 @@ def test_rejected_list_can_be_narrowed(loaded: Loaded) -> None:
     assert len(json.loads(loaded.cli("rejected", "list", "--limit", "1", "--json").stdout)) == 1
 
 
-# Rejected messages, and batches that were set aside
+# Rejected messages, and quarantined batches
 
 
 @pytest.fixture
@@ -652,7 +652,7 @@ def test_a_choice_of_rejected_messages_that_cannot_be_is_named(
     assert not done.stdout
 
 
-def test_a_batch_set_aside_is_shown_with_its_reason_and_read_again_once_mended(cli: Cli, other_queue: str) -> None:
+def test_a_quarantined_batch_is_shown_with_its_reason_and_read_again_once_fixed(cli: Cli, other_queue: str) -> None:
     beside = cli.with_queue(other_queue)
     assert beside("reprocess").stderr == "no batch is set aside\n"
     beside("send", "-", stdin=login(user_id="set-aside"))
@@ -904,7 +904,7 @@ def test_psql_is_told_where_on_its_command_line_and_the_password_past_it(
     assert not [name for name in environ if name.startswith("LOGINETL_")]
 
 
-def test_psql_keeps_the_urls_options_and_no_password_where_there_is_none(recording_psql: Path, tmp_path: Path) -> None:
+def test_psql_keeps_the_urls_options_and_invents_no_password(recording_psql: Path, tmp_path: Path) -> None:
     url = "postgresql://etl@127.0.0.1/logins?options=-csearch_path%3Dsales&passfile=/etc/pass%20file&connect_timeout=5"
     environment = {"LOGINETL_ENV": "local", "PATH": f"{recording_psql}:{os.environ['PATH']}"}
     Cli(tmp_path / "home", {**environment, "LOGINETL_DATABASE_URL": url})("psql")

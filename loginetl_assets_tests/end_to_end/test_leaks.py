@@ -168,7 +168,7 @@ def test_no_canary_is_left_anywhere_but_on_the_queue(site: Site) -> None:
     site.run("loginetl", "status")
     site.run("loginetl", "run")
 
-    # Metadata as the web page gets it: everything of every run.
+    # Metadata as the Dagster UI gets it: everything of every run.
     metadata = site.run(
         "python",
         "-c",

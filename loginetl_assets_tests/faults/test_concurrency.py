@@ -49,7 +49,7 @@ def test_parallel_runs_struck_at_random_lose_nothing_and_load_nothing_twice(sett
     assert any(run.reprocess for run in outcome.runs)
 
 
-def test_runs_that_enter_the_same_values_at_once_wait_and_never_in_a_circle(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_runs_that_insert_the_same_values_at_once_wait_and_never_deadlock(pipeline: Pipeline, tmp_path: Path) -> None:
     # The value that all have comes last: before the others it would line the runs up.
     logins = [
         QueuedMessage(str(uuid4()), 1_700_000_000_000, login(ip=f"10.0.{number // 256}.{number % 256}").encode())
@@ -93,7 +93,7 @@ def _land_in_every_batch(pipeline: Pipeline, bodies: list[str]) -> None:
 
 
 def _all_at_once(pipeline: Pipeline, tmp_path: Path, asset: str, *, before: str) -> list[dg.ExecuteInProcessResult]:
-    """Materialises an asset in several runs, which are let on together where each is about to write to a table."""
+    """Materializes an asset in several runs, which continue together once each is about to write to a table."""
 
     def run(number: int) -> dg.ExecuteInProcessResult:
         with Pipeline.on(pipeline.settings, tmp_path / f"run-{number}") as other:

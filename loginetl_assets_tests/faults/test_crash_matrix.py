@@ -1,6 +1,6 @@
 """Promise 6: a process killed at any point of the way, or a call that fails there, and the next run finishes the work.
 
-The points are named along the way of the data. At each of them the process that runs the job is killed; at most of
+The points are named along the data flow. At each of them the process that runs the job is killed; at most of
 them calls fail in the ways they can fail there. Then a run without faults follows, and every message is accounted for.
 """
 

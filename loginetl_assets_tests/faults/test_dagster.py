@@ -453,7 +453,7 @@ def test_runs_queued_by_a_daemon_that_is_killed_are_launched_once_by_the_next(de
     assert deployment.tick("queue_depth").status is TickStatus.SKIPPED, "ticks go on"
 
 
-def test_a_run_goes_on_while_its_servers_are_killed_and_ticks_do_once_the_location_is_mended(
+def test_a_run_continues_while_its_servers_are_killed_and_ticks_do_once_the_location_is_fixed(
     deployment: Deployment,
 ) -> None:
     users = deployment.send("outlived", 15)
@@ -544,7 +544,7 @@ def test_a_killed_run_is_told_and_the_sensor_s_next_one_settles_everything(deplo
     deployment.assert_settled(users)
 
 
-def test_a_cancelled_run_gives_back_its_claims(deployment: Deployment) -> None:
+def test_a_cancelled_run_releases_its_claims(deployment: Deployment) -> None:
     users = deployment.send("cancelled", 15)
     run_id = deployment.launch()
     with deployment.caught_at("user_logins", "EXCLUSIVE"):

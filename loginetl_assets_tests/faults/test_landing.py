@@ -1,7 +1,7 @@
 """What becomes of a landing's objects, which may be gone, cut, altered or exchanged, and what becomes of S3's answers.
 
-Nothing is ever loaded from a damaged object. Its batch is set aside with a reason, the others go on, and once the
-object is mended `masked_logins` with `reprocess` brings what was missing. A masked file is made anew.
+Nothing is ever loaded from a damaged object. Its batch is quarantined with a reason, the others go on, and once the
+object is fixed `masked_logins` with `reprocess` loads what was missing. A masked file is written again.
 """
 
 from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ def exchanged(path: Path, other: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
-def sealed_with_another_key(path: Path, other: Path) -> None:
+def encrypted_with_another_key(path: Path, other: Path) -> None:
     key = f"batches/{path.name}"
     stranger = Keyring({}, path.parents[2] / f"strange-keys-{uuid4()}")
     path.write_bytes(encrypt(stranger.landing, encode_messages([]), key))
@@ -106,7 +106,7 @@ def reasons(pipeline: Pipeline) -> dict[int, str]:
 
 
 DAMAGES: list[Damage] = [
-    gone, emptied, cut, lengthened, exchanged, altered_by_a_bit, altered_by_a_bit, sealed_with_another_key,
+    gone, emptied, cut, lengthened, exchanged, altered_by_a_bit, altered_by_a_bit, encrypted_with_another_key,
 ]  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def damage_all_but_every_second(paths: list[Path]) -> dict[Path, bytes]:
 
 
 def assert_quarantined(pipeline: Pipeline) -> None:
-    """Every second batch is set aside for its own reason, and the others are loaded."""
+    """Every second batch is quarantined for its own reason, and the others are loaded."""
     assert users_of(pipeline) == USERS[::2]
     said = reasons(pipeline)
     assert len(said) == len(DAMAGES)
@@ -141,7 +141,7 @@ def assert_all_loaded(pipeline: Pipeline) -> None:
 USERS = [f"u-{number:02}" for number in range(2 * len(DAMAGES))]
 
 
-def test_damaged_batches_are_set_aside_and_come_once_they_are_mended(pipeline: Pipeline) -> None:
+def test_damaged_batches_are_quarantined_and_loaded_once_they_are_fixed(pipeline: Pipeline) -> None:
     land_users(pipeline, *USERS)
     whole = damage_all_but_every_second(objects(pipeline, "object_path"))
 
@@ -172,7 +172,7 @@ def test_damaged_masked_files_are_never_loaded_and_made_anew_by_the_next_run(pip
     assert_all_loaded(pipeline)
 
 
-def test_a_damaged_masked_file_whose_batch_is_damaged_too_is_set_aside_with_it(pipeline: Pipeline) -> None:
+def test_a_damaged_masked_file_whose_batch_is_damaged_too_is_quarantined_with_it(pipeline: Pipeline) -> None:
     land_users(pipeline, "one")
     pipeline.materialize("masked_logins")
     for column in ("masked_path", "object_path"):
@@ -319,7 +319,7 @@ def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_sets_nothing_
     assert users_of(on_s3) == ["one"]
 
 
-def test_a_batch_that_s3_has_lost_is_set_aside_and_comes_once_it_is_back(on_s3: Pipeline) -> None:
+def test_a_batch_that_s3_has_lost_is_quarantined_and_loaded_once_it_is_back(on_s3: Pipeline) -> None:
     land_users(on_s3, "lost", "kept")
     landing = on_s3.services.landing()
     (key,) = on_s3.query("SELECT object_path FROM loginetl.batches ORDER BY batch_id LIMIT 1")[0]

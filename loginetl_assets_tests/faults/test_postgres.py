@@ -81,7 +81,7 @@ SORTED: dict[str, tuple[str, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize(("statement", "kind", "words"), SORTED.values(), ids=SORTED)
-def test_an_error_is_sorted_into_what_passes_and_what_a_person_mends(
+def test_an_error_is_sorted_into_what_passes_and_what_a_person_fixes(
     statement: str, kind: type[Exception], words: str, settings: Settings
 ) -> None:
     database = LoginDatabase(settings.database_url or "")

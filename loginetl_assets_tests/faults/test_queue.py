@@ -227,7 +227,7 @@ def test_throttling_that_stays_is_said_and_loses_nothing(
         (400, "InvalidParameterValue", "answered InvalidParameterValue"),
     ],
 )
-def test_what_a_person_must_mend_is_not_tried_again(
+def test_what_a_person_must_fix_is_not_retried(
     faulty: Pipeline, proxy: HttpProxy, status: int, code: str, says: str
 ) -> None:
     refused = proxy.add(Rule(operation("ReceiveMessage"), sqs_error(status, code), times=None))

@@ -272,7 +272,7 @@ def test_a_failed_run_is_told_to_the_notifier_without_values(pipeline: Pipeline,
         assert alert.details["failed_steps"] == ["raw_login_messages"]
         assert "198.51.100.7" not in alert.text
         _fail(told)
-        assert len(recorder.alerts) == 1, "the same failure is told once"
+        assert len(recorder.alerts) == 1, "the same failure alerts once"
         told.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_lands")
         told.materialize("raw_login_messages")
         told.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_masked CHECK (state <> 'masked') NOT VALID")

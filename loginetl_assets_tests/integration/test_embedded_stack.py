@@ -249,9 +249,9 @@ def test_objects_survive_stop_and_start(stack: EmbeddedStack) -> None:
 
     client = s3(stack.start())
     client.create_bucket(Bucket="landing")
-    client.put_object(Bucket="landing", Key="batch", Body=b"sealed")
+    client.put_object(Bucket="landing", Key="batch", Body=b"encrypted")
     stack.stop()
-    assert s3(stack.start()).get_object(Bucket="landing", Key="batch")["Body"].read() == b"sealed"
+    assert s3(stack.start()).get_object(Bucket="landing", Key="batch")["Body"].read() == b"encrypted"
 
 
 def test_a_stop_that_could_not_save_the_messages_says_so(stack: EmbeddedStack) -> None:

@@ -445,7 +445,7 @@ def test_large_rejected_bodies_are_read_a_few_at_a_time(pipeline: Pipeline, monk
 
     def page(connection: Connection, **bounds: Any) -> list[tuple[UUID, bytes]]:
         found = rejections_page(connection, **bounds)
-        pages.append([len(sealed) for _, sealed in found])
+        pages.append([len(encrypted) for _, encrypted in found])
         return found
 
     rejections_page = rejections.page

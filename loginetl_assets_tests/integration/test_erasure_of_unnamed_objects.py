@@ -47,7 +47,7 @@ def test_a_batch_that_a_killed_drain_left_is_cleaned_and_its_other_messages_are_
 
 
 def test_an_object_that_does_not_open_is_left_and_told(pipeline: Pipeline) -> None:
-    pipeline.services.landing().put("batches/a-strangers", b"sealed otherwise")
+    pipeline.services.landing().put("batches/a-strangers", b"encrypted otherwise")
     assert _erase(pipeline).unreadable_objects == 1
     assert _objects(pipeline, BATCHES) == {"batches/a-strangers"}
 

@@ -1,4 +1,4 @@
-"""What goes wrong around the pipeline: one line that names what mends it, and nothing lost.
+"""What goes wrong around the pipeline: one line that names what fixes it, and nothing lost.
 
 The program itself is run against the session's services, with one thing broken each time. Faults that Dagster would
 retry (a queue that cannot be reached, which takes 35 s and more) are left to the commands that do not.
@@ -36,7 +36,7 @@ AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 PASSWORD = "correct-horse"
 WRONG_PASSWORD = "wrong-battery"
 
-# Enough for a sealed batch of more than 4 KiB, which is all that the full disks below have.
+# Enough for an encrypted batch of more than 4 KiB, which is all that the full disks below have.
 BODIES = [*marked_logins(100).values(), *MARKED_BAD]
 ROWS, REJECTED = 100, 2
 
@@ -46,7 +46,7 @@ class Fault:
     """One thing that is broken.
 
     Attributes:
-        names: what the error must name: the setting or the command that mends it.
+        names: what the error must name: the setting or the command that fixes it.
         settings: variables over the right ones; None takes one away.
         exit_code: 2 where the user gave a wrong setting, 1 otherwise.
         within: a command line in front of the program's own.
@@ -121,7 +121,7 @@ class Scene:
             yield Pipeline(self.settings, Services(self.settings), build_definitions(self.settings), instance)
 
     def execute(self, *statements: str, database: str | None = None) -> list[Any]:
-        """Runs statements as the superuser; gives back the last one's rows."""
+        """Runs statements as the superuser; returns the last one's rows."""
         url = make_url(self.database_url).set(drivername="postgresql", database=database or self.database)
         with psycopg.connect(url.render_as_string(hide_password=False), autocommit=True) as connection:
             for statement in statements:
@@ -185,7 +185,7 @@ def assert_no_secret(said: str) -> None:
 
 
 def assert_all_of_it_arrives(scene: Scene) -> None:
-    """What was sent is in the table or among the rejected, once the fault is mended."""
+    """What was sent is in the table or among the rejected, once the fault is fixed."""
     with scene.pipeline() as pipeline:
         pipeline.run()
         totals = pipeline.totals()
@@ -286,7 +286,7 @@ def the_environment_is_unknown(scene: Scene) -> Fault:
     return Fault(["LOGINETL_ENV", "local, staging, production"], {"LOGINETL_ENV": "prod"}, exit_code=2)
 
 
-def mend(scene: Scene) -> None:
+def fix(scene: Scene) -> None:
     """Takes back what a fault did to the database; the rest ends with the program."""
     scene.execute(f"ALTER DATABASE {scene.database} RESET default_transaction_read_only", database="postgres")
     if scene.execute("SELECT to_regclass('kept')")[0][0]:
@@ -322,7 +322,7 @@ def test_a_run_says_what_is_broken_and_the_next_one_has_it_all(broken: Callable[
 
     assert_one_clean_line(scene.call("loginetl", "run", fault=fault), fault)
 
-    mend(scene)
+    fix(scene)
     assert_all_of_it_arrives(scene)
 
 

@@ -1,4 +1,4 @@
-"""Health: what is wrong is seen by the check, by `status`'s own look, and told once by the sensor."""
+"""Health: problems are found by the check and by `status`, and the sensor alerts once."""
 
 import json
 import time
@@ -104,7 +104,7 @@ def test_a_pipeline_that_does_its_work_is_well(pipeline: Pipeline) -> None:
     assert {name: value.value for name, value in evaluation.metadata.items()}["pending"] == 0
 
 
-def test_each_condition_is_named_with_what_mends_it(pipeline: Pipeline) -> None:
+def test_each_condition_is_named_with_what_fixes_it(pipeline: Pipeline) -> None:
     path = _damage_a_batch(pipeline)
     result = pipeline.run()
     assert not checks(result)["health"]
@@ -215,7 +215,7 @@ def test_the_health_sensor_and_the_check_tell_of_a_drain_that_is_switched_off(
     assert not checks(lasting.run())["health"]
 
 
-def test_a_condition_is_told_once_and_its_end_once(watched: Pipeline, recorder: _Recorder) -> None:
+def test_a_condition_alerts_once_and_is_resolved_once(watched: Pipeline, recorder: _Recorder) -> None:
     sensor = _Sensor(watched)
     assert sensor.tick() == "all is well"
     path = _damage_a_batch(watched)

@@ -129,7 +129,7 @@ def test_a_vault_is_not_said_to_be_handed_over_to_a_key_that_has_the_id_of_the_o
 def test_the_pipeline_uses_no_vault_key_before_an_officer_has_shown_that_it_opens(
     loaded: Pipeline, tmp_path: Path
 ) -> None:
-    """A public keyset can be put together by anybody; what is sealed to a key that nobody holds is lost."""
+    """A public keyset can be put together by anybody; what is encrypted for a key that nobody holds is lost."""
     old = _file(loaded.settings, "vault.json").read_text()
     officer = _officer_keyset()
     renewed = replace(

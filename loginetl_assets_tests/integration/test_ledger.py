@@ -306,7 +306,7 @@ def test_an_event_is_known_and_a_message_that_brings_it_again_is_settled_once(ru
     assert rules.outcomes() == {key: (first, "loaded"), again: (second, "duplicate")}
 
 
-def test_a_masked_batch_is_recorded_with_its_counts_and_its_former_file_is_doomed(rules: Ledger) -> None:
+def test_a_masked_batch_is_recorded_with_its_counts_and_its_former_file_is_to_be_deleted(rules: Ledger) -> None:
     batch_id, other = rules.add(messages=9), rules.add()
     for masked_path in ("masked/one", "masked/two"):
         with rules.open() as connection:
@@ -520,7 +520,7 @@ def test_an_erasure_sends_a_masked_batch_back_to_be_masked_anew(rules: Ledger) -
     assert rules.outcomes() == {new: (batch_id, "erased")}
 
 
-def test_ids_are_entered_in_their_order_so_that_runs_wait_and_never_in_a_circle(rules: Ledger) -> None:
+def test_ids_are_inserted_in_their_order_so_that_runs_wait_and_never_deadlock(rules: Ledger) -> None:
     duplicates, erased = ([uuid4() for _ in range(9)] for _ in range(2))
     batch_id = rules.add(messages=9)
     rules.execute("TRUNCATE loginetl.processed_messages")  # so that rows lie in the order in which they were entered

@@ -112,7 +112,7 @@ def test_a_run_that_beats_again_once_its_server_is_back_is_left_alone(pipeline: 
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING])
-def test_a_run_that_has_no_worker_yet_is_none_without(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
+def test_a_run_that_has_no_worker_yet_has_not_lost_it(pipeline: Pipeline, status: dg.DagsterRunStatus) -> None:
     run_id = _create(pipeline, status)
     for _ in range(3):
         pipeline.requested_runs()

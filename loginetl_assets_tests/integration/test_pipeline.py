@@ -220,7 +220,7 @@ def test_an_orphan_in_the_landing_is_never_loaded(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_messages_that_cannot_be_registered_are_given_back_at_once(pipeline: Pipeline, processes: int) -> None:
+def test_messages_that_cannot_be_registered_are_visible_again_at_once(pipeline: Pipeline, processes: int) -> None:
     pipeline.send(login(user_id=f"u-{number}") for number in range(25))
     pipeline.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_lands CHECK (messages < 0) NOT VALID")
     failed = pipeline.run({"raw_login_messages": {"processes": processes}}, expect_success=False)
@@ -249,7 +249,7 @@ def test_a_run_that_could_not_land_receives_nothing(pipeline: Pipeline, broken: 
     assert raw["Attributes"]["ApproximateReceiveCount"] == "1", "a redrive policy would have counted the run's receive"
 
 
-def test_a_batch_sealed_with_a_key_that_is_not_held_stops_with_its_setting(pipeline: Pipeline) -> None:
+def test_a_batch_encrypted_with_a_missing_key_stops_with_its_setting(pipeline: Pipeline) -> None:
     pipeline.send([login()])
     pipeline.materialize("raw_login_messages")
     pipeline.execute("UPDATE loginetl.batches SET landing_key_id = 1")

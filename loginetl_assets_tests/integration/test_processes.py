@@ -112,7 +112,7 @@ def test_a_process_that_loads_the_definitions_hands_the_officers_keyset_to_nobod
     assert done.stdout.strip() == "None"
 
 
-def test_the_web_pages_processes_have_no_officers_keyset_and_import_nothing_from_where_it_was_opened(
+def test_the_dagster_uis_processes_have_no_officers_keyset_and_import_nothing_from_where_it_was_opened(
     settings: Settings, addresses: Addresses, witness: Witness, hostile: Path, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:

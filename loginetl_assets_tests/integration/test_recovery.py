@@ -215,7 +215,7 @@ def test_the_token_of_a_value_is_the_one_in_the_table_for_any_spelling(pipeline:
 
 
 @pytest.mark.parametrize(("field", "value"), [("ip", "300.1.1.1"), ("ip", ""), ("device_id", "   ")])
-def test_a_value_that_is_none_of_its_field_has_no_token(pipeline: Pipeline, field: str, value: str) -> None:
+def test_a_value_that_its_field_cannot_have_has_no_token(pipeline: Pipeline, field: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"^that is no {field}$"):
         tokens_of_value(pipeline.services.database(), pipeline.services.keyring, field, value, reason=WHY)
     assert _log(pipeline) == []

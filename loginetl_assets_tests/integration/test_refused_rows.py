@@ -264,7 +264,7 @@ def test_a_refused_row_is_brought_in_by_reading_its_batch_again(pipeline: Pipeli
     assert checks(result)["counts_reconcile"]
 
 
-def test_a_batch_whose_bodies_are_gone_is_set_aside_whole(pipeline: Pipeline) -> None:
+def test_a_batch_whose_bodies_are_missing_is_quarantined_as_a_whole(pipeline: Pipeline) -> None:
     check_constraint(pipeline)
     pipeline.send([login(user_id="u-1"), login(user_id="refused-1")])
     pipeline.materialize("raw_login_messages")

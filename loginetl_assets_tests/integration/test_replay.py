@@ -1,4 +1,4 @@
-"""Replaying rejected messages: by the rules as they are now, exactly once, and never in the clear."""
+"""Replaying rejected messages: with the current validation rules, exactly once, and never in plaintext."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -95,7 +95,7 @@ def test_a_choice_that_cannot_be_is_named(ids: list[str], reason: str, since: st
         selection(ids, reason, since)
 
 
-def test_bodies_sealed_with_another_key_stay_rejected(strict: Pipeline) -> None:
+def test_bodies_encrypted_with_another_key_stay_rejected(strict: Pipeline) -> None:
     strict.execute(
         "UPDATE loginetl.rejected_logins SET encrypted_body = encrypted_body || '\\x00' WHERE reason = 'not_a_login'"
     )
@@ -145,7 +145,7 @@ def test_a_batch_that_is_only_masked_stands_a_drop_and_somebody_else_s_erasure(p
     assert (totals.messages, totals.loaded, totals.erased, totals.pending) == (3, 1, 2, 0)
 
 
-def test_a_rejection_erased_while_its_batch_was_unreadable_stays_erased_once_that_is_mended(pipeline: Pipeline) -> None:
+def test_a_rejection_erased_while_its_batch_was_unreadable_stays_erased_once_that_is_fixed(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id="stays"), login(user_id="goes", app_version="x")])
     pipeline.run()
     (path,) = (pipeline.settings.home / "landing" / "batches").iterdir()

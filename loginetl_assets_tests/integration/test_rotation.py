@@ -432,7 +432,7 @@ def test_a_token_from_two_rotations_ago_is_recovered_though_its_key_is_gone(pipe
 
 
 @pytest.mark.parametrize("role", [KeysetRole.LANDING, KeysetRole.REJECTS])
-def test_what_was_sealed_before_a_rotation_still_opens_after_it(pipeline: Pipeline, role: KeysetRole) -> None:
+def test_what_was_encrypted_before_a_rotation_is_decrypted_after_it(pipeline: Pipeline, role: KeysetRole) -> None:
     _send(pipeline, 1)
     pipeline.send(["{}"])
     pipeline.run()

@@ -274,7 +274,7 @@ def test_what_retention_has_removed_is_removed_again_when_a_backup_of_the_landin
     assert objects(pipeline) == set()
 
 
-def test_an_orphan_is_registered_with_the_key_that_sealed_it(pipeline: Pipeline) -> None:
+def test_an_orphan_is_registered_with_the_key_that_encrypted_it(pipeline: Pipeline) -> None:
     keys = pipeline.services.keyring
     land_unnamed(pipeline, message("one"))
     (old,) = keys.key_ids(KeysetRole.LANDING)

@@ -245,7 +245,7 @@ TEXTS = {
     "no locale": Hostile(good(locale=...), Row(locale=None)),
     "a locale that says null": Hostile(good(locale="null"), Row(locale="null")),
     **{
-        f"{text!r} in the columns in the clear": Hostile(
+        f"{text!r} in the columns in plaintext": Hostile(
             good(user_id=text, device_type=text, locale=text), Row(user_id=text, device_type=text, locale=text)
         )
         for text in (

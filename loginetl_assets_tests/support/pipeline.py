@@ -192,12 +192,12 @@ class Pipeline:
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
-    """The metadata of an asset's materialisation in a run."""
+    """The metadata of an asset's materialization in a run."""
     for event in result.get_asset_materialization_events():
         if event.asset_key == dg.AssetKey(asset):
             found = event.step_materialization_data.materialization.metadata
             return {name: value.value for name, value in found.items()}
-    raise AssertionError(f"{asset} was not materialised")
+    raise AssertionError(f"{asset} was not materialized")
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:

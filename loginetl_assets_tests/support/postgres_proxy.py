@@ -365,7 +365,7 @@ class _Session(socketserver.BaseRequestHandler):
             startup = head + _exactly(self.from_client, _number(head, 0) - 4)
             if _number(startup, 4) not in {_SSL, _GSS}:
                 return startup
-            self.request.sendall(b"N")  # in the clear, so that it can be read here
+            self.request.sendall(b"N")  # no TLS, so that it can be read here
 
 
 def _read(stream: IO[bytes]) -> _Message:

@@ -68,7 +68,7 @@ class Proxy(Generic[_Request, _Action]):
         self._thread = threading.Thread(target=self._serve, name=type(self).__name__)
 
     def add(self, rule: Rule[_Request, _Action]) -> Rule[_Request, _Action]:
-        """Adds a rule behind those there are; gives it back, to be asked whether it acted."""
+        """Appends a rule and returns it, so that a test can ask whether it acted."""
         with self._lock:
             self._rules.append(rule)
         return rule

@@ -35,7 +35,7 @@ class Server:
         return replace(self._settings, database_url=url.render_as_string(hide_password=False), **changes)
 
     def execute(self, *statements: str, user: str = "loginetl") -> list[Any]:
-        """Runs statements in one transaction; gives back the last one's rows."""
+        """Runs statements in one transaction; returns the last one's rows."""
         engine = create_engine(self.url.set(username=user), poolclass=NullPool)
         with engine.begin() as connection:
             for statement in statements:

@@ -224,7 +224,7 @@ class _Worker:
             return 0.0
 
     def freeze(self) -> Callable[[], None]:
-        """Stops the process where it is; gives back what lets it go on, if it is still there then."""
+        """Stops the process where it is; returns a function that continues it, if it still exists then."""
         process = self.process
         process.send_signal(signal.SIGSTOP)
         return lambda: process.send_signal(signal.SIGCONT)

@@ -10,7 +10,7 @@ LOCK_SECONDS = 20  # below the 30 s for which the pipeline's own statements wait
 
 
 def eventually(what: str, look: Callable[[], _Answer | None], *, seconds: float, every: float = 0.05) -> _Answer:
-    """Returns the first answer of `look` that is true; fails, naming `what`, where there is none in time.
+    """Returns the first answer of `look` that is true; fails, naming `what`, where no answer is in time.
 
     Args:
         what: What is waited for, as a sentence.

@@ -136,7 +136,7 @@ def test_an_address_has_its_canonical_text(text: str, canonical: str) -> None:
         "9" * 10_000,
     ],
 )
-def test_what_is_no_address_is_none(text: str) -> None:
+def test_an_invalid_address_has_no_canonical_value(text: str) -> None:
     assert canonical_ip(text) is None
 
 
@@ -168,7 +168,7 @@ def test_a_device_id_has_its_canonical_text(text: str, canonical: str) -> None:
     assert device_id(text) == canonical
 
 
-def test_the_values_of_a_field_are_canonical_each_once_and_without_what_is_none() -> None:
+def test_the_values_of_a_field_are_canonical_each_once_and_without_invalid_ones() -> None:
     assert canonical_values("ip", ["::ffff:192.0.2.1", "192.0.2.1", "x", "", "2001:DB8::1"]) == {
         "192.0.2.1",
         "2001:db8::1",

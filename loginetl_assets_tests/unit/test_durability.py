@@ -78,7 +78,7 @@ def test_a_keyset_that_is_written_is_there_after_a_power_cut(tmp_path: Path, syn
 
 
 def test_keys_that_are_made_on_first_use_are_there_after_a_power_cut(tmp_path: Path, syncs: Syncs) -> None:
-    """What they seal is durable, and worth nothing without them."""
+    """What they encrypt is durable, and worth nothing without them."""
     keys = tmp_path / "new" / "home" / "keys"
     Keyring({}, keys).make_missing()
     for name in (*(f"{role}.json" for role in KeysetRole), OFFICER_FILE):

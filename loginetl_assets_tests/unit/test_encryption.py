@@ -19,7 +19,7 @@ from loginetl_assets.logins.encryption import (
 aead.register()
 hybrid.register()
 
-PLACE = "batches/2026/07/01/0001.sealed"
+PLACE = "batches/2026/07/01/0001.encrypted"
 SECRET = b'{"ip": "199.172.111.135"}'
 
 
@@ -28,8 +28,8 @@ def new_encryptor() -> Encryptor:
     return encryptor
 
 
-SEALER = new_encryptor()
-SEALED = encrypt(SEALER, SECRET, PLACE)
+ENCRYPTOR = new_encryptor()
+CIPHERTEXT = encrypt(ENCRYPTOR, SECRET, PLACE)
 
 
 @pytest.fixture(scope="module")
@@ -51,58 +51,58 @@ def data_key(officer: tink.KeysetHandle, wrapped: bytes, context: bytes = VAULT_
 
 @settings(deadline=None)
 @given(st.binary(), st.text())
-def test_what_was_sealed_opens_in_its_place(plaintext: bytes, place: str) -> None:
-    assert decrypt(SEALER, encrypt(SEALER, plaintext, place), place) == plaintext
+def test_a_ciphertext_is_decrypted_in_its_place(plaintext: bytes, place: str) -> None:
+    assert decrypt(ENCRYPTOR, encrypt(ENCRYPTOR, plaintext, place), place) == plaintext
 
 
 @settings(deadline=None)
 @given(st.binary(), st.text(), st.text())
-def test_what_was_sealed_opens_in_no_other_place(plaintext: bytes, place: str, other: str) -> None:
+def test_a_ciphertext_is_decrypted_in_no_other_place(plaintext: bytes, place: str, other: str) -> None:
     assume(place != other)
 
     with pytest.raises(DecryptionError):
-        decrypt(SEALER, encrypt(SEALER, plaintext, place), other)
+        decrypt(ENCRYPTOR, encrypt(ENCRYPTOR, plaintext, place), other)
 
 
 def test_no_flipped_bit_goes_unnoticed() -> None:
-    for bit in range(len(SEALED) * 8):
-        altered = bytearray(SEALED)
+    for bit in range(len(CIPHERTEXT) * 8):
+        altered = bytearray(CIPHERTEXT)
         altered[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DecryptionError):
-            decrypt(SEALER, bytes(altered), PLACE)
+            decrypt(ENCRYPTOR, bytes(altered), PLACE)
 
 
 def test_nothing_cut_short_opens() -> None:
-    for length in range(len(SEALED)):
+    for length in range(len(CIPHERTEXT)):
         with pytest.raises(DecryptionError):
-            decrypt(SEALER, SEALED[:length], PLACE)
+            decrypt(ENCRYPTOR, CIPHERTEXT[:length], PLACE)
 
 
 @settings(deadline=None)
 @given(st.binary())
-def test_arbitrary_bytes_do_not_open(sealed: bytes) -> None:
+def test_arbitrary_bytes_do_not_open(encrypted: bytes) -> None:
     with pytest.raises(DecryptionError):
-        decrypt(SEALER, sealed, PLACE)
+        decrypt(ENCRYPTOR, encrypted, PLACE)
 
 
 def test_another_key_does_not_open_it() -> None:
     with pytest.raises(DecryptionError):
-        decrypt(new_encryptor(), SEALED, PLACE)
+        decrypt(new_encryptor(), CIPHERTEXT, PLACE)
 
 
-def test_the_sealed_bytes_do_not_show_the_plaintext_and_differ_each_time() -> None:
-    again = encrypt(SEALER, SECRET, PLACE)
+def test_the_ciphertext_does_not_show_the_plaintext_and_differs_each_time() -> None:
+    again = encrypt(ENCRYPTOR, SECRET, PLACE)
 
-    assert again != SEALED
+    assert again != CIPHERTEXT
     assert b"199.172" not in again
 
 
 @pytest.mark.parametrize("place", [PLACE, "elsewhere"])
 def test_the_error_tells_nothing_but_that_it_did_not_open(place: str) -> None:
-    altered = SEALED[:-1] + bytes([SEALED[-1] ^ 1])
+    altered = CIPHERTEXT[:-1] + bytes([CIPHERTEXT[-1] ^ 1])
 
     with pytest.raises(DecryptionError) as raised:
-        decrypt(SEALER, altered, place)
+        decrypt(ENCRYPTOR, altered, place)
 
     shown = "".join(traceback.format_exception(raised.value))
     assert raised.value.__cause__ is None
@@ -116,11 +116,11 @@ def test_the_error_tells_nothing_but_that_it_did_not_open(place: str) -> None:
 @given(values=st.dictionaries(st.text(min_size=1), st.text(), min_size=1, max_size=5))
 def test_the_officer_opens_each_value_by_its_token(officer: tink.KeysetHandle, values: dict[str, str]) -> None:
     encryptor = vault_encryptor(officer)
-    sealed = {token: encryptor.encrypt(token, value) for token, value in values.items()}
+    encrypted = {token: encryptor.encrypt(token, value) for token, value in values.items()}
 
     opener = data_key(officer, encryptor.wrapped_key)
 
-    opened = {token: decrypt(opener, value, token).decode() for token, value in sealed.items()}
+    opened = {token: decrypt(opener, value, token).decode() for token, value in encrypted.items()}
     assert opened == values
 
 
@@ -166,16 +166,16 @@ def test_the_public_key_alone_opens_nothing(officer: tink.KeysetHandle) -> None:
         public.primitive(hybrid.HybridDecrypt)
 
 
-def test_neither_the_wrapped_key_nor_a_sealed_value_shows_the_value(officer: tink.KeysetHandle) -> None:
+def test_neither_the_wrapped_key_nor_an_encrypted_value_shows_the_value(officer: tink.KeysetHandle) -> None:
     encryptor = vault_encryptor(officer)
 
     assert b"199.172" not in encryptor.encrypt("1.t", "199.172.111.135") + encryptor.wrapped_key
 
 
-def test_the_key_that_sealed_something_is_read_from_it() -> None:
+def test_the_key_that_encrypted_something_is_read_from_it() -> None:
     handle = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM)
-    sealed = encrypt(handle.primitive(aead.Aead), SECRET, PLACE)
-    assert key_id_of(sealed) == handle.keyset_info().primary_key_id
+    encrypted = encrypt(handle.primitive(aead.Aead), SECRET, PLACE)
+    assert key_id_of(encrypted) == handle.keyset_info().primary_key_id
     assert key_id_of(b"\x01\x00\x01\x02\x03rest") == 0x00010203
     assert key_id_of(b"\x00\x00\x01\x02\x03rest") is None
     assert key_id_of(b"") is None

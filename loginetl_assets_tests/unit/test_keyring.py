@@ -159,11 +159,11 @@ def test_every_role_has_a_key_of_its_own(tmp_path: Path) -> None:
         decrypt(keyring.rejects, encrypt(keyring.landing, b"x", "place"), "place")
 
 
-def test_the_officer_s_private_key_opens_what_the_made_vault_key_sealed(tmp_path: Path) -> None:
-    sealed = Keyring({}, tmp_path).vault.encrypt(b"data key", b"context")
+def test_the_officer_s_private_key_decrypts_what_the_generated_vault_key_encrypted(tmp_path: Path) -> None:
+    encrypted = Keyring({}, tmp_path).vault.encrypt(b"data key", b"context")
 
     officer = tink.json_proto_keyset_format.parse((tmp_path / OFFICER_FILE).read_text(), secret_key_access.TOKEN)
-    assert officer.primitive(hybrid.HybridDecrypt).decrypt(sealed, b"context") == b"data key"
+    assert officer.primitive(hybrid.HybridDecrypt).decrypt(encrypted, b"context") == b"data key"
 
 
 def test_the_made_vault_file_holds_no_secret(tmp_path: Path) -> None:
@@ -293,15 +293,15 @@ def test_tokens_are_made_with_the_primary_key_of_several() -> None:
     assert keyring.tokenizer.token("ip", "10.0.0.1") == alone.tokenizer.token("ip", "10.0.0.1")
 
 
-def test_what_an_older_key_sealed_opens_after_a_rotation() -> None:
+def test_what_an_older_key_encrypted_is_decrypted_after_a_rotation() -> None:
     new, old = secret_keyset(TEMPLATES[KeysetRole.LANDING]), KEYSETS["landing"]
-    sealed = encrypt(Keyring({KeysetRole.LANDING: old}).landing, b"x", "place")
+    encrypted = encrypt(Keyring({KeysetRole.LANDING: old}).landing, b"x", "place")
 
     rotated = Keyring({KeysetRole.LANDING: merged(new, old)})
 
-    assert decrypt(rotated.landing, sealed, "place") == b"x"
+    assert decrypt(rotated.landing, encrypted, "place") == b"x"
     with pytest.raises(DecryptionError):
-        decrypt(Keyring({KeysetRole.LANDING: new}).landing, sealed, "place")
+        decrypt(Keyring({KeysetRole.LANDING: new}).landing, encrypted, "place")
 
 
 def test_key_ids_start_with_the_primary_and_leave_out_what_is_disabled() -> None:

@@ -160,7 +160,7 @@ def test_a_bad_value_is_rejected_for_its_reason(fields: dict[str, Any], reason: 
 
     assert only_rejection(batch) == Rejection(reason, field)
     assert batch.rejected[0].message is one
-    assert batch.vault.is_empty()  # a rejected message's values are sealed with its body, not here
+    assert batch.vault.is_empty()  # a rejected message's values are encrypted with its body, not here
 
 
 def test_every_reason_of_values_has_an_example() -> None:

@@ -503,7 +503,7 @@ def test_a_pointer_to_a_key_that_no_object_can_have_is_one_all_the_same() -> Non
         b"[" * 15_000 + b"S3Pointer",
     ],
 )
-def test_what_is_no_pointer_is_none(body: bytes) -> None:
+def test_what_is_not_a_pointer_is_not_read_as_one(body: bytes) -> None:
     assert read_pointer(body) is None
 
 

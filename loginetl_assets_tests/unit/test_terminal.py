@@ -41,7 +41,7 @@ def test_no_white_space_stands_before_a_formula(start: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["198.51.100.7", "2001:db8::1", "593-47-5928", "a=b", ""])
-def test_a_spreadsheet_is_given_what_is_none_as_it_is(text: str) -> None:
+def test_a_missing_value_is_left_as_it_is_for_a_spreadsheet(text: str) -> None:
     assert for_spreadsheet(text) == text
 
 

@@ -30,7 +30,7 @@ from loginetl_assets_tests.support.browser import MISSING, find_browser
 from loginetl_assets_tests.support.waiting import eventually
 
 # One worker runs them all: they share an instance and a browser.
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("web page")]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("dagster ui")]
 
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
@@ -278,7 +278,7 @@ def page(server: Server) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def materialised(server: Server, page: Page) -> dict[str, Any]:
+def materialized(server: Server, page: Page) -> dict[str, Any]:
     """The run that a click on `Materialize all` started on the hundred samples."""
     # On from the start, as the environment is local; off for as long as the click has to be what starts the run.
     assert server.queue_depth_sensor()["sensorState"]["status"] == "RUNNING"
@@ -336,13 +336,13 @@ def test_the_asset_graph_shows_the_six_assets_of_the_group_logins(server: Server
     assert {(*node["assetKey"]["path"], node["groupName"]) for node in nodes} == {(asset, "logins") for asset in ASSETS}
 
 
-def test_materialize_all_starts_a_run_that_loads_the_samples(server: Server, materialised: dict[str, Any]) -> None:
-    assert materialised["status"] == "SUCCESS"
-    assert {tuple(key["path"]) for key in materialised["assetSelection"]} == {(asset,) for asset in ASSETS[1:]}
+def test_materialize_all_starts_a_run_that_loads_the_samples(server: Server, materialized: dict[str, Any]) -> None:
+    assert materialized["status"] == "SUCCESS"
+    assert {tuple(key["path"]) for key in materialized["assetSelection"]} == {(asset,) for asset in ASSETS[1:]}
     assert server.loaded() == SAMPLE_LOADED
 
 
-def test_the_graph_shows_what_was_materialised(server: Server, page: Page, materialised: dict[str, Any]) -> None:
+def test_the_graph_shows_what_was_materialized(server: Server, page: Page, materialized: dict[str, Any]) -> None:
     asset_group(server, page)
     if SCREENSHOTS:
         page.get_by_role("button", name="Hide navigation").click()  # for good: no later test goes by it
@@ -355,7 +355,7 @@ def test_the_graph_shows_what_was_materialised(server: Server, page: Page, mater
         page.screenshot(path=Path(SCREENSHOTS) / "asset-graph.png")
 
 
-def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page, materialised: dict[str, Any]) -> None:
+def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page, materialized: dict[str, Any]) -> None:
     if SCREENSHOTS:  # a picture without "Not evaluated": the daemon looks after freshness once a minute or so
         query = """{ assetNodes { freshnessStatusInfo { freshnessStatus } } }"""
         eventually("freshness is evaluated", lambda: "HEALTHY" in json.dumps(server.graphql(query)), seconds=120)
@@ -387,7 +387,7 @@ def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page
     ],
 )
 def test_the_checks_tab_shows_each_result_and_no_value(
-    page: Page, materialised: dict[str, Any], check: str, verdict: str, count: str
+    page: Page, materialized: dict[str, Any], check: str, verdict: str, count: str
 ) -> None:
     page.goto("/assets/user_logins?view=checks")
     entry = page.get_by_title(check, exact=True).first
@@ -398,7 +398,7 @@ def test_the_checks_tab_shows_each_result_and_no_value(
 
 
 def test_messages_sent_while_the_sensor_is_on_are_loaded_without_a_hand(
-    server: Server, page: Page, materialised: dict[str, Any]
+    server: Server, page: Page, materialized: dict[str, Any]
 ) -> None:
     before, loaded = {run["runId"] for run in server.runs()}, server.loaded()
     server.loginetl("send", "-", given="".join(json.dumps(body) + "\n" for body in MORE))
@@ -415,7 +415,7 @@ def test_messages_sent_while_the_sensor_is_on_are_loaded_without_a_hand(
     assert_free_of(private_values(), page.content())
 
 
-def test_graphql_gives_no_value_and_no_key(server: Server, materialised: dict[str, Any]) -> None:
+def test_graphql_gives_no_value_and_no_key(server: Server, materialized: dict[str, Any]) -> None:
     secrets = private_values() | key_material(server.home)
     repository = server.repository()
     for run in server.runs():
@@ -445,7 +445,7 @@ def test_graphql_gives_no_value_and_no_key(server: Server, materialised: dict[st
     assert_free_of(secrets, json.dumps(server.graphql(SENSORS, repository=repository)), "ticks")
 
 
-def test_dagster_s_own_tables_and_logs_hold_no_value_and_no_key(server: Server, materialised: dict[str, Any]) -> None:
+def test_dagster_s_own_tables_and_logs_hold_no_value_and_no_key(server: Server, materialized: dict[str, Any]) -> None:
     secrets = private_values() | key_material(server.home)
     addresses = EmbeddedStack(server.home).find()
     assert addresses
@@ -460,7 +460,7 @@ def test_dagster_s_own_tables_and_logs_hold_no_value_and_no_key(server: Server, 
     held["snapshots"] = [zlib.decompress(body).decode() for (body,) in snapshots]  # jobs, with their defaults
     for table, known in (
         ("event_logs", "duplicate_rows"),
-        ("runs", materialised["runId"]),
+        ("runs", materialized["runId"]),
         ("snapshots", "user_logins"),
     ):
         assert known in "".join(held[table])  # what is looked through is what it is taken for
