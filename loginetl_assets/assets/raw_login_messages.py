@@ -1,4 +1,4 @@
-"""raw_login_messages: the queue's messages, sealed in the landing and registered in the ledger, then deleted."""
+"""raw_login_messages: the queue's messages, encrypted in the landing and registered in the ledger, then deleted."""
 
 import os
 import time
@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
+from loginetl_assets.aws.sqs import QueueDepth
 from loginetl_assets.logins.contract import FIELDS
 from loginetl_assets.orchestration.failures import failures_without_values
 from loginetl_assets.resources import (
@@ -18,12 +19,10 @@ from loginetl_assets.resources import (
     PayloadsResource,
     RulesResource,
 )
-from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import BatchLanding
 from loginetl_assets.steps.drain.engine import Drain
 from loginetl_assets.steps.drain.policy import DrainLimits
 from loginetl_assets.steps.drain.workers import drain_in_processes
-from loginetl_assets.storage import batches as ledger
 
 # A process takes 0.7 s to start and drains some thousand messages a second: below this it would not pay.
 MESSAGES_WORTH_PROCESSES = 5_000
@@ -72,8 +71,16 @@ class DrainConfig(dg.Config):
         default=10.0,
         gt=0,
         le=60,
-        description="How long a batch may be gathered; it must be well inside LOGINETL_VISIBILITY_SECONDS.",
+        description="How long a batch may be gathered; must be well below LOGINETL_VISIBILITY_SECONDS.",
     )
+
+    def limits(self, depth: QueueDepth, rules: RulesResource) -> DrainLimits:
+        """Returns the bounds of a drain of a queue of this depth."""
+        return DrainLimits(
+            **self.model_dump(exclude={"processes"}),
+            visibility_seconds=rules.visibility_seconds,
+            expected=min(depth.waiting, self.max_messages),
+        )
 
 
 @dg.asset(
@@ -82,7 +89,7 @@ class DrainConfig(dg.Config):
     kinds={"python", "sqs", "s3"},
     owners=OWNERS,
     description=(
-        "Batches of raw messages, sealed (AES-256-GCM) in the landing and registered in `loginetl.batches`; a message"
+        "Batches of raw messages, encrypted (AES-256-GCM) in the landing and registered in `loginetl.batches`; a message"
         " leaves the queue only then. Every batch is a new object: nothing is overwritten, and a run that fails"
         " leaves work pending and loses nothing."
     ),
@@ -105,46 +112,34 @@ def raw_login_messages(
     """Drains the queue, within the config's bounds."""
     with failures_without_values(retried=context):
         started = time.monotonic()
-        keys, ledger_database = keyring.get_client(), database.get_client()
-        login_queue = queue.get_client(connections=config.receivers + 2)
-        open_landing, bucket = landing.get_client(ledger_database), payloads.get_client()
+        opened, login_queue = database.get_client(), queue.get_client(connections=config.receivers + 2)
+        land = BatchLanding(opened, landing.get_client(opened), keyring.get_client(), context.run.run_id)
+        bucket = payloads.get_client()
         # Before anything is received: a redrive policy counts receives, and would take messages away for our fault.
-        with ledger_database.transaction() as connection:
-            ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
-            ledger.check_writable(connection)
-        open_landing.check_writable()
+        land.check_ready()
         bucket.check_reachable()
         before = login_queue.depth()
-        limits = DrainLimits(
-            max_messages=config.max_messages,
-            max_seconds=config.max_seconds,
-            receivers=config.receivers,
-            batch_messages=config.batch_messages,
-            batch_seconds=config.batch_seconds,
-            visibility_seconds=rules.visibility_seconds,
-            expected=min(before.waiting, config.max_messages),
-        )
-        processes = config.processes or _processes_for(min(before.waiting, config.max_messages))
+        limits = config.limits(before, rules)
+        processes = config.processes or _processes_for(limits.expected)
         if processes > 1:
-            report = drain_in_processes(queue.as_environment(), limits, processes, run_id=context.run.run_id)
+            totals = drain_in_processes(queue.as_environment(), limits, processes, run_id=context.run.run_id)
         else:
-            land = BatchLanding(ledger_database, open_landing, keys, context.run.run_id)
-            report = Drain(login_queue, bucket, land, limits).run()
-        after = login_queue.depth()
-        if report.postponed:
+            totals = Drain(login_queue, bucket, land, limits).run()
+        if totals.postponed:
             context.log.warning(
-                f"the payloads of {report.postponed} messages could not be read just now: these come again"  # noqa: G004 - a count
+                f"the payloads of {totals.postponed} messages could not be read just now: SQS delivers these again"  # noqa: G004 - a count
                 " after LOGINETL_VISIBILITY_SECONDS"
             )
+        after = login_queue.depth()
         yield dg.MaterializeResult(
             metadata={
-                "dagster/row_count": report.messages,
-                **report.as_metadata(),
+                "dagster/row_count": totals.messages,
+                **totals.as_metadata(),
                 "processes": processes,
                 "queue_depth_before": before.waiting,
                 "queue_depth_after": after.waiting,
                 "queue_in_flight_after": after.in_flight,
-                **rate(report.messages, time.monotonic() - started),
+                **rate(totals.messages, time.monotonic() - started),
             }
         )
 

@@ -62,6 +62,17 @@ class BatchLanding:
     keyring: Keyring
     run_id: str | None = None
 
+    def check_ready(self) -> None:
+        """Makes sure that batches can be landed: the right keyset, a database and a landing that take writes.
+
+        Raises:
+            OperatorError, TransientError: why they cannot.
+        """
+        with self.database.transaction() as connection:
+            batches.check_keys(connection, KeysetRole.LANDING, self.keyring.check_values(KeysetRole.LANDING))
+            batches.check_writable(connection)
+        self.landing.check_writable()
+
     def __call__(self, messages: list[QueuedMessage]) -> LandedBatch:
         """Lands one, durably: once this returns its messages may leave the queue."""
         with self.database.transaction() as connection:
