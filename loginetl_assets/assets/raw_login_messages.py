@@ -89,8 +89,8 @@ class DrainConfig(dg.Config):
     kinds={"python", "sqs", "s3"},
     owners=OWNERS,
     description=(
-        "Batches of raw messages, encrypted (AES-256-GCM) in the landing and registered in `loginetl.batches`; a message"
-        " leaves the queue only then. Every batch is a new object: nothing is overwritten, and a run that fails"
+        "Batches of raw messages, encrypted (AES-256-GCM) in the landing and registered in `loginetl.batches`; a"
+        " message leaves the queue only then. Every batch is a new object: nothing is overwritten, and a run that fails"
         " leaves work pending and loses nothing."
     ),
     metadata={"dagster/column_schema": column_schema(

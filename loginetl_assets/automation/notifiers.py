@@ -1,4 +1,4 @@
-"""Who is told of what needs a person. A notifier of your own needs one method; name it in `build_definitions`."""
+"""Where alerts go. A notifier of your own needs one method, `notify`; pass it to `build_definitions`."""
 
 import logging
 import threading
@@ -17,20 +17,20 @@ _RETRIED = (429, 500, 502, 503, 504)
 PAUSES_SECONDS = (0, 1, 2)
 _LONGEST_PAUSE_SECONDS = 20  # whatever the server asks for: the daemon's other sensors wait meanwhile
 
-_TALKATIVE = tuple(logging.getLogger(name) for name in ("urllib3.connectionpool", "urllib3.connection"))
+_NOISY_LOGGERS = tuple(logging.getLogger(name) for name in ("urllib3.connectionpool", "urllib3.connection"))
 _SILENCED = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What is told: one line for people, and the same in parts for programs. Neither carries a value of a message."""
+    """One line for people, and the same in parts for programs. Neither carries a value of a message."""
 
     text: str
     details: Mapping[str, str | list[str] | bool] = field(default_factory=dict)
 
 
 def run_failed(job: str, run_id: str, failed_steps: list[str]) -> Alert:
-    """A run failed; the error's text stays on the run's page."""
+    """Returns the alert of a failed run; the error's text stays on the run's page."""
     steps = ", ".join(failed_steps) or "no step (the run itself)"
     return Alert(
         f"loginetl: job {job} failed at {steps}; run {run_id}",
@@ -39,9 +39,9 @@ def run_failed(job: str, run_id: str, failed_steps: list[str]) -> Alert:
 
 
 def condition_changed(condition: str, text: str, *, holds: bool) -> Alert:
-    """Something about the pipeline's health began or ceased to be wrong."""
+    """Returns the alert of a condition of the pipeline's health that started, or is resolved."""
     return Alert(
-        f"loginetl: {condition}: {text}" if holds else f"loginetl: {condition} is over",
+        f"loginetl: {condition}: {text}" if holds else f"loginetl: {condition} is resolved",
         {"condition": condition, "holds": holds},
     )
 
@@ -108,11 +108,11 @@ def _urllib3_silenced() -> Iterator[None]:
     At DEBUG it writes each request's path, and at WARNING the URL of an answer with damaged headers.
     """
     with _SILENCED:  # else of two at once the second would find it silent and leave it so
-        before = [logger.disabled for logger in _TALKATIVE]
-        for logger in _TALKATIVE:
+        before = [logger.disabled for logger in _NOISY_LOGGERS]
+        for logger in _NOISY_LOGGERS:
             logger.disabled = True
         try:
             yield
         finally:
-            for logger, disabled in zip(_TALKATIVE, before, strict=True):
+            for logger, disabled in zip(_NOISY_LOGGERS, before, strict=True):
                 logger.disabled = disabled

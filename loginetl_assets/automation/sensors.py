@@ -1,9 +1,9 @@
-"""The sensors: one starts drains when the queue has a backlog, two tell somebody when runs fail or health declines."""
+"""The sensors: one starts drains when the queue has a backlog, two send alerts: of failed runs, of degraded health."""
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -11,6 +11,7 @@ import dagster as dg
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
+from loginetl_assets.aws.sqs import LoginQueue
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.orchestration.automation_state import read_automation
 from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns, label_of
@@ -18,6 +19,7 @@ from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource,
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, look
 from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.database import LoginDatabase
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -34,10 +36,33 @@ HEALTH_SECONDS = 60
 LONGEST_PAUSE = timedelta(minutes=10)
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """What waits, and what is at work on it."""
+
+    waiting: int  # messages on the queue
+    pending_batches: int
+    drains_in_flight: int
+    runs_in_flight: int  # drains among them
+
+    def wanted_drains(self, *, messages_per_run: int, max_runs_in_flight: int) -> int:
+        """Returns how many more drains the backlog needs, within the maximum; none where those in flight suffice."""
+        if self.waiting == 0:  # batches of a run that failed, or of a replay
+            return int(self.pending_batches > 0 and self.runs_in_flight == 0)
+        return max(min(math.ceil(self.waiting / messages_per_run), max_runs_in_flight) - self.drains_in_flight, 0)
+
+    def __str__(self) -> str:
+        """For people."""
+        return (
+            f"{self.waiting} messages wait, {self.pending_batches} batches are pending,"
+            f" {self.drains_in_flight} drains in flight, {self.runs_in_flight} runs in flight"
+        )
+
+
 def queue_depth_sensor(
     *, messages_per_run: int, max_runs_in_flight: int, default_status: dg.DefaultSensorStatus
 ) -> dg.SensorDefinition:
-    """Builds the sensor that asks for as many bounded drains as the backlog and a maximum allow.
+    """Builds the sensor that requests as many bounded drains as the backlog and a maximum allow.
 
     It reads the queue's depth and the runs in flight and keeps no cursor. Its requests carry no run key: one that
     was ever launched would be skipped for ever, even when its run failed.
@@ -54,61 +79,52 @@ def queue_depth_sensor(
         minimum_interval_seconds=TICK_SECONDS,
         default_status=default_status,
         description="Starts drains while messages wait on the queue or batches wait in the landing; reports runs failed"
-        " whose worker is gone.",
+        " whose worker has died.",
     )
     def queue_depth(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SensorResult | dg.SkipReason:
         try:
-            open_database = database.get_client()
-            with open_database.transaction() as connection:
+            opened = database.get_client()
+            with opened.transaction() as connection:
                 installation = str(ledger.installation_id(connection))
             ours = OurRuns(context.instance, installation, _code_location(context))
-            for run_id in fail_runs_without_worker(context.instance, ours, open_database):
+            for run_id in fail_runs_without_worker(context.instance, ours, opened):
                 context.log.warning(f"run {run_id} has no living worker and was reported failed")  # noqa: G004 - an id
-            with open_database.transaction() as connection:
-                pending = ledger.totals(connection).pending_batches
-            waiting = queue.get_client().depth().waiting
+            backlog = _read_backlog(opened, queue.get_client(), ours)
         except (OperatorError, TransientError) as error:
-            # A skipped tick says so on the page; a failing one would fill the daemon's log for as long as it lasts.
+            # A skipped tick says so in the UI; a failing one would fill the daemon's log for as long as it lasts.
             return dg.SkipReason(str(error))
-        at_work = ours.records(statuses=IN_FLIGHT)
-        in_flight = len(_drains(at_work))
-        if in_flight >= max_runs_in_flight:
-            return dg.SkipReason(f"{in_flight} drains are in flight, as many as are allowed")
-        wanted = min(math.ceil(waiting / messages_per_run), max_runs_in_flight) - in_flight
-        if waiting == 0:
-            if pending == 0 or at_work:
-                return dg.SkipReason(f"no message waits; {pending} batches are pending, {len(at_work)} runs in flight")
-            wanted = 1
-        if wanted <= 0:
-            return dg.SkipReason(f"{waiting} messages wait; the {in_flight} drains in flight suffice")
+        wanted = backlog.wanted_drains(messages_per_run=messages_per_run, max_runs_in_flight=max_runs_in_flight)
+        if not wanted:
+            return dg.SkipReason(f"no more drains needed, or as many as are allowed: {backlog}")
         if pause := _back_off(ours):
             return dg.SkipReason(
-                f"{waiting} messages wait and {pending} batches are pending, but the last runs failed: the next one in"
-                f" {math.ceil(pause.total_seconds())} s"
+                f"{backlog}; the last runs failed: the next one in {math.ceil(pause.total_seconds())} s"
             )
-        return dg.SensorResult(
-            run_requests=[
-                dg.RunRequest(
-                    run_config={"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}},
-                    tags={"loginetl/waiting_messages": str(waiting), INSTALLATION_TAG: installation, **BOUNDED},
-                )
-                for _ in range(wanted)
-            ]
-        )
+        tags = {"loginetl/waiting_messages": str(backlog.waiting), INSTALLATION_TAG: installation, **BOUNDED}
+        config = {"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config, tags=tags) for _ in range(wanted)])
 
     return queue_depth
 
 
+def _read_backlog(database: LoginDatabase, queue: LoginQueue, ours: OurRuns) -> Backlog:
+    with database.transaction() as connection:
+        pending = ledger.totals(connection).pending_batches
+    waiting = queue.depth().waiting
+    at_work = ours.records(statuses=IN_FLIGHT)
+    return Backlog(waiting, pending, len(_drains(at_work)), len(at_work))
+
+
 def _code_location(context: dg.SensorEvaluationContext) -> str | None:
-    """The label of the code location that a tick belongs to, as `label_of` gives it for a run."""
+    """The label of the code location that a tick belongs to, as `label_of` returns it for a run."""
     origin = context.code_location_origin
     return f"{context.repository_name}@{origin.location_name}" if origin else None
 
 
 def _back_off(ours: OurRuns) -> timedelta:
-    """How long the next drain should still wait: longer with every failure in a row, not at all after one."""
+    """Returns how long the next drain must still wait: longer with every failure in a row, not at all after one."""
     in_a_row = 0
     ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     records = _drains(ours.records(statuses=ended, limit=50))
@@ -130,13 +146,13 @@ def _drains(records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
 
 
 def failed_run_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """Builds the sensor that tells a notifier when a job of this code location begins to fail."""
+    """Builds the sensor that sends an alert when a job of this code location starts to fail."""
 
     @dg.run_failure_sensor(
         name="failed_run",
         default_status=default_status,
-        description="Tells the notifier of a failed run: job, run id, failed steps; no values. Of failures in a row at"
-        " the same steps only the first.",
+        description="Sends an alert for a failed run: job, run id, failed steps; no values. Of failures in a row at the"
+        " same steps only the first.",
     )
     def failed_run(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         run = context.dagster_run
@@ -147,7 +163,7 @@ def failed_run_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorSta
             and before.status is dg.DagsterRunStatus.FAILURE
             and _failed_steps(context.instance, before.run_id) == failed_steps
         ):
-            return dg.SkipReason("told already: the run before it failed at the same steps")
+            return dg.SkipReason("already alerted: the run before it failed at the same steps")
         notifier.notify(run_failed(run.job_name, run.run_id, failed_steps))
         return None
 
@@ -160,7 +176,7 @@ def _failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
 
 
 def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
-    """The newest finished run of the same job that was made before this one.
+    """Returns the newest finished run of the same job that was created before this one.
 
     The database is not asked, as it may be what failed: a run that began names the installation itself.
     """
@@ -176,9 +192,9 @@ def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dag
 
 
 def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """Builds the sensor that tells a notifier when something about the pipeline's health begins and ceases to be wrong.
+    """Builds the sensor that sends an alert when a condition of the pipeline's health starts, and when it is resolved.
 
-    The conditions that hold are its cursor, and each quarantined batch, so each is told once, however long it lasts and
+    The active conditions are its cursor, and each quarantined batch, so each alerts once, however long it lasts and
     however many runs see it.
     """
 
@@ -186,8 +202,8 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         name="health",
         minimum_interval_seconds=HEALTH_SECONDS,
         default_status=default_status,
-        description="Tells the notifier, once each, of batches set aside, messages that wait too long, a queue or a"
-        " database that cannot be reached, and too many rejections; and when that is over.",
+        description="Alerts once for each of: quarantined batches, messages that wait too long, a queue or database"
+        " that is unreachable, too many rejections; and again when it is resolved.",
     )
     def health(
         context: dg.SensorEvaluationContext,
@@ -195,35 +211,37 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         database: LoginDatabaseResource,
         rules: RulesResource,
     ) -> dg.SkipReason:
-        told: set[str] = set(json.loads(context.cursor or "[]"))
-        told_conditions = {_condition_of(mark) for mark in told}
+        known: set[str] = set(json.loads(context.cursor or "[]"))
+        known_conditions = {_condition_of(mark) for mark in known}
         try:
-            seen = look(database.get_client(), queue.get_client())
-            hold = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
-            hold |= _switched_off(context, database.services.settings)
-            if seen.depth is None and QUEUE_NOT_DRAINED in told:
-                hold[QUEUE_NOT_DRAINED] = ""  # of this nothing is known
-            marks = hold.keys() | {f"{QUARANTINED_BATCHES}/{one.batch_id}" for one in seen.quarantined}
+            found = look(database.get_client(), queue.get_client())
+            active = found.conditions(
+                max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours
+            )
+            active |= _switched_off(context, database.services.settings)
+            if found.depth is None and QUEUE_NOT_DRAINED in known:
+                active[QUEUE_NOT_DRAINED] = ""  # unknown while the queue does not answer
+            marks = active.keys() | {f"{QUARANTINED_BATCHES}/{one.batch_id}" for one in found.quarantined}
         except (OperatorError, TransientError) as error:
-            # Of the others nothing is known.
-            hold = {**dict.fromkeys(told_conditions, ""), "database_unreachable": str(error)}
-            marks = told | hold.keys()
-        for name in {_condition_of(mark) for mark in marks - told}:
-            notifier.notify(condition_changed(name, hold[name], holds=True))
-        for name in told_conditions - hold.keys():
+            # The others are unknown.
+            active = {**dict.fromkeys(known_conditions, ""), "database_unreachable": str(error)}
+            marks = known | active.keys()
+        for name in {_condition_of(mark) for mark in marks - known}:
+            notifier.notify(condition_changed(name, active[name], holds=True))
+        for name in known_conditions - active.keys():
             notifier.notify(condition_changed(name, "", holds=False))
         context.update_cursor(json.dumps(sorted(marks)))
-        return dg.SkipReason("; ".join(text or name for name, text in sorted(hold.items())) or "all is well")
+        return dg.SkipReason("; ".join(text or name for name, text in sorted(active.items())) or "healthy")
 
     return health
 
 
 def _switched_off(context: dg.SensorEvaluationContext, settings: Settings) -> dict[str, str]:
-    """What of the automation is off while this sensor is on, which some daemon evaluates."""
+    """Returns which sensors are off; this one is on, so a daemon evaluates it."""
     automation = read_automation(context.instance, settings, _code_location(context))
     return replace(automation, daemon_beats=True).conditions(settings) if automation else {}
 
 
 def _condition_of(mark: str) -> str:
-    """The condition of a mark in the health sensor's cursor: `condition`, or `condition/batch`."""
+    """Returns the condition of a mark in the health sensor's cursor: `condition`, or `condition/batch`."""
     return mark.partition("/")[0]
