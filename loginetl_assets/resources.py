@@ -180,6 +180,11 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
     freshness_hours: float
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """Those of the conditions of `Health`."""
+        return {"max_rejection_rate": self.max_rejection_rate, "freshness_hours": self.freshness_hours}
+
+    @property
     def masking(self) -> MaskingRules:
         """Those of masking."""
         return MaskingRules(

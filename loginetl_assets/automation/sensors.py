@@ -99,9 +99,8 @@ def queue_depth_sensor(
         if not wanted:
             return dg.SkipReason(f"no more drains needed, or as many as are allowed: {backlog}")
         if pause := _back_off(ours):
-            return dg.SkipReason(
-                f"{backlog}; the last runs failed: the next one in {math.ceil(pause.total_seconds())} s"
-            )
+            seconds = math.ceil(pause.total_seconds())
+            return dg.SkipReason(f"{backlog}, but the last runs failed: the next one in {seconds} s")
         tags = {"loginetl/waiting_messages": str(backlog.waiting), INSTALLATION_TAG: installation, **BOUNDED}
         config = {"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config, tags=tags) for _ in range(wanted)])
@@ -215,9 +214,7 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         known_conditions = {_condition_of(mark) for mark in known}
         try:
             found = look(database.get_client(), queue.get_client())
-            active = found.conditions(
-                max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours
-            )
+            active = found.conditions(**rules.thresholds)
             active |= _switched_off(context, database.services.settings)
             if found.depth is None and QUEUE_NOT_DRAINED in known:
                 active[QUEUE_NOT_DRAINED] = ""  # unknown while the queue does not answer

@@ -23,7 +23,7 @@ def health(
     """Looks at queue and ledger as they are now, whatever this run did."""
     with failures_without_values():
         seen = look(database.get_client(), queue.get_client())
-        conditions = seen.conditions(max_rejection_rate=rules.max_rejection_rate, freshness_hours=rules.freshness_hours)
+        conditions = seen.conditions(**rules.thresholds)
         settings = database.services.settings
         if automation := read_automation(context.instance, settings, label_of(context.run)):
             conditions |= automation.conditions(settings)

@@ -207,7 +207,7 @@ def test_the_health_sensor_and_the_check_tell_of_a_drain_that_is_switched_off(
 ) -> None:
     sensor = _Sensor(lasting)
     _beat(lasting.instance, seconds_ago=10)
-    assert sensor.tick() == "all is well"
+    assert sensor.tick() == "healthy"
     assert checks(lasting.run())["health"]
     _switch(lasting.instance, InstigatorStatus.STOPPED, "queue_depth")
     assert "queue_depth" in sensor.tick()
@@ -217,7 +217,7 @@ def test_the_health_sensor_and_the_check_tell_of_a_drain_that_is_switched_off(
 
 def test_a_condition_alerts_once_and_is_resolved_once(watched: Pipeline, recorder: _Recorder) -> None:
     sensor = _Sensor(watched)
-    assert sensor.tick() == "all is well"
+    assert sensor.tick() == "healthy"
     path = _damage_a_batch(watched)
     watched.run()
     for _ in range(3):

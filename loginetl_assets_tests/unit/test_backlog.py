@@ -1,0 +1,28 @@
+"""How many drains the queue_depth sensor requests for a backlog."""
+
+import pytest
+
+from loginetl_assets.automation.sensors import Backlog
+
+
+@pytest.mark.parametrize(
+    ("waiting", "pending", "drains", "runs", "wanted"),
+    [
+        (0, 0, 0, 0, 0),
+        (1, 0, 0, 0, 1),
+        (10, 0, 0, 0, 1),
+        (11, 0, 0, 0, 2),
+        (1_000, 0, 0, 0, 3),
+        (1_000, 0, 2, 2, 1),
+        (1_000, 0, 4, 4, 0),
+        (5, 0, 1, 1, 0),
+        (5, 0, 0, 1, 1),  # a run of retention holds up no drain
+        (0, 4, 0, 0, 1),
+        (0, 4, 0, 1, 0),
+    ],
+)
+def test_a_backlog_gets_as_many_drains_as_it_needs_and_a_maximum_allows(
+    waiting: int, pending: int, drains: int, runs: int, wanted: int
+) -> None:
+    backlog = Backlog(waiting, pending, drains, runs)
+    assert backlog.wanted_drains(messages_per_run=10, max_runs_in_flight=3) == wanted
