@@ -101,13 +101,13 @@ def test_a_table_of_this_kind_is_loaded_moved_exported_and_erased_from(
     assert len(indexes(server)) >= 3
 
 
-@pytest.mark.parametrize("shape", WORKS.keys() - {"a partition of another table"})
+@pytest.mark.parametrize("shape", [shape for shape in WORKS if "another" not in shape])
 def test_a_migration_adds_what_a_table_of_this_kind_lacks_of_the_contract(shape: str, server: Server) -> None:
     server.execute("SET search_path = public", *WORKS[shape])
     server.migrate()
     server.execute("INSERT INTO public.user_logins (user_id, create_date) VALUES ('old', '2020-01-01')")
     server.execute("ALTER TABLE public.user_logins DROP COLUMN locale CASCADE")  # and the views that read it
-    with Services(server.settings()).database().transaction() as connection:
+    with LoginDatabase(str(server.settings().database_url)).transaction() as connection:
         add_login_columns(connection)
     for relation in ("public.user_logins", "loginetl.logins"):
         assert server.execute(f"SELECT user_id, locale FROM {relation}") == [("old", None)]
@@ -117,9 +117,9 @@ def test_a_migration_adds_what_a_table_of_this_kind_lacks_of_the_contract(shape:
 def test_the_views_keep_their_grants_when_a_migration_renews_them(server: Server) -> None:
     server.execute(TABLE)
     server.migrate()
-    grant_roles(Services(server.settings()).database())
+    grant_roles(LoginDatabase(str(server.settings(user="postgres").database_url)))
     server.execute("CREATE VIEW public.theirs AS SELECT * FROM loginetl.logins")
-    with Services(server.settings()).database().transaction() as connection:
+    with LoginDatabase(str(server.settings().database_url)).transaction() as connection:
         add_login_columns(connection)
     allowed = f"SELECT has_table_privilege('{ANALYST}', 'loginetl.logins', 'SELECT')"
     assert server.execute(allowed) == [(True,)]
