@@ -31,8 +31,7 @@ from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.steps.batch_objects import land
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import vault
+from loginetl_assets.storage import installation, vault
 from loginetl_assets.storage.database import LoginDatabase, copy_rows
 
 RECOVERED_TOKENS = 10_000
@@ -89,7 +88,7 @@ def _fill(login_database: LoginDatabase, keys: Keyring, rows: int, values: int) 
         for start in range(0, each, _BATCH):
             with login_database.transaction() as connection:
                 for role in KeysetRole:
-                    ledger.check_keys(connection, role, keys.check_values(role))
+                    installation.check_keys(connection, role, keys.check_values(role))
                 encryptor = VaultEncryptor(keys.vault)
                 vault.add(
                     connection,

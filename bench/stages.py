@@ -20,8 +20,8 @@ from loginetl_assets.logins.masking import MASKED_SCHEMA, MaskedBatch, mask_batc
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage.batches import BatchState
+from loginetl_assets.storage import batches
+from loginetl_assets.storage.batches import BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import load_logins
 
@@ -131,7 +131,7 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
     open_database = Services(Settings(home=home, database_url=url)).database()
     with open_database.transaction() as connection:
         for number, one in enumerate(masked):
-            ledger.register_batch(
+            batches.register_batch(
                 connection,
                 object_path=str(number),
                 landing_key_id=0,
@@ -140,25 +140,23 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
                 oldest_sent_at_ms=0,
                 run_id=None,
             )
-            batch = ledger.claim_batch(connection, [BatchState.LANDED])
+            batch = batches.claim_batch(connection, [BatchState.LANDED])
             if batch is None:
                 raise BenchmarkError("the ledger has no batch")
-            ledger.mark_masked(
+            batches.mark_masked(
                 connection,
                 batch,
+                Results(),
                 masked_path=str(number),
-                rejected=0,
-                duplicates=0,
-                loaded=0,
                 unknown_fields=0,
                 run_id="bench",
             )
     started = time.perf_counter()
     for one in masked:
         with open_database.transaction() as connection:
-            batch = ledger.claim_batch(connection, [BatchState.MASKED])
+            batch = batches.claim_batch(connection, [BatchState.MASKED])
             if batch is None:
                 raise BenchmarkError("the ledger has no masked batch")
             outcome = load_logins(connection, batch, one.logins.match_to_schema(MASKED_SCHEMA))
-            ledger.mark_loaded(connection, batch, loaded=outcome.inserted, rejected=0, duplicates=0, run_id="bench")
+            batches.mark_loaded(connection, batch, Results(loaded=outcome.inserted), run_id="bench")
     return time.perf_counter() - started

@@ -19,8 +19,8 @@ from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG
 from loginetl_assets.services import Services
 from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
 from loginetl_assets.steps.mask import MaskingRules
-from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.live_runs import Heartbeat
 
 EMBEDDED = "embedded in LOGINETL_HOME"
@@ -121,7 +121,7 @@ class LoginDatabaseResource(dg.ConfigurableResource[LoginDatabase]):
         if self._heartbeat is None and self._context and self._context.run and self._context.instance:
             run_id = self._context.run.run_id
             with database.transaction() as connection:
-                installation = str(ledger.installation_id(connection))
+                installation = str(installation_id(connection))
             self._context.instance.add_run_tags(run_id, {INSTALLATION_TAG: installation})
             heartbeat = Heartbeat(database, run_id)
             heartbeat.start()

@@ -13,7 +13,7 @@ from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import Settings
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import installation
 from loginetl_assets.storage.adoption import check_table
 from loginetl_assets.storage.database import LoginDatabase
 
@@ -108,7 +108,7 @@ class Services:
         """Opens the landing and makes sure that it is this database's."""
         landing = self.landing()
         with database.transaction() as connection:
-            installation_id = ledger.installation_id(connection)
+            installation_id = installation.installation_id(connection)
         landing.bind(installation_id)
         return landing
 

@@ -11,7 +11,7 @@ from loginetl_assets.orchestration.our_runs import OurRuns, label_of
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, PayloadsResource
 from loginetl_assets.steps.replay import replay_rejected, selection
 from loginetl_assets.steps.retention import apply_retention
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.installation import installation_id
 
 LOGIN_ETL = "login_etl"
 PROCESS_LANDED = "process_landed"
@@ -104,7 +104,7 @@ def purge(
         older_than = timedelta(days=config.days)
         opened = database.get_client()
         with opened.transaction() as connection:
-            installation = str(ledger.installation_id(connection))
+            installation = str(installation_id(connection))
         ours = OurRuns(context.instance, installation, label_of(context.run))
         runs = _purge_runs(context.instance, ours, datetime.now(UTC) - older_than)
         totals = apply_retention(

@@ -18,8 +18,9 @@ from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns, la
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, look
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.installation import installation_id
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -87,7 +88,7 @@ def queue_depth_sensor(
         try:
             opened = database.get_client()
             with opened.transaction() as connection:
-                installation = str(ledger.installation_id(connection))
+                installation = str(installation_id(connection))
             ours = OurRuns(context.instance, installation, _code_location(context))
             for run_id in fail_runs_without_worker(context.instance, ours, opened):
                 context.log.warning(f"run {run_id} has no living worker and was reported failed")  # noqa: G004 - an id
@@ -110,7 +111,7 @@ def queue_depth_sensor(
 
 def _read_backlog(database: LoginDatabase, queue: LoginQueue, ours: OurRuns) -> Backlog:
     with database.transaction() as connection:
-        pending = ledger.totals(connection).pending_batches
+        pending = batches.totals(connection).pending_batches
     waiting = queue.depth().waiting
     at_work = ours.records(statuses=IN_FLIGHT)
     return Backlog(waiting, pending, len(_drains(at_work)), len(at_work))

@@ -12,7 +12,7 @@ from loginetl_assets.checks.results import selected_results
 from loginetl_assets.orchestration.failures import failures_without_values
 from loginetl_assets.resources import LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.steps.verify import verify_masked
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.batches import touched_by_run
 
 
 @dg.multi_asset_check(
@@ -64,7 +64,7 @@ def rejection_rate(
     """Compares rejected with read messages; where this run masked nothing, of the batch that was masked last."""
     with failures_without_values():
         with database.get_client().transaction() as connection:
-            batches = ledger.touched_by_run(connection, "masked", context.run.run_id)
+            batches = touched_by_run(connection, "masked", context.run.run_id)
         messages = sum(batch.messages for batch in batches)
         rejected = sum(batch.rejected for batch in batches)
         share = rejected / messages if messages else 0.0

@@ -29,12 +29,12 @@ def list_batches(
     as_json: AsJson = False,
 ) -> None:
     """List batches: id, state, counts, when they landed, and why they are quarantined or lost."""
-    from loginetl_assets.storage import batches as ledger
+    from loginetl_assets.storage import batches
 
-    if state and state not in list(ledger.BatchState):
-        raise SettingsError(f"the states are {', '.join(ledger.BatchState)}")
+    if state and state not in list(batches.BatchState):
+        raise SettingsError(f"the states are {', '.join(batches.BatchState)}")
     with configured_services().database().transaction() as connection:
-        found = ledger.newest_batches(connection, ledger.BatchState(state) if state else None, limit=limit)
+        found = batches.newest_batches(connection, batches.BatchState(state) if state else None, limit=limit)
     if as_json:
         print(json.dumps([asdict(one) for one in found], default=str, indent=2))  # noqa: T201
         return
@@ -55,10 +55,10 @@ def list_batches(
 @batches_app.command()
 def show(batch_id: BatchId, as_json: AsJson = False) -> None:
     """Show what the ledger knows of a batch: objects, counts, runs and times."""
-    from loginetl_assets.storage import batches as ledger
+    from loginetl_assets.storage import batches
 
     with configured_services().database().transaction() as connection:
-        found = asdict(ledger.batch_record(connection, batch_id))
+        found = asdict(batches.get_batch(connection, batch_id))
     if as_json:
         print(json.dumps(found, default=str, indent=2))  # noqa: T201
         return
@@ -80,18 +80,18 @@ def give_up(
 
     Until retention passes it, `loginetl reprocess` with its id takes it back, should the object turn up again.
     """
-    from loginetl_assets.storage import batches as ledger
+    from loginetl_assets.storage import batches
 
     if not reason.strip():
         raise SettingsError("give --reason: it is kept with the batch")
     database = configured_services().database(application_name="loginetl batches")
     with database.transaction() as connection:
-        found = ledger.batch_record(connection, batch_id)
+        found = batches.get_batch(connection, batch_id)
     question = f"Count {found.pending} messages of batch {batch_id} as lost?"
-    if not yes and found.state == ledger.BatchState.QUARANTINED and not typer.confirm(question, err=True):
+    if not yes and found.state == batches.BatchState.QUARANTINED and not typer.confirm(question, err=True):
         raise OperatorError("nothing was given up")
     with database.transaction() as connection:
-        lost = ledger.give_up(connection, batch_id, reason.strip())
+        lost = batches.give_up(connection, batch_id, reason.strip())
     err.print(f"batch {batch_id} is given up: {lost} messages are lost", highlight=False)
 
 

@@ -66,18 +66,18 @@ def reprocess(
 
     Exit codes as of `loginetl run`; 1 too where the landing has no such batch.
     """
-    from loginetl_assets.storage import batches as ledger
+    from loginetl_assets.storage.batches import batches_in_landing, quarantined_batches
 
     services = _opened(Settings.from_environment())
     if not batches:
         with services.database().transaction() as connection:
-            batches = [one.batch_id for one in ledger.quarantined_batches(connection)]
+            batches = [one.batch_id for one in quarantined_batches(connection)]
         if not batches:
             err.print("no batch is set aside")
             return
     else:
         with services.database().transaction() as connection:
-            unknown = sorted(set(batches).difference(ledger.batches_in_landing(connection)))
+            unknown = sorted(set(batches).difference(batches_in_landing(connection)))
         if unknown:
             raise OperatorError(
                 f"the landing holds no batch {', '.join(map(str, unknown))}: it never did, or retention has removed it"
@@ -221,7 +221,7 @@ class _Progress:
         self._progress.stop()
 
     def _watch(self) -> None:
-        from loginetl_assets.storage import batches as ledger
+        from loginetl_assets.storage.batches import totals
 
         try:
             database, queue = (
@@ -229,13 +229,13 @@ class _Progress:
                 self._services.queue(),
             )
             with database.transaction() as connection:
-                before = ledger.totals(connection)
+                before = totals(connection)
             waiting = queue.depth().waiting
             drained = self._progress.add_task("drained", total=waiting)
             settled = self._progress.add_task("loaded", total=waiting + before.pending)
             while not self._done.wait(0.5):
                 with database.transaction() as connection:
-                    now = ledger.totals(connection)
+                    now = totals(connection)
                 landed = now.messages - before.messages
                 self._progress.update(drained, completed=landed, total=max(waiting, landed))
                 done = now.messages - now.pending - (before.messages - before.pending)

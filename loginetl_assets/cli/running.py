@@ -15,8 +15,8 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.orchestration.our_runs import OurRuns
 from loginetl_assets.services import Services
-from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import rejections
+from loginetl_assets.storage.installation import installation_id
 
 
 @dataclass
@@ -99,7 +99,7 @@ def _summary(services: Services, instance: dg.DagsterInstance) -> Iterator[RunSu
     summary, started = RunSummary(), time.monotonic()
     database = services.database()
     with database.transaction() as connection:
-        installation = str(ledger.installation_id(connection))
+        installation = str(installation_id(connection))
         before = rejections.by_reason(connection)
     # Where there is no sensor to do it: earlier runs of this command, if they were killed, are STARTED still.
     fail_runs_without_worker(instance, OurRuns(instance, installation, None), database)

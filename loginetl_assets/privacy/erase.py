@@ -41,8 +41,7 @@ from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import delete_pending, pending_logins, read_batch
 from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
 from loginetl_assets.steps.vault_sweep import sweep_vault
-from loginetl_assets.storage import audit, rejections, vault
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import audit, batches, installation, objects, rejections, vault
 from loginetl_assets.storage.adoption import login_table
 from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
@@ -199,7 +198,7 @@ class Erasure:
         counts.unneeded_vault_entries = swept.unneeded_vault_entries
         counts.unreadable_batches += swept.unreadable_batches
         with self._database.transaction() as connection:
-            counts.kept_versions = len(ledger.pending_deletions(connection))
+            counts.kept_versions = len(objects.pending_deletions(connection))
         audit.record(
             self._database,
             audit.Action.ERASED,
@@ -216,15 +215,15 @@ class Erasure:
         with self._database.transaction() as connection:
             require_every_row(connection)  # here first, before anything is removed
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
-                ledger.check_keys(connection, role, self._keys.check_values(role))
+                installation.check_keys(connection, role, self._keys.check_values(role))
             if isinstance(self._subject, Tokens):
                 pairs = vault.token_pairs(connection, self._subject.audit_tokens)
                 self._subject.add(token for pair in pairs for token in pair)
-            batch_ids = ledger.batches_in_landing(connection)
+            batch_ids = batches.batches_in_landing(connection)
         while True:
             for batch_id in batch_ids:
                 with self._database.transaction() as connection:
-                    batch = ledger.lock_batch(connection, batch_id)
+                    batch = batches.lock_batch(connection, batch_id)
                     if batch is not None:
                         self._clean_batch(connection, batch, counts, tokens, remove=remove)
                 seen.add(batch_id)
@@ -256,7 +255,7 @@ class Erasure:
         counts.unnamed_objects += self._landing.delete_unfinished(now)
         counts.unnamed_objects += delete_unnamed_masked(self._database, self._landing, before=_ANY_TIME)
         counts.unnamed_objects += delete_purged(self._database, self._landing, before=_ANY_TIME)
-        return [batch_id for batch_id in ledger.batches_in_landing(connection) if batch_id not in seen]
+        return [batch_id for batch_id in batches.batches_in_landing(connection) if batch_id not in seen]
 
     def _clean_batch(
         self, connection: Connection, batch: Batch, counts: ErasureCounts, tokens: set[str], *, remove: bool
@@ -294,7 +293,7 @@ class Erasure:
         masked_path = None
         if batch.state is BatchState.LOADED and masked is not None:
             masked_path, _ = write_masked(self._landing, masked.filter(~self._subject.masked()))
-        counts.rejected_bodies += ledger.replace_objects(
+        counts.rejected_bodies += batches.replace_objects(
             connection,
             batch,
             object_path=object_path,

@@ -12,8 +12,7 @@ from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.canonical import canonical_value
 from loginetl_assets.logins.encryption import DecryptionError, decrypt
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.storage import audit, vault
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import audit, installation, vault
 from loginetl_assets.storage.adoption import login_table
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import require_every_row
@@ -142,7 +141,7 @@ def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: s
         OperatorError: the masking keyset is another database's.
     """
     with database.transaction() as connection:
-        ledger.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
+        installation.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
     canonical = canonical_value(field, value)
     if not canonical:
         raise SettingsError(f"that is no {field}")

@@ -28,8 +28,7 @@ from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, VaultEncryptor, decrypt
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import delete_pending
-from loginetl_assets.storage import audit, vault
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import audit, batches, installation, vault
 from loginetl_assets.storage.adoption import login_table
 from loginetl_assets.storage.batches import BatchState
 from loginetl_assets.storage.database import LoginDatabase
@@ -76,7 +75,7 @@ def retokenize(
     with database.transaction() as connection:
         require_every_row(connection)  # here first, before anything is moved
         for role in KeysetRole:
-            ledger.check_keys(connection, role, keys.check_values(role))
+            installation.check_keys(connection, role, keys.check_values(role))
         _check_officer(connection, officer)
         if not officer.opens(keys.vault):
             raise OperatorError(_not_the_officers(keys))
@@ -232,10 +231,10 @@ def _move_rows(database: LoginDatabase, primary: str, counts: RetokenCounts, pro
 
 def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts, progress: Progress) -> None:
     with database.transaction() as connection:
-        batch_ids = ledger.batches_in_landing(connection)
+        batch_ids = batches.batches_in_landing(connection)
     for done, batch_id in enumerate(batch_ids, 1):
         with database.transaction() as connection:
-            batch = ledger.lock_batch(connection, batch_id)
+            batch = batches.lock_batch(connection, batch_id)
             if batch is None or batch.masked_path is None:
                 continue
             try:
@@ -250,9 +249,9 @@ def _move_files(database: LoginDatabase, landing: Landing, counts: RetokenCounts
                 masked_path, _ = write_masked(
                     landing, logins.with_columns(pl.col("masked_ip", "masked_device_id").replace(new))
                 )
-                ledger.replace_masked(connection, batch, masked_path)
+                batches.replace_masked(connection, batch, masked_path)
             else:
-                ledger.replace_masked(connection, batch, None)
+                batches.replace_masked(connection, batch, None)
             counts.masked_files += 1
         progress("masked files", done, len(batch_ids))
     delete_pending(database, landing)
@@ -331,11 +330,11 @@ def reencrypt_data_keys(
             text("SELECT count(*) FROM loginetl.vault_data_keys WHERE officer_key_id <> :new"), {"new": new_key_id}
         ).scalar_one()
         # What would be sealed with is looked at, where the officer has another key under its id.
-        ledger.check_belonging(connection, KeysetRole.VAULT, {**officer.check_values(), **check_values})
+        installation.check_belonging(connection, KeysetRole.VAULT, {**officer.check_values(), **check_values})
     counts = {"new_key_id": new_key_id, "data_keys": total, **({"to_another_officer": 1} if foreign else {})}
     audit.record(database, audit.Action.REWRAP, reason, counts=counts)
     with database.transaction() as connection:
-        ledger.remember_key(connection, KeysetRole.VAULT, new_key_id, check_values[new_key_id])
+        installation.remember_key(connection, KeysetRole.VAULT, new_key_id, check_values[new_key_id])
     moved = 0
     while True:
         with database.transaction() as connection:

@@ -13,7 +13,7 @@ from loginetl_assets.landing.batch_files import UnreadableError, read_masked, re
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.storage import batches, vault
+from loginetl_assets.storage import batches, installation, objects, vault
 from loginetl_assets.storage.batches import Batch
 from loginetl_assets.storage.database import LoginDatabase
 
@@ -69,7 +69,7 @@ class BatchLanding:
             OperatorError, TransientError: why they cannot.
         """
         with self.database.transaction() as connection:
-            batches.check_keys(connection, KeysetRole.LANDING, self.keyring.check_values(KeysetRole.LANDING))
+            installation.check_keys(connection, KeysetRole.LANDING, self.keyring.check_values(KeysetRole.LANDING))
             batches.check_writable(connection)
         self.landing.check_writable()
 
@@ -109,18 +109,18 @@ def pending_logins(connection: Connection, landing: Landing) -> Iterator[tuple[B
 
 def delete_objects(connection: Connection, landing: Landing, paths: Sequence[str]) -> None:
     """Deletes objects that no batch needs; those of which versions stay are listed to be tried again."""
-    batches.schedule_deletion(connection, landing.delete(paths))
+    objects.schedule_deletion(connection, landing.delete(paths))
 
 
 def delete_pending(database: LoginDatabase, landing: Landing) -> int:
     """Deletes the objects that were replaced, and takes them off the list once they are gone; returns how many."""
     with database.transaction() as connection:
-        pending = batches.pending_deletions(connection)
+        pending = objects.pending_deletions(connection)
     deleted = 0
     for start in range(0, len(pending), _DELETED_TOGETHER):
         page = pending[start : start + _DELETED_TOGETHER]
         left = landing.delete(page)  # outside a transaction: it may take a minute
         with database.transaction() as connection:
-            batches.forget_deletions(connection, sorted({*page}.difference(left)))
+            objects.forget_deletions(connection, sorted({*page}.difference(left)))
         deleted += len(page) - len(left)
     return deleted

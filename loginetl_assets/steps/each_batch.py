@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from loginetl_assets.errors import BatchConflictError, BatchError, OperatorError, TransientError, withheld
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches
 from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
 
@@ -80,7 +80,7 @@ def each_batch(
         batch = None
         try:
             with database.transaction() as connection:
-                batch = ledger.claim_batch(connection, states, after=last, before=until, newest=ahead, only=only)
+                batch = batches.claim_batch(connection, states, after=last, before=until, newest=ahead, only=only)
                 if batch is None:
                     return totals, failed
                 if ahead:

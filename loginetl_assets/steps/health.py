@@ -11,8 +11,7 @@ from sqlalchemy import text
 
 from loginetl_assets.aws.sqs import LoginQueue, QueueDepth
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import live_runs
+from loginetl_assets.storage import batches, live_runs
 from loginetl_assets.storage.batches import QuarantinedBatch, Totals
 from loginetl_assets.storage.database import LoginDatabase
 
@@ -129,7 +128,7 @@ def look(database: LoginDatabase, queue: LoginQueue) -> Health:
     except (OperatorError, TransientError) as reason:
         error = str(reason)
     with database.transaction() as connection:
-        totals = ledger.totals(connection)
+        totals = batches.totals(connection)
         unsettled = connection.execute(
             text(
                 "SELECT min(oldest_sent_at) FILTER (WHERE settled < messages) AS sent_at,"
@@ -163,7 +162,7 @@ def look(database: LoginDatabase, queue: LoginQueue) -> Health:
             oldest_pending_at=unsettled.sent_at,
             oldest_landed_at=unsettled.landed_at,
             count_mismatches=unsettled.count_mismatches,
-            quarantined=ledger.quarantined_batches(connection, limit=1_000),
+            quarantined=batches.quarantined_batches(connection, limit=1_000),
             rejected_lately=int(lately.rejected),
             masked_lately=int(lately.messages),
             installed_at=connection.execute(text("SELECT installed_at FROM loginetl.installation")).scalar_one(),

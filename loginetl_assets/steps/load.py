@@ -14,9 +14,8 @@ from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import FailedBatches, each_batch
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import rejections
-from loginetl_assets.storage.batches import Batch, BatchState
+from loginetl_assets.storage import batches, rejections
+from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import load_logins
 from loginetl_assets.storage.rejections import encrypted_rejection
@@ -68,7 +67,7 @@ class _Loader:
         try:
             logins = read_masked(self._landing, batch.masked_path)
         except UnreadableError:
-            ledger.replace_masked(connection, batch, None)
+            batches.replace_masked(connection, batch, None)
             return LoadTotals(batches_to_mask_again=1)
         try:
             with connection.begin_nested():  # rows of a batch that is quarantined must not stay
@@ -76,17 +75,11 @@ class _Loader:
                 outcome = load_logins(connection, batch, logins)
                 rejected = self._reject(connection, batch, outcome.refused)
         except UnreadableError as error:
-            ledger.quarantine(connection, batch, str(error))
+            batches.quarantine(connection, batch, str(error))
             return LoadTotals(quarantined_batches=1)
         duplicates = logins.height - outcome.inserted - rejected
-        ledger.mark_loaded(
-            connection,
-            batch,
-            loaded=outcome.inserted,
-            rejected=rejected,
-            duplicates=duplicates,
-            run_id=self._run_id,
-        )
+        results = Results(loaded=outcome.inserted, duplicates=duplicates, rejected=rejected)
+        batches.mark_loaded(connection, batch, results, run_id=self._run_id)
         return LoadTotals(
             rows=logins.height, batches=1, loaded=outcome.inserted, rejected=rejected, duplicates=duplicates
         )

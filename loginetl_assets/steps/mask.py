@@ -19,9 +19,8 @@ from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import FailedBatches, each_batch
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import rejections, vault
-from loginetl_assets.storage.batches import Batch, BatchState
+from loginetl_assets.storage import batches, installation, message_ids, rejections, vault
+from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.rejections import encrypted_rejection
 
@@ -77,7 +76,7 @@ def mask_pending(
     """
     with database.transaction() as connection:
         for role in KeysetRole:
-            ledger.check_keys(connection, role, keys.check_values(role))
+            installation.check_keys(connection, role, keys.check_values(role))
     states = [BatchState.LANDED]
     if reprocess:  # what was given up is not quarantined again by a reprocess of others
         states = [state for state in BatchState if state is not BatchState.LOST or batch_ids]
@@ -100,20 +99,20 @@ class _Masker:
         try:
             messages = read_batch(self._landing, self._keys, batch)
         except UnreadableError as error:
-            ledger.quarantine(connection, batch, str(error))
+            batches.quarantine(connection, batch, str(error))
             return MaskTotals(quarantined_batches=1)
         rejections.forget_batch(connection, batch)
-        settled = ledger.settled(connection, [message.uuid for message in messages])
-        loaded_before = sum(end == (batch.batch_id, "loaded") for end in settled.values())
-        erased_before = sum(end == (batch.batch_id, "erased") for end in settled.values())  # on the batch's own count
-        # What is settled is not masked again: a redelivered message of somebody erased must not fill the vault.
-        unsettled = [message for message in messages if message.uuid not in settled]
-        masked = mask_batch(unsettled, self._keys.tokenizer, **asdict(self._rules))
+        outcomes = message_ids.outcomes_of(connection, [message.uuid for message in messages])
+        loaded_before = sum(end == (batch.batch_id, "loaded") for end in outcomes.values())
+        erased_before = sum(end == (batch.batch_id, "erased") for end in outcomes.values())  # on the batch's own count
+        # What has ended is not masked again: a redelivered message of somebody erased must not fill the vault.
+        fresh = [message for message in messages if message.uuid not in outcomes]
+        masked = mask_batch(fresh, self._keys.tokenizer, **asdict(self._rules))
         masked, known_events = _without_known_events(connection, masked)
         masked_path, size = write_masked(self._landing, masked.logins)
         # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
         new_tokens = self._fill_vault(connection, masked)
-        ledger.settle_duplicates(connection, batch, known_events)
+        message_ids.record_duplicates(connection, batch.batch_id, known_events)
         rejected = rejections.add(
             connection,
             batch,
@@ -123,15 +122,13 @@ class _Masker:
             masked.repeated
             + len(known_events)
             + (len(masked.rejected) - rejected)
-            + (len(messages) - len(unsettled) - loaded_before - erased_before)
+            + (len(messages) - len(fresh) - loaded_before - erased_before)
         )
-        ledger.mark_masked(
+        batches.mark_masked(
             connection,
             batch,
+            Results(loaded=loaded_before, duplicates=duplicates, rejected=rejected),
             masked_path=masked_path,
-            rejected=rejected,
-            duplicates=duplicates,
-            loaded=loaded_before,
             unknown_fields=masked.unknown_fields,
             run_id=self._run_id,
         )
@@ -175,5 +172,5 @@ def _without_known_events(connection: Connection, masked: MaskedBatch) -> tuple[
     events = masked.logins["event_uuid"].drop_nulls()
     if events.is_empty():
         return masked, []
-    known = ledger.settled_events(connection, [UUID(event) for event in events])
+    known = message_ids.loaded_events(connection, [UUID(event) for event in events])
     return masked.without_events({str(event) for event in known})

@@ -21,8 +21,7 @@ from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import land
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import rejections, vault
+from loginetl_assets.storage import installation, rejections, vault
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.rejections import Claimed, Selection
 
@@ -82,7 +81,7 @@ def replay_rejected(
     """
     with database.transaction() as connection:
         for role in (KeysetRole.LANDING, KeysetRole.REJECTS):
-            ledger.check_keys(connection, role, keys.check_values(role))
+            installation.check_keys(connection, role, keys.check_values(role))
     payloads.check_reachable()
     totals, after = ReplayTotals(), UUID(int=0)
     while True:

@@ -9,7 +9,7 @@ from loginetl_assets.steps.batch_objects import delete_objects, delete_pending
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
 from loginetl_assets.steps.vault_sweep import sweep_vault
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches, message_ids
 from loginetl_assets.storage.database import LoginDatabase
 
 # An object that no batch names was left by a run that died, or by a Postgres that was restored to an earlier moment. A
@@ -54,8 +54,8 @@ def apply_retention(
     orphans += delete_unnamed_masked(database, landing, before=orphaned)
     orphans += delete_purged(database, landing, before=orphaned)
     with database.transaction() as connection:
-        message_ids = ledger.prune_messages(
-            connection, now - max(ledger.REDELIVERY, older_than), unread_since=unnamed.unread_since
+        pruned = message_ids.prune(
+            connection, now - max(message_ids.REDELIVERY, older_than), unread_since=unnamed.unread_since
         )
     swept = sweep_vault(database, landing)  # the last: it fails where row-level security hides rows
     return RetentionTotals(
@@ -64,7 +64,7 @@ def apply_retention(
         registered_messages=unnamed.registered_messages,
         unreadable_objects=unnamed.unreadable_objects,
         orphans=orphans,
-        message_ids=message_ids,
+        message_ids=pruned,
         unneeded_vault_entries=swept.unneeded_vault_entries,
         unreadable_batches=swept.unreadable_batches,
     )
@@ -75,11 +75,11 @@ def _purge_expired(database: LoginDatabase, landing: Landing, cutoff: datetime) 
     objects = 0
     while True:
         with database.transaction() as connection:
-            expired = ledger.expired_batches(connection, cutoff, limit=500)
+            expired = batches.expired_batches(connection, cutoff, limit=500)
             if not expired:
                 return objects
             # The files go before the rows that name them: a purge that dies in between meets them again.
             paths = [path for batch in expired for path in (batch.object_path, batch.masked_path) if path]
             delete_objects(connection, landing, paths)
-            ledger.mark_purged(connection, [batch.batch_id for batch in expired])
+            batches.mark_purged(connection, [batch.batch_id for batch in expired])
             objects += len(paths)

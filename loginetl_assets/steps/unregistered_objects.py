@@ -21,7 +21,7 @@ from loginetl_assets.logins.encryption import DecryptionError, decrypt, key_id_o
 from loginetl_assets.logins.message import QueuedMessage, decode_messages
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import delete_pending
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches, installation, objects
 from loginetl_assets.storage.database import LoginDatabase
 
 # A run names what it has put within a transaction's life: put, lock and statement have time-outs of minutes. Should one
@@ -53,9 +53,9 @@ def register_unnamed(
         OperatorError: the landing keyset is another database's; or the landing cannot be read.
     """
     with database.transaction() as connection:
-        ledger.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
+        installation.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
     found = UnnamedObjects()
-    for key, written_at in _those(ledger.unnamed_objects, database, landing, BATCHES, before):
+    for key, written_at in _those(objects.unnamed_objects, database, landing, BATCHES, before):
         if not may_be_ours(key):
             found.unreadable_objects += 1
         elif key.startswith(PROBES):
@@ -68,21 +68,21 @@ def register_unnamed(
 
 def delete_unnamed_masked(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
     """Deletes masked files that no batch names and that were written before a moment: they can be made again."""
-    unnamed = [key for key, _ in _those(ledger.unnamed_objects, database, landing, MASKED, before)]
+    unnamed = [key for key, _ in _those(objects.unnamed_objects, database, landing, MASKED, before)]
     return _delete(database, landing, filter(may_be_ours, unnamed))
 
 
 def delete_purged(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
     """Deletes batches' objects that retention had removed, and that were written anew before a moment."""
     return _delete(
-        database, landing, (key for key, _ in _those(ledger.purged_objects, database, landing, BATCHES, before))
+        database, landing, (key for key, _ in _those(objects.purged_objects, database, landing, BATCHES, before))
     )
 
 
 def _delete(database: LoginDatabase, landing: Landing, found: Iterable[str]) -> int:
     keys = list(found)
     with database.transaction() as connection:
-        ledger.schedule_deletion(connection, keys)  # first: a listing shows none of which only old versions are left
+        objects.schedule_deletion(connection, keys)  # first: a listing shows none of which only old versions are left
     delete_pending(database, landing)
     return len(keys)
 
@@ -114,8 +114,8 @@ def _register(
     with database.transaction() as connection:
         # Asked again now that nobody else registers, and read after it: an object that was replaced is deleted before
         # the ledger forgets it.
-        ledger.lock_registering(connection)
-        if not ledger.unnamed_objects(connection, [key]):
+        objects.lock_registering(connection)
+        if not objects.unnamed_objects(connection, [key]):
             return
         try:
             sealed = landing.get(key)
@@ -130,7 +130,7 @@ def _register(
             landing.delete([key])
             found.deleted += 1
             return
-        ledger.register_batch(
+        batches.register_batch(
             connection,
             object_path=key,
             landing_key_id=_sealing_key(keys, sealed),

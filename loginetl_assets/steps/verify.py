@@ -15,9 +15,8 @@ from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import MASKED_SCHEMA, violations
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import rejections
-from loginetl_assets.storage.batches import Batch
+from loginetl_assets.storage import message_ids, rejections
+from loginetl_assets.storage.batches import Batch, pending_masked, touched_by_run
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import is_filtered, repeated_logins, tokens_of_several_users
 
@@ -51,7 +50,7 @@ def _pending(database: LoginDatabase) -> Iterator[list[Batch]]:
     last = 0
     while True:
         with database.transaction() as connection:
-            page = ledger.pending_masked(connection, after=last, limit=_PAGE)
+            page = pending_masked(connection, after=last, limit=_PAGE)
         if not page:
             return
         yield page
@@ -96,15 +95,16 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
     It costs what those batches cost: look-ups by index, never a scan of the table.
     """
     with database.snapshot() as connection:
-        batches = ledger.touched_by_run(connection, "loaded", run_id)
+        batches = touched_by_run(connection, "loaded", run_id)
         ids = [batch.batch_id for batch in batches]
-        settled = ledger.settled_by(connection, ids)
+        ended = message_ids.count_by_outcome(connection, ids)
         encrypted_rejections = rejections.count(connection, ids)
         read, logins = _read_all(landing, batches)
-        message_ids = [UUID(one) for one in logins["message_uuid"].unique()]
-        with_outcome, rejected = ledger.settled_among(connection, message_ids)
+        ids_read = [UUID(one) for one in logins["message_uuid"].unique()]
+        outcomes = message_ids.outcomes_of(connection, ids_read)
+        rejected = [str(one) for one, (_, outcome) in outcomes.items() if outcome == "rejected"]
         # A row that the table refused may hold what is not even a text to Postgres.
-        accepted = logins.filter(~pl.col("message_uuid").is_in([str(one) for one in rejected]))
+        accepted = logins.filter(~pl.col("message_uuid").is_in(rejected))
         duplicates = Duplicates(
             duplicate_rows=repeated_logins(connection, accepted),
             shared_devices=_shared(connection, logins, "masked_device_id"),
@@ -112,18 +112,17 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
             filtered_by_row_level_security=int(is_filtered(connection)),
         )
     repeats = Repeats(
-        loaded_twice=sum(max(0, batch.loaded - settled.get((batch.batch_id, "loaded"), 0)) for batch in batches),
-        messages_without_outcome=len(message_ids) - with_outcome,
+        loaded_twice=sum(max(0, batch.loaded - ended.get((batch.batch_id, "loaded"), 0)) for batch in batches),
+        messages_without_outcome=len(ids_read) - len(outcomes),
     )
-    rejected_ids = sum(count for (_, outcome), count in settled.items() if outcome == "rejected")
+    rejected_ids = sum(count for (_, outcome), count in ended.items() if outcome == "rejected")
     mismatched = Sums(mismatched_rejections=abs(rejected_ids - encrypted_rejections))
-    sums = sum((_sums(batch, settled) for batch in batches), mismatched)
+    sums = sum((_sums(batch, ended) for batch in batches), mismatched)
     return read, repeats, sums, duplicates
 
 
-def _sums(batch: Batch, settled: dict[tuple[int, str], int]) -> Sums:
-    loaded, rejected = (settled.get((batch.batch_id, outcome), 0) for outcome in ("loaded", "rejected"))
-    total = batch.loaded + batch.duplicates + batch.rejected + batch.erased + batch.lost
+def _sums(batch: Batch, ended: dict[tuple[int, str], int]) -> Sums:
+    loaded, rejected = (ended.get((batch.batch_id, outcome), 0) for outcome in ("loaded", "rejected"))
     return Sums(
         messages=batch.messages,
         loaded=batch.loaded,
@@ -131,7 +130,7 @@ def _sums(batch: Batch, settled: dict[tuple[int, str], int]) -> Sums:
         rejected=batch.rejected,
         erased=batch.erased,
         lost=batch.lost,
-        mismatched_batches=(batch.messages, batch.loaded, batch.rejected) != (total, loaded, rejected),
+        mismatched_batches=(batch.pending, batch.loaded, batch.rejected) != (0, loaded, rejected),
     )
 
 

@@ -1,326 +1,44 @@
-"""The ledger: which batch holds what and how far it has come, and which message id ended where (schema `loginetl`).
+"""The life of a batch: landed -> masked -> loaded; quarantined or lost where it cannot be read.
 
-Every function works in the caller's transaction. A batch is claimed by its row lock, so a claim ends with its
-transaction, however that ends. Rows that two runs may both insert are inserted in key order, vault before messages,
-so that the runs wait for each other and never in a circle. (A refused batch that is halved leaves that order; should it
-meet its like, Postgres ends one of them and the step is tried again.)
+Nothing else changes `loginetl.batches`. Every function works in the caller's transaction. A batch is claimed by its row
+lock, so a claim ends with its transaction, however that ends. Rows that two runs may both insert are inserted in order,
+vault before message ids, so that the runs wait for each other without a deadlock. (Bisecting a refused batch leaves
+that order; where two of them block each other, Postgres ends one and the step is retried.)
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, insert, or_, select, update
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage import message_ids
+from loginetl_assets.storage.objects import schedule_deletion
+from loginetl_assets.storage.statements import among, named
 from loginetl_assets.storage.tables import BatchState as BatchState
+from loginetl_assets.storage.tables import batches as table
 
-REDELIVERY = timedelta(days=15)  # SQS keeps a message 14 days at most, then it cannot come again; one day of slack
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """How many messages ended in which way; those in none of the counts are pending."""
+
+    loaded: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    erased: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A row of `loginetl.batches`, as far as the pipeline needs it."""
+    """A row of `loginetl.batches`: no value of a message."""
 
     batch_id: int
-    object_path: str
-    landing_key_id: int
-    messages: int
     state: BatchState
-    masked_path: str | None
-    loaded: int
-    duplicates: int
-    rejected: int
-    erased: int
-    lost: int
-
-
-@dataclass(frozen=True)
-class Totals:
-    """The ledger in numbers.
-
-    messages = loaded + duplicates + rejected + erased + lost + pending, or something is wrong.
-    """
-
-    batches: int
-    messages: int
-    loaded: int
-    duplicates: int
-    rejected: int
-    erased: int
-    lost: int  # of batches that were given up
-    pending_batches: int
-    pending: int  # messages landed and not yet settled, set-aside batches included
-    quarantined_batches: int
-    last_loaded_at: datetime | None
-
-
-_BATCH = (
-    "batch_id, object_path, landing_key_id, messages, state, masked_path, loaded, duplicates, rejected, erased, lost"
-)
-_NOT_LOST = "lost = 0, lost_reason = NULL, lost_at = NULL, lost_by = NULL"  # it was read again, by whatever way
-
-
-def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> None:
-    """Makes sure that a keyset belongs to this database, and remembers its primary key.
-
-    A new key of the vault's is not remembered: a public keyset can be put together by anybody, and what is sealed to a
-    key that nobody holds is lost. `remember_key` is for an officer who has shown that his keyset opens it.
-
-    Args:
-        connection: in a transaction.
-        role: which keyset.
-        check_values: of its keys by key id, the primary first.
-
-    Raises:
-        OperatorError: as `check_belonging`, or the primary key is one of the vault's that no officer has taken over.
-    """
-    known = check_belonging(connection, role, check_values)
-    primary = next(iter(check_values))
-    if primary in known:
-        return
-    if known and role is KeysetRole.VAULT:
-        raise OperatorError(
-            f"the primary key {primary} of LOGINETL_KEYSET_VAULT is not known to this database: let the privacy officer"
-            " run `loginetl keys reencrypt` with this keyset, or set the one before"
-        )
-    remember_key(connection, role, primary, check_values[primary])
-
-
-def check_belonging(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> set[int]:
-    """Makes sure that a keyset has keys of this database, and no other ones under their ids; gives back all known ids.
-
-    Args:
-        connection: in a transaction.
-        role: which keyset.
-        check_values: of its keys by key id.
-
-    Raises:
-        OperatorError: the database was written with other keys of this role, and the keyset has none of them, or
-            another key under the id of one. Loading with such a key would give equal values other tokens.
-    """
-    kept = connection.execute(text("SELECT key_id, check_value FROM loginetl.keys WHERE role = :role"), {"role": role})
-    known: dict[int, bytes] = {row.key_id: row.check_value for row in kept}
-    setting = f"LOGINETL_KEYSET_{role.upper()}"
-    if known and known.keys().isdisjoint(check_values):
-        raise OperatorError(
-            f"{setting} has none of the {role} keys that this database was written with"
-            f" ({', '.join(map(str, sorted(known)))}): set the keyset that has"
-        )
-    for key_id in known.keys() & check_values.keys():
-        if known[key_id] != check_values[key_id]:
-            raise OperatorError(
-                f"{setting} has another key under the id {key_id} than the one that this database was written with:"
-                " set the keyset that has the right one"
-            )
-    return set(known)
-
-
-def remember_key(connection: Connection, role: KeysetRole, key_id: int, check_value: bytes) -> None:
-    """Enters a key among those that this database is written with."""
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.keys (role, key_id, check_value) VALUES (:role, :key_id, :check_value)"
-            " ON CONFLICT DO NOTHING"
-        ),
-        {"role": role, "key_id": key_id, "check_value": check_value},
-    )
-
-
-def installation_id(connection: Connection) -> UUID:
-    """The identity of this database."""
-    found: UUID = connection.execute(text("SELECT installation_id FROM loginetl.installation")).scalar_one()
-    return found
-
-
-def check_writable(connection: Connection) -> None:
-    """Fails as registering a batch would: on a read-only server, or without the right to write."""
-    connection.execute(text("SELECT FROM loginetl.batches WHERE false FOR UPDATE"))
-
-
-def register_batch(
-    connection: Connection,
-    *,
-    object_path: str,
-    landing_key_id: int,
-    messages: int,
-    size: int,
-    oldest_sent_at_ms: int,
-    run_id: str | None,
-    landed_at: datetime | None = None,
-) -> int:
-    """Records a batch that is whole in the landing; from here on it is pending. Gives its id.
-
-    Args:
-        connection: in a transaction.
-        object_path: where it is.
-        landing_key_id: the key that it is sealed with.
-        messages: how many it holds.
-        size: its bytes.
-        oldest_sent_at_ms: when SQS took the oldest of them.
-        run_id: the Dagster run, if any.
-        landed_at: when an object was written that is registered anew: how long ids are kept follows from it.
-    """
-    batch_id: int = connection.execute(
-        text(
-            "INSERT INTO loginetl.batches"
-            " (object_path, landing_key_id, messages, bytes, oldest_sent_at, landed_run_id, landed_at,"
-            "  registered_anew_at) VALUES"
-            " (:object_path, :landing_key_id, :messages, :size, to_timestamp(:oldest / 1000.0), :run_id,"
-            "  coalesce(:landed_at, now()), CASE WHEN CAST(:landed_at AS timestamptz) IS NOT NULL THEN now() END)"
-            " RETURNING batch_id"
-        ),
-        {
-            "object_path": object_path,
-            "landing_key_id": landing_key_id,
-            "messages": messages,
-            "size": size,
-            "oldest": oldest_sent_at_ms,
-            "run_id": run_id,
-            "landed_at": landed_at,
-        },
-    ).scalar_one()
-    return batch_id
-
-
-def claim_batch(
-    connection: Connection,
-    states: Sequence[BatchState],
-    *,
-    after: int = 0,
-    before: int | None = None,
-    newest: bool = False,
-    only: Sequence[int] = (),
-) -> Batch | None:
-    """Locks the oldest batch in one of the states that nobody else holds, for as long as the transaction lasts.
-
-    Args:
-        connection: in a transaction.
-        states: which batches to look at; those whose objects retention has removed are passed over.
-        after: only batches with a higher id.
-        before: only batches with a lower id, if one is given.
-        newest: the newest of them, not the oldest.
-        only: only these ids, if any are given.
-    """
-    row = connection.execute(
-        text(
-            f"SELECT {_BATCH} FROM loginetl.batches"
-            " WHERE state = ANY(:states) AND batch_id > :after AND (:any OR batch_id = ANY(:only))"
-            " AND (CAST(:before AS bigint) IS NULL OR batch_id < :before) AND object_purged_at IS NULL"
-            f" ORDER BY {'batch_id DESC' if newest else 'batch_id'} LIMIT 1 FOR UPDATE SKIP LOCKED"
-        ),
-        {"states": list(states), "after": after, "before": before, "any": not only, "only": list(only)},
-    ).one_or_none()
-    return None if row is None else _batch(row)
-
-
-def pending_masked(connection: Connection, *, after: int, limit: int) -> list[Batch]:
-    """Batches that are masked and not loaded, oldest first; not locked."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_BATCH} FROM loginetl.batches WHERE state = 'masked' AND batch_id > :after"
-            " ORDER BY batch_id LIMIT :limit"
-        ),
-        {"after": after, "limit": limit},
-    )
-    return [_batch(row) for row in rows]
-
-
-def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], run_id: str) -> list[Batch]:
-    """Batches that a Dagster run masked or loaded; where it did none, the last one that retention has not purged.
-
-    The second is what a check sees that is run by itself. A purged batch's message ids may be gone.
-    """
-    if action not in {"masked", "loaded"}:
-        raise ValueError("batches are masked or loaded by a run")
-    of_run = text(f"SELECT {_BATCH} FROM loginetl.batches WHERE {action}_run_id = :run_id ORDER BY batch_id")
-    latest = text(
-        f"SELECT {_BATCH} FROM loginetl.batches WHERE {action}_at IS NOT NULL AND object_purged_at IS NULL"
-        f" ORDER BY {action}_at DESC, batch_id DESC LIMIT 1"
-    )
-    rows = connection.execute(of_run, {"run_id": run_id}).all() or connection.execute(latest).all()
-    return [_batch(row) for row in rows]
-
-
-def _batch(row: Any) -> Batch:
-    columns = dict(row._mapping)
-    return Batch(**{**columns, "state": BatchState(columns["state"])})
-
-
-def quarantine(connection: Connection, batch: Batch, reason: str) -> None:
-    """Takes a batch that cannot be read out of the way; its messages stay pending and the reason is shown."""
-    connection.execute(
-        text(
-            "UPDATE loginetl.batches SET state = 'quarantined', quarantine_reason = :reason, quarantined_at = now(),"
-            f" {_NOT_LOST} WHERE batch_id = :batch_id"
-        ),
-        {"batch_id": batch.batch_id, "reason": reason},
-    )
-
-
-@dataclass(frozen=True)
-class QuarantinedBatch:
-    """A batch that could not be read, and why."""
-
-    batch_id: int
-    messages: int
-    reason: str
-    since: datetime
-
-
-def quarantined_batches(connection: Connection, *, limit: int | None = None) -> list[QuarantinedBatch]:
-    """Batches that are set aside, oldest first."""
-    rows = connection.execute(
-        text(
-            "SELECT batch_id, messages, quarantine_reason AS reason, quarantined_at AS since FROM loginetl.batches"
-            " WHERE state = 'quarantined' ORDER BY batch_id LIMIT :limit"
-        ),
-        {"limit": limit},
-    )
-    return [QuarantinedBatch(**row._mapping) for row in rows]
-
-
-def give_up(connection: Connection, batch_id: int, reason: str) -> int:
-    """Counts the pending messages of a quarantined batch as lost, with the reason and the database's user.
-
-    Retention and pruning treat the batch as a loaded one from then on. Until its object is purged it can be taken back
-    by being read again. Returns how many messages were pending.
-
-    Raises:
-        OperatorError: there is no such batch, or it is not quarantined.
-    """
-    row = connection.execute(
-        text("SELECT state, masked_path FROM loginetl.batches WHERE batch_id = :batch_id FOR UPDATE"),
-        {"batch_id": batch_id},
-    ).one_or_none()
-    if row is None or row.state != BatchState.QUARANTINED:
-        what = "is not in the ledger" if row is None else f"is {row.state}"
-        raise OperatorError(
-            f"batch {batch_id} {what}; only a quarantined one can be given up: `loginetl batches list --state"
-            f" {BatchState.QUARANTINED}` names them"
-        )
-    lost: int = connection.execute(
-        text(
-            "UPDATE loginetl.batches SET state = 'lost', lost = messages - loaded - duplicates - rejected - erased,"
-            " lost_reason = :reason, lost_at = now(), lost_by = session_user, masked_path = NULL"
-            " WHERE batch_id = :batch_id RETURNING lost"
-        ),
-        {"batch_id": batch_id, "reason": reason},
-    ).scalar_one()
-    if row.masked_path:  # it names users in plaintext, and nothing loads it any more
-        schedule_deletion(connection, [row.masked_path])
-    return lost
-
-
-@dataclass(frozen=True)
-class BatchRecord:
-    """A row of `loginetl.batches` as it is shown: no value of a message."""
-
-    batch_id: int
-    state: str
     messages: int
     loaded: int
     duplicates: int
@@ -351,278 +69,342 @@ class BatchRecord:
     @property
     def reason(self) -> str | None:
         """Why it is in its state, if that needs a reason."""
-        return {BatchState.QUARANTINED: self.quarantine_reason, BatchState.LOST: self.lost_reason}.get(
-            BatchState(self.state)
-        )
+        return {BatchState.QUARANTINED: self.quarantine_reason, BatchState.LOST: self.lost_reason}.get(self.state)
 
 
-_PENDING = "messages - loaded - duplicates - rejected - erased - lost AS pending"
-_RECORD = ", ".join(_PENDING if field.name == "pending" else field.name for field in fields(BatchRecord))
+@dataclass(frozen=True)
+class QuarantinedBatch:
+    """A batch that could not be read, and why."""
+
+    batch_id: int
+    messages: int
+    reason: str
+    since: datetime
 
 
-def newest_batches(connection: Connection, state: BatchState | None, *, limit: int) -> list[BatchRecord]:
-    """Batches, newest first; of one state, if one is given."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_RECORD} FROM loginetl.batches WHERE CAST(:state AS text) IS NULL OR state = :state"
-            " ORDER BY batch_id DESC LIMIT :limit"
-        ),
-        {"state": state, "limit": limit},
-    )
-    return [BatchRecord(**row._mapping) for row in rows]
+@dataclass(frozen=True, kw_only=True)
+class Totals(Results):
+    """All batches in numbers: messages = loaded + duplicates + rejected + erased + lost + pending."""
+
+    batches: int
+    messages: int
+    pending_batches: int
+    pending: int  # of landed, masked and quarantined batches
+    quarantined_batches: int
+    last_loaded_at: datetime | None
 
 
-def batch_record(connection: Connection, batch_id: int) -> BatchRecord:
-    """One batch.
+_COUNTS = tuple(asdict(Results()))
+_PENDING = table.c.messages - sum((table.c[name] for name in _COUNTS[1:]), table.c[_COUNTS[0]])
+# A batch that is read again is not lost any more.
+_NOT_LOST: dict[str, Any] = {"lost": 0, "lost_reason": None, "lost_at": None, "lost_by": None}
+
+
+# What is there
+
+
+def _rows() -> Select[Any]:
+    return select(table, _PENDING.label("pending"))
+
+
+def _batches(connection: Connection, name: str, statement: Select[Any]) -> list[Batch]:
+    rows = connection.execute(named(name, statement)).mappings()
+    return [Batch(**{**row, "state": BatchState(row["state"])}) for row in rows]
+
+
+def _one(connection: Connection, name: str, statement: Select[Any]) -> Batch | None:
+    return next(iter(_batches(connection, name, statement)), None)
+
+
+def get_batch(connection: Connection, batch_id: int) -> Batch:
+    """Returns one batch.
 
     Raises:
         OperatorError: there is no such batch.
     """
-    row = connection.execute(
-        text(f"SELECT {_RECORD} FROM loginetl.batches WHERE batch_id = :batch_id"), {"batch_id": batch_id}
-    ).one_or_none()
-    if row is None:
-        raise OperatorError(f"there is no batch {batch_id}: `loginetl batches list` names those there are")
-    return BatchRecord(**row._mapping)
+    found = _one(connection, "read_batch", _rows().where(table.c.batch_id == batch_id))
+    if found is None:
+        raise OperatorError(f"batch {batch_id} is not in the database: `loginetl batches list` shows those that are")
+    return found
 
 
-def settled_events(connection: Connection, keys: Sequence[UUID]) -> set[UUID]:
-    """Which of the events have been loaded."""
-    rows = connection.execute(
-        text("SELECT event_uuid FROM loginetl.processed_messages WHERE event_uuid = ANY(:keys)"), {"keys": list(keys)}
+def newest_batches(connection: Connection, state: BatchState | None, *, limit: int) -> list[Batch]:
+    """Returns batches, newest first; of one state, if one is given."""
+    statement = _rows().order_by(table.c.batch_id.desc()).limit(limit)
+    if state is not None:
+        statement = statement.where(table.c.state == state)
+    return _batches(connection, "list_batches", statement)
+
+
+def pending_masked(connection: Connection, *, after: int, limit: int) -> list[Batch]:
+    """Returns batches that are masked and not loaded, oldest first; not locked."""
+    masked = _rows().where(table.c.state == BatchState.MASKED, table.c.batch_id > after)
+    return _batches(connection, "list_masked_batches", masked.order_by(table.c.batch_id).limit(limit))
+
+
+def quarantined_batches(connection: Connection, *, limit: int | None = None) -> list[QuarantinedBatch]:
+    """Returns quarantined batches, oldest first."""
+    statement = (
+        select(
+            table.c.batch_id,
+            table.c.messages,
+            table.c.quarantine_reason.label("reason"),
+            table.c.quarantined_at.label("since"),
+        )
+        .where(table.c.state == BatchState.QUARANTINED)
+        .order_by(table.c.batch_id)
+        .limit(limit)
     )
-    return set(rows.scalars())
+    return [QuarantinedBatch(*row) for row in connection.execute(named("list_quarantined_batches", statement))]
 
 
-def settle_duplicates(connection: Connection, batch: Batch, keys: Sequence[UUID]) -> None:
-    """Settles messages that bring an event which another message has brought."""
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
-            " SELECT key, :batch_id, 'duplicate' FROM unnest(CAST(:keys AS uuid[])) key ORDER BY key"
-            " ON CONFLICT DO NOTHING"
-        ),
-        {"batch_id": batch.batch_id, "keys": list(keys)},
+def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], run_id: str) -> list[Batch]:
+    """Returns batches that a Dagster run masked or loaded; without any, the last one that retention has not purged.
+
+    The second is what a check reads that is run by itself. A purged batch's message ids may be gone.
+    """
+    if action not in {"masked", "loaded"}:
+        raise ValueError("batches are masked or loaded by a run")
+    of_run = _rows().where(table.c[f"{action}_run_id"] == run_id).order_by(table.c.batch_id)
+    at = table.c[f"{action}_at"]
+    latest = (
+        _rows()
+        .where(at.is_not(None), table.c.object_purged_at.is_(None))
+        .order_by(at.desc(), table.c.batch_id.desc())
+        .limit(1)
     )
+    return _batches(connection, "list_batches_of_run", of_run) or _batches(connection, "read_latest_batch", latest)
 
 
-def settled(connection: Connection, keys: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
-    """Which of the messages have an outcome: the batch that gave it, and which."""
-    rows = connection.execute(
-        text("SELECT message_uuid, batch_id, outcome FROM loginetl.processed_messages WHERE message_uuid = ANY(:keys)"),
-        {"keys": list(keys)},
-    )
-    return {row.message_uuid: (row.batch_id, row.outcome) for row in rows}
+def batches_in_landing(connection: Connection) -> list[int]:
+    """Returns the ids of all batches whose object is still in the landing.
 
-
-def mark_masked(
-    connection: Connection,
-    batch: Batch,
-    *,
-    masked_path: str,
-    rejected: int,
-    duplicates: int,
-    loaded: int,
-    unknown_fields: int,
-    run_id: str,
-) -> None:
-    """Records that a batch's masked file is written, and what of it is settled; its former file is to be deleted."""
-    if batch.masked_path:
-        schedule_deletion(connection, [batch.masked_path])
-    connection.execute(
-        text(
-            "UPDATE loginetl.batches SET state = 'masked', masked_path = :masked_path, rejected = :rejected,"
-            " duplicates = :duplicates, loaded = :loaded, unknown_fields = :unknown_fields, masked_at = now(),"
-            f" masked_run_id = :run_id, {_NOT_LOST} WHERE batch_id = :batch_id"
-        ),
-        {
-            "batch_id": batch.batch_id,
-            "masked_path": masked_path,
-            "rejected": rejected,
-            "duplicates": duplicates,
-            "loaded": loaded,
-            "unknown_fields": unknown_fields,
-            "run_id": run_id,
-        },
-    )
-
-
-def mark_loaded(
-    connection: Connection, batch: Batch, *, loaded: int, rejected: int, duplicates: int, run_id: str
-) -> None:
-    """Records that a batch's rows are in the table, and what became of those that are not."""
-    connection.execute(
-        text(
-            "UPDATE loginetl.batches SET state = 'loaded', loaded = loaded + :loaded, rejected = rejected + :rejected,"
-            " duplicates = duplicates + :duplicates, loaded_at = now(), loaded_run_id = :run_id"
-            " WHERE batch_id = :batch_id"
-        ),
-        {
-            "batch_id": batch.batch_id,
-            "loaded": loaded,
-            "rejected": rejected,
-            "duplicates": duplicates,
-            "run_id": run_id,
-        },
-    )
+    An id is taken before its batch is committed: one that is lower than these may appear later.
+    """
+    statement = select(table.c.batch_id).where(table.c.object_purged_at.is_(None)).order_by(table.c.batch_id)
+    return list(connection.execute(named("list_batches_in_landing", statement)).scalars())
 
 
 def totals(connection: Connection) -> Totals:
     """Adds up all batches."""
-    row = connection.execute(
-        text(
-            "SELECT count(*) AS batches, coalesce(sum(messages), 0) AS messages,"
-            " coalesce(sum(loaded), 0) AS loaded, coalesce(sum(duplicates), 0) AS duplicates,"
-            " coalesce(sum(rejected), 0) AS rejected, coalesce(sum(erased), 0) AS erased,"
-            " coalesce(sum(lost), 0) AS lost,"
-            " count(*) FILTER (WHERE state IN ('landed', 'masked')) AS pending_batches,"
-            " coalesce(sum(messages - loaded - duplicates - rejected - erased - lost)"
-            "   FILTER (WHERE state <> 'loaded'), 0) AS pending,"
-            " count(*) FILTER (WHERE state = 'quarantined') AS quarantined_batches,"
-            " max(loaded_at) AS last_loaded_at FROM loginetl.batches"
-        )
-    ).one()
-    columns = dict(row._mapping)
-    last_loaded_at = columns.pop("last_loaded_at")
-    return Totals(**{name: int(value) for name, value in columns.items()}, last_loaded_at=last_loaded_at)
+    state = table.c.state
+
+    def sum_of(column: ColumnElement[int]) -> ColumnElement[int]:
+        return func.coalesce(func.sum(column), 0)
+
+    pending = func.sum(_PENDING).filter(state != BatchState.LOADED)
+    statement = select(
+        func.count().label("batches"),
+        *(sum_of(table.c[name]).label(name) for name in ("messages", *_COUNTS)),
+        func.count().filter(state.in_([BatchState.LANDED, BatchState.MASKED])).label("pending_batches"),
+        func.coalesce(pending, 0).label("pending"),
+        func.count().filter(state == BatchState.QUARANTINED).label("quarantined_batches"),
+        func.max(table.c.loaded_at).label("last_loaded_at"),
+    ).select_from(table)
+    return Totals(**connection.execute(named("read_totals", statement)).mappings().one())
 
 
-def settled_by(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
-    """Counts the ledger's message ids by batch and outcome (`loaded`, `rejected`), by index."""
-    rows = connection.execute(
-        text(
-            "SELECT batch_id, outcome, count(*) AS messages FROM loginetl.processed_messages"
-            " WHERE batch_id = ANY(:batch_ids) GROUP BY batch_id, outcome"
-        ),
-        {"batch_ids": list(batch_ids)},
-    )
-    return {(row.batch_id, row.outcome): row.messages for row in rows}
+# Locks
 
 
-def settled_among(connection: Connection, keys: Sequence[UUID]) -> tuple[int, list[UUID]]:
-    """How many of the message keys have an outcome, and which of them were rejected."""
-    row = connection.execute(
-        text(
-            "SELECT count(*) AS settled,"
-            " coalesce(array_agg(message_uuid) FILTER (WHERE outcome = 'rejected'), '{}') AS rejected"
-            " FROM loginetl.processed_messages WHERE message_uuid = ANY(:keys)"
-        ),
-        {"keys": list(keys)},
-    ).one()
-    return row.settled, row.rejected
-
-
-def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:
-    """Batches loaded or given up before a moment and not purged since; locked, those in use passed over."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_BATCH} FROM loginetl.batches"
-            " WHERE (state = 'loaded' AND loaded_at < :before OR state = 'lost' AND lost_at < :before)"
-            " AND object_purged_at IS NULL ORDER BY batch_id LIMIT :limit FOR UPDATE SKIP LOCKED"
-        ),
-        {"before": before, "limit": limit},
-    )
-    return [_batch(row) for row in rows]
-
-
-def mark_purged(connection: Connection, batch_ids: Sequence[int]) -> None:
-    """Records that the objects of batches are gone; their counts stay."""
-    connection.execute(
-        text(
-            "UPDATE loginetl.batches SET object_purged_at = now(), masked_path = NULL WHERE batch_id = ANY(:batch_ids)"
-        ),
-        {"batch_ids": list(batch_ids)},
-    )
-
-
-def unnamed_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
-    """Which objects no batch names, and no list of objects to be deleted."""
-    return list(
-        connection.execute(
-            text(
-                "SELECT key FROM unnest(CAST(:keys AS text[])) key WHERE NOT EXISTS"
-                " (SELECT FROM loginetl.batches WHERE object_path = key)"
-                " AND NOT EXISTS (SELECT FROM loginetl.batches WHERE masked_path = key)"
-                " AND NOT EXISTS (SELECT FROM loginetl.pending_deletions d WHERE d.object_path = key)"
-            ),
-            {"keys": list(keys)},
-        ).scalars()
-    )
-
-
-def purged_objects(connection: Connection, keys: Sequence[str]) -> list[str]:
-    """Which objects are those of batches that retention has removed from the landing."""
-    return list(
-        connection.execute(
-            text(
-                "SELECT object_path FROM loginetl.batches"
-                " WHERE object_path = ANY(:keys) AND object_purged_at IS NOT NULL"
-            ),
-            {"keys": list(keys)},
-        ).scalars()
-    )
-
-
-def lock_registering(connection: Connection) -> None:
-    """Waits until nobody else registers objects that no batch names, and keeps it so until the transaction ends."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": 0x6C6F67696E75})
-
-
-def prune_messages(connection: Connection, before: datetime, *, unread_since: datetime | None = None) -> int:
-    """Forgets the message ids of batches that landed before a moment, are loaded or lost, and whose objects are gone.
-
-    While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
-    is kept with the batch that settled it, and SQS may have delivered the message anew for as long as it keeps one: so
-    a batch's ids stay until every object is gone that landed before it, or that long after it. That of a rejected
-    message stays with its body, for the replay.
+def claim_batch(
+    connection: Connection,
+    states: Sequence[BatchState],
+    *,
+    after: int = 0,
+    before: int | None = None,
+    newest: bool = False,
+    only: Sequence[int] = (),
+) -> Batch | None:
+    """Locks the oldest batch in one of the states that no other transaction holds, until the transaction ends.
 
     Args:
         connection: in a transaction.
-        before: only those of batches that landed earlier.
-        unread_since: when the oldest object was written that may be a batch, once the key is there that opens it.
+        states: of these states; batches whose objects retention has removed are passed over.
+        after: only batches with a higher id.
+        before: only batches with a lower id, if one is given.
+        newest: the newest of them, not the oldest.
+        only: only these ids, if any are given.
     """
-    return connection.execute(
-        text(
-            "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
-            " AND b.state IN ('loaded', 'lost') AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
-            " AND NOT EXISTS (SELECT FROM loginetl.rejected_logins r WHERE r.message_uuid = p.message_uuid)"
-            " AND b.landed_at + CAST(:redelivery AS interval) <= least("
-            "   (SELECT min(landed_at) FROM loginetl.batches WHERE object_purged_at IS NULL),"
-            "   CAST(:unread_since AS timestamptz), 'infinity')"
-        ),
-        {"before": before, "redelivery": REDELIVERY, "unread_since": unread_since},
-    ).rowcount
-
-
-def batches_in_landing(connection: Connection) -> list[int]:
-    """The ids of all batches whose object is still in the landing.
-
-    An id is taken before its batch is committed: one that is lower than these may appear later.
-    """
-    return list(
-        connection.execute(
-            text("SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NULL ORDER BY batch_id")
-        ).scalars()
-    )
+    statement = _rows().where(table.c.state.in_(states), table.c.batch_id > after, table.c.object_purged_at.is_(None))
+    if only:
+        statement = statement.where(among(table.c.batch_id, only))
+    if before is not None:
+        statement = statement.where(table.c.batch_id < before)
+    statement = statement.order_by(table.c.batch_id.desc() if newest else table.c.batch_id).limit(1)
+    return _one(connection, "claim_batch", statement.with_for_update(skip_locked=True))
 
 
 def lock_batch(connection: Connection, batch_id: int) -> Batch | None:
-    """Waits for a batch and locks it; None where retention was first."""
-    row = connection.execute(
-        text(
-            f"SELECT {_BATCH} FROM loginetl.batches WHERE batch_id = :batch_id AND object_purged_at IS NULL FOR UPDATE"
-        ),
-        {"batch_id": batch_id},
-    ).one_or_none()
-    return None if row is None else _batch(row)
+    """Waits for a batch and locks it; returns None where retention was first."""
+    statement = _rows().where(table.c.batch_id == batch_id, table.c.object_purged_at.is_(None))
+    return _one(connection, "lock_batch", statement.with_for_update())
 
 
 def lock_batches(connection: Connection, batch_ids: Sequence[int]) -> None:
     """Waits for batches, in the order of their ids, and locks them."""
-    connection.execute(
-        text("SELECT FROM loginetl.batches WHERE batch_id = ANY(:batch_ids) ORDER BY batch_id FOR UPDATE"),
-        {"batch_ids": list(batch_ids)},
+    statement = select(table.c.batch_id).where(among(table.c.batch_id, batch_ids)).order_by(table.c.batch_id)
+    connection.execute(named("lock_batches", statement.with_for_update()))
+
+
+def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:
+    """Locks batches loaded or given up before a time and not purged since; those in use are passed over."""
+    statement = (
+        _rows()
+        .where(
+            or_(
+                and_(table.c.state == BatchState.LOADED, table.c.loaded_at < before),
+                and_(table.c.state == BatchState.LOST, table.c.lost_at < before),
+            ),
+            table.c.object_purged_at.is_(None),
+        )
+        .order_by(table.c.batch_id)
+        .limit(limit)
     )
+    return _batches(connection, "list_expired_batches", statement.with_for_update(skip_locked=True))
+
+
+def check_writable(connection: Connection) -> None:
+    """Fails as registering a batch would: on a read-only server, or without the right to write."""
+    connection.execute(named("check_writable", select(table.c.batch_id).where(false()).with_for_update()))
+
+
+# Transitions, each of a batch that the transaction holds
+
+
+def register_batch(
+    connection: Connection,
+    *,
+    object_path: str,
+    landing_key_id: int,
+    messages: int,
+    size: int,
+    oldest_sent_at_ms: int,
+    run_id: str | None,
+    landed_at: datetime | None = None,
+) -> int:
+    """Records a batch whose object is whole in the landing: landed, and pending from here on. Returns its id.
+
+    Args:
+        connection: in a transaction.
+        object_path: its object.
+        landing_key_id: the key that encrypts it.
+        messages: how many it holds.
+        size: its bytes.
+        oldest_sent_at_ms: when SQS took the oldest of them, in milliseconds since 1970.
+        run_id: the Dagster run, if any.
+        landed_at: when an object was written that is registered anew: how long ids are kept follows from it.
+    """
+    anew = {} if landed_at is None else {"landed_at": landed_at, "registered_anew_at": func.now()}
+    statement = insert(table).values(
+        object_path=object_path,
+        landing_key_id=landing_key_id,
+        messages=messages,
+        bytes=size,
+        oldest_sent_at=func.to_timestamp(oldest_sent_at_ms / 1000),
+        landed_run_id=run_id,
+        **anew,
+    )
+    batch_id: int = connection.execute(named("register_batch", statement.returning(table.c.batch_id))).scalar_one()
+    return batch_id
+
+
+def mark_masked(
+    connection: Connection, batch: Batch, results: Results, *, masked_path: str, unknown_fields: int, run_id: str
+) -> None:
+    """Records that a batch's masked file is written: masked; its former file is to be deleted.
+
+    Args:
+        connection: in the transaction that holds the batch.
+        batch: as it was.
+        results: of the messages that ended by it or before; they take the place of earlier counts.
+        masked_path: the masked file.
+        unknown_fields: how many fields of its messages the contract does not name.
+        run_id: the Dagster run.
+    """
+    _schedule_deletion_of_masked(connection, batch)
+    counts = {"loaded": results.loaded, "duplicates": results.duplicates, "rejected": results.rejected}
+    _change(
+        connection,
+        "mark_masked",
+        batch.batch_id,
+        state=BatchState.MASKED,
+        masked_path=masked_path,
+        masked_at=func.now(),
+        masked_run_id=run_id,
+        unknown_fields=unknown_fields,
+        **{**_NOT_LOST, **counts},
+    )
+
+
+def mark_loaded(connection: Connection, batch: Batch, results: Results, *, run_id: str) -> None:
+    """Records that a batch's rows are in the login table: loaded, with results in addition to those of masking."""
+    _change(
+        connection,
+        "mark_loaded",
+        batch.batch_id,
+        state=BatchState.LOADED,
+        loaded_at=func.now(),
+        loaded_run_id=run_id,
+        **_increased(results),
+    )
+
+
+def quarantine(connection: Connection, batch: Batch, reason: str) -> None:
+    """Takes a batch that cannot be read out of the way: quarantined; its messages stay pending."""
+    _change(
+        connection,
+        "quarantine_batch",
+        batch.batch_id,
+        state=BatchState.QUARANTINED,
+        quarantine_reason=reason,
+        quarantined_at=func.now(),
+        **_NOT_LOST,
+    )
+
+
+def give_up(connection: Connection, batch_id: int, reason: str) -> int:
+    """Counts the pending messages of a quarantined batch as lost, with the reason and the database's user.
+
+    Retention and pruning treat the batch as a loaded one from then on. Until its object is purged it can be taken back
+    by being read again. Returns how many messages were pending.
+
+    Raises:
+        OperatorError: there is no such batch, or it is not quarantined.
+    """
+    batch = _one(connection, "lock_batch", _rows().where(table.c.batch_id == batch_id).with_for_update())
+    if batch is None or batch.state is not BatchState.QUARANTINED:
+        what = "is not in the database" if batch is None else f"is {batch.state}"
+        raise OperatorError(
+            f"batch {batch_id} {what}; only a quarantined one can be given up: `loginetl batches list --state"
+            f" {BatchState.QUARANTINED}` names them"
+        )
+    _change(
+        connection,
+        "give_up_batch",
+        batch_id,
+        state=BatchState.LOST,
+        lost_reason=reason,
+        lost_at=func.now(),
+        lost_by=func.session_user(),
+        masked_path=None,
+        **_increased(Results(lost=batch.pending)),
+    )
+    _schedule_deletion_of_masked(connection, batch)  # it names users in plaintext, and nothing loads it any more
+    return batch.pending
+
+
+def mark_purged(connection: Connection, batch_ids: Sequence[int]) -> None:
+    """Records that the objects of batches are gone; their counts stay."""
+    statement = update(table).where(among(table.c.batch_id, batch_ids))
+    connection.execute(named("mark_purged", statement.values(object_purged_at=func.now(), masked_path=None)))
+
+
+def replace_masked(connection: Connection, batch: Batch, masked_path: str | None) -> None:
+    """Points a batch at a new masked file, or without one sends it back to landed; the old file is to be deleted."""
+    state = BatchState.LANDED if masked_path is None else batch.state
+    _change(connection, "replace_masked_file", batch.batch_id, masked_path=masked_path, state=state)
+    _schedule_deletion_of_masked(connection, batch)
 
 
 def replace_objects(
@@ -636,101 +418,55 @@ def replace_objects(
     erased: Sequence[UUID],
     pending_deletion: Sequence[str],
 ) -> int:
-    """Points a batch at objects without the erased messages, and moves those to their own outcome.
+    """Points a batch at objects without the erased messages, which end as erased.
 
-    A loaded batch stays loaded. Any other goes back to landed, to be masked anew: its counts are made then. Gives back
-    how many rejected bodies went with the messages.
+    A loaded batch stays loaded. Any other goes back to landed, to be masked anew: its counts are made then. Returns how
+    many rejected bodies were removed with the messages.
 
     Args:
         connection: in the transaction that holds the batch.
         batch: as it was.
         object_path: the new object.
-        landing_key_id: the key it is sealed with.
+        landing_key_id: the key that encrypts it.
         size: its bytes.
         masked_path: the new masked file of a loaded batch.
-        erased: the removed messages' keys, as often as they stood in the batch.
+        erased: the removed messages' ids, as often as the batch held them.
         pending_deletion: the objects that are replaced.
     """
-    outcomes = {
-        row.message_uuid: row.outcome
-        for row in connection.execute(
-            text(
-                "SELECT message_uuid, outcome FROM loginetl.processed_messages"
-                " WHERE message_uuid = ANY(:keys) AND batch_id = :batch_id"
-            ),
-            {"keys": list(erased), "batch_id": batch.batch_id},
-        )
-    }
-    loaded = sum(outcome == "loaded" for outcome in outcomes.values())
-    rejected = sum(outcome == "rejected" for outcome in outcomes.values())
-    already = sum(outcome == "erased" for outcome in outcomes.values())  # as a rejected body, while this batch came in
-    fresh = len(erased) - already
+    before, bodies = message_ids.mark_erased(connection, batch.batch_id, erased)
+    loaded, rejected = before["loaded"], before["rejected"]
+    fresh = len(erased) - before["erased"]  # erased before: as a rejected body, while this batch was rewritten
     is_loaded = batch.state is BatchState.LOADED
-    bodies = connection.execute(
-        text("DELETE FROM loginetl.rejected_logins WHERE message_uuid = ANY(:keys) AND batch_id = :batch_id"),
-        {"keys": list(erased), "batch_id": batch.batch_id},
-    ).rowcount
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
-            " SELECT DISTINCT key, CAST(:batch_id AS bigint), 'erased' FROM unnest(CAST(:keys AS uuid[])) key"
-            " ORDER BY key ON CONFLICT (message_uuid) DO UPDATE SET outcome = 'erased'"
-            " WHERE processed_messages.batch_id = excluded.batch_id"
-        ),
-        {"keys": list(erased), "batch_id": batch.batch_id},
-    )
-    connection.execute(
-        text(
-            "UPDATE loginetl.batches SET object_path = :object_path, landing_key_id = :landing_key_id, bytes = :size,"
-            " masked_path = :masked_path, state = CASE WHEN state = 'loaded' THEN state ELSE 'landed' END,"
-            " loaded = loaded - :loaded, rejected = rejected - :rejected, duplicates = duplicates - :duplicates,"
-            f" erased = erased + :erased, {_NOT_LOST} WHERE batch_id = :batch_id"
-        ),
-        {
-            "object_path": object_path,
-            "landing_key_id": landing_key_id,
-            "size": size,
-            "masked_path": masked_path,
-            "loaded": loaded,
-            "rejected": rejected,
-            "duplicates": fresh - loaded - rejected if is_loaded else batch.duplicates,
-            "erased": fresh,
-            "batch_id": batch.batch_id,
-        },
+    duplicates = fresh - loaded - rejected if is_loaded else batch.duplicates
+    results = Results(loaded=-loaded, duplicates=-duplicates, rejected=-rejected, erased=fresh)
+    _change(
+        connection,
+        "replace_objects",
+        batch.batch_id,
+        object_path=object_path,
+        landing_key_id=landing_key_id,
+        bytes=size,
+        masked_path=masked_path,
+        state=BatchState.LOADED if is_loaded else BatchState.LANDED,
+        **{**_NOT_LOST, **_increased(results)},
     )
     schedule_deletion(connection, pending_deletion)
     return bodies
 
 
-def schedule_deletion(connection: Connection, keys: Sequence[str]) -> None:
-    """Lists objects for deletion, in the transaction after which no batch names them."""
-    connection.execute(
-        text("INSERT INTO loginetl.pending_deletions SELECT unnest(CAST(:keys AS text[])) ON CONFLICT DO NOTHING"),
-        {"keys": list(keys)},
-    )
+def move_results(connection: Connection, batch_id: int, added: Results) -> None:
+    """Adds to a batch's counts; what is taken from one of them is negative."""
+    _change(connection, "move_results", batch_id, **_increased(added))
 
 
-def pending_deletions(connection: Connection) -> list[str]:
-    """Objects that were replaced and are still to be deleted."""
-    return list(connection.execute(text("SELECT object_path FROM loginetl.pending_deletions")).scalars())
+def _change(connection: Connection, name: str, batch_id: int, **values: Any) -> None:
+    connection.execute(named(name, update(table).where(table.c.batch_id == batch_id).values(**values)))
 
 
-def forget_deletions(connection: Connection, keys: Sequence[str]) -> None:
-    """Takes deleted objects off the list."""
-    connection.execute(
-        text("DELETE FROM loginetl.pending_deletions WHERE object_path = ANY(:keys)"), {"keys": list(keys)}
-    )
+def _increased(added: Results) -> dict[str, Any]:
+    return {name: table.c[name] + count for name, count in asdict(added).items() if count}
 
 
-def replace_masked(connection: Connection, batch: Batch, masked_path: str | None) -> None:
-    """Points a batch at a new masked file, or sends it back to be masked; the old file is to be deleted."""
-    connection.execute(
-        text(
-            "UPDATE loginetl.batches SET masked_path = :masked_path,"
-            " state = CASE WHEN CAST(:masked_path AS text) IS NULL THEN 'landed' ELSE state END"
-            " WHERE batch_id = :batch_id"
-        ),
-        {"masked_path": masked_path, "batch_id": batch.batch_id},
-    )
+def _schedule_deletion_of_masked(connection: Connection, batch: Batch) -> None:
     if batch.masked_path:
         schedule_deletion(connection, [batch.masked_path])

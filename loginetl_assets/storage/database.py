@@ -279,9 +279,10 @@ def _is_made_up(code: str) -> bool:
 
 
 def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Copies rows into a table (COPY FROM STDIN), in the connection's transaction."""
+    """Copies rows into a table (COPY FROM STDIN), in the connection's transaction; named `copy_` and the table."""
     driver: Any = connection.connection.driver_connection
-    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+    name = f"copy_{table.removeprefix('pg_temp.')}"
+    statement = f"/* {name} */ COPY {table} ({', '.join(columns)}) FROM STDIN"
     with driver.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(row)

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.storage.database import CONNECT_TIMEOUT_SECONDS, LoginDatabase
+from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.tables import live_runs
 
 BEAT_SECONDS = 10
 # With sensors that look every 30 s, these two report a run at most 100 s after its last beat.
@@ -42,10 +45,8 @@ class Heartbeat:
             OperatorError, TransientError: the first beat failed.
         """
         with self._database.transaction() as connection:
-            connection.execute(
-                text("DELETE FROM loginetl.live_runs WHERE beat_at < now() - CAST(:age AS interval)"),
-                {"age": FORGOTTEN},
-            )
+            old = delete(live_runs).where(live_runs.c.beat_at < func.now() - FORGOTTEN)
+            connection.execute(named("forget_old_runs", old))
             beat(connection, self._run_id)
         self._thread.start()
 
@@ -64,61 +65,39 @@ class Heartbeat:
 
 def beat(connection: Connection, run_id: str) -> None:
     """Records that a run's worker is alive."""
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.live_runs (run_id) VALUES (:run_id)"
-            " ON CONFLICT (run_id) DO UPDATE SET beat_at = now(), missed_at = NULL"
-        ),
-        {"run_id": run_id},
-    )
+    row = insert(live_runs).values(run_id=run_id)
+    upsert = row.on_conflict_do_update(index_elements=["run_id"], set_={"beat_at": func.now(), "missed_at": None})
+    connection.execute(named("beat", upsert))
 
 
 def expect(connection: Connection, run_ids: Sequence[str]) -> None:
-    """Enters runs that are said to be under way and never beat, as if they had just done so."""
-    connection.execute(
-        text("INSERT INTO loginetl.live_runs (run_id) SELECT unnest(CAST(:run_ids AS text[])) ON CONFLICT DO NOTHING"),
-        {"run_ids": list(run_ids)},
-    )
+    """Adds runs that are said to be under way and never beat, as if they had just done so."""
+    if run_ids:
+        rows = insert(live_runs).values([{"run_id": run_id} for run_id in run_ids])
+        connection.execute(named("expect_runs", rows.on_conflict_do_nothing()))
 
 
 def without_worker(connection: Connection) -> list[str]:
-    """The runs that were silent at an earlier look and still are; takes note of those that are so for the first."""
-    connection.execute(
-        text(
-            "UPDATE loginetl.live_runs SET missed_at = now()"
-            " WHERE beat_at < now() - CAST(:silence AS interval) AND missed_at IS NULL"
-        ),
-        {"silence": SILENCE},
-    )
-    return list(
-        connection.execute(
-            text("SELECT run_id FROM loginetl.live_runs WHERE missed_at <= now() - CAST(:later AS interval)"),
-            {"later": SECOND_LOOK},
-        ).scalars()
-    )
+    """Returns the runs that were silent before and still are; notes those that are silent for the first time."""
+    silent = update(live_runs).where(live_runs.c.beat_at < func.now() - SILENCE, live_runs.c.missed_at.is_(None))
+    connection.execute(named("note_silent_runs", silent.values(missed_at=func.now())))
+    dead = select(live_runs.c.run_id).where(live_runs.c.missed_at <= func.now() - SECOND_LOOK)
+    return list(connection.execute(named("list_dead_runs", dead)).scalars())
 
 
 def forget(connection: Connection, run_ids: Sequence[str]) -> None:
     """Takes runs off the list."""
-    connection.execute(text("DELETE FROM loginetl.live_runs WHERE run_id = ANY(:run_ids)"), {"run_ids": list(run_ids)})
+    connection.execute(named("forget_runs", delete(live_runs).where(among(live_runs.c.run_id, run_ids))))
 
 
 def unreported(connection: Connection) -> list[str]:
-    """Runs that have been without a worker for so long that somebody should have reported it; takes note of nothing."""
-    return list(
-        connection.execute(
-            text(
-                "SELECT run_id FROM loginetl.live_runs WHERE beat_at < now() - CAST(:age AS interval) ORDER BY beat_at"
-            ),
-            {"age": UNREPORTED},
-        ).scalars()
-    )
+    """Returns runs that have had no worker for so long that they should have been reported; notes nothing."""
+    silent = select(live_runs.c.run_id).where(live_runs.c.beat_at < func.now() - UNREPORTED)
+    return list(connection.execute(named("list_unreported_runs", silent.order_by(live_runs.c.beat_at))).scalars())
 
 
 def at_work(connection: Connection) -> int:
-    """How many runs have a living worker, as far as is known; takes note of nothing."""
-    found: int = connection.execute(
-        text("SELECT count(*) FROM loginetl.live_runs WHERE beat_at >= now() - CAST(:silence AS interval)"),
-        {"silence": SILENCE},
-    ).scalar_one()
+    """Returns how many runs have a living worker, as far as is known; notes nothing."""
+    alive = select(func.count()).where(live_runs.c.beat_at >= func.now() - SILENCE)
+    found: int = connection.execute(named("count_runs_at_work", alive)).scalar_one()
     return found

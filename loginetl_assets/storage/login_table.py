@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import message_ids
 from loginetl_assets.storage.adoption import PARTS, login_table
 from loginetl_assets.storage.batches import Batch
 from loginetl_assets.storage.database import RowsRefused, attempt, copy_rows
@@ -119,7 +119,7 @@ def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
         raise RowsRefused  # a trigger passed rows over without a word
     if inserted < logins.height:  # by its event alone a message may be known, and still has to be settled itself
         of_events = logins.filter(pl.col("event_uuid").is_not_null())["message_uuid"]
-        ledger.settle_duplicates(connection, batch, [UUID(key) for key in of_events])
+        message_ids.record_duplicates(connection, batch.batch_id, [UUID(key) for key in of_events])
     connection.execute(text("TRUNCATE pg_temp.new_logins"))
     return inserted
 

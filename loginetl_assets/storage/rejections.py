@@ -1,32 +1,43 @@
-"""The rejected messages: reason in the clear, body sealed. Works in the caller's transaction."""
+"""The rejected messages: reason in plaintext, body encrypted. Works in the caller's transaction."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import BigInteger, Column, ColumnElement, Connection, cast, delete, func, select, update
 
 from loginetl_assets.logins.encryption import Encryptor, encrypt
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason, Rejection
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage.batches import Batch
+from loginetl_assets.storage.batches import Batch, Results, lock_batches, move_results
 from loginetl_assets.storage.database import copy_rows
+from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.tables import Outcome, processed_messages
+from loginetl_assets.storage.tables import rejected_logins as table
 
-# What of a `Selection` holds, in SQL.
-_MEANT = (
-    "(CAST(:reason AS text) IS NULL OR reason = :reason)"
-    " AND (CAST(:since AS timestamptz) IS NULL OR rejected_at >= :since)"
-    " AND (CAST(:until AS timestamptz) IS NULL OR rejected_at < :until)"
-    " AND (:any OR message_uuid = ANY(:message_uuids))"
+_CREATE_TEMPORARY = named(
+    "create_new_rejections",
+    "CREATE TEMP TABLE new_rejections (message_uuid uuid, sent_at_ms bigint, reason text, field text,"
+    " encrypted_body bytea) ON COMMIT DROP",
+)
+_ADD = named(
+    "add_rejections",
+    "WITH fresh AS ("
+    "  INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
+    "  SELECT message_uuid, :batch_id, 'rejected' FROM pg_temp.new_rejections ORDER BY message_uuid"
+    "  ON CONFLICT DO NOTHING RETURNING message_uuid)"
+    " INSERT INTO loginetl.rejected_logins (message_uuid, batch_id, sent_at, reason, field, encrypted_body)"
+    " SELECT message_uuid, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, encrypted_body"
+    " FROM pg_temp.new_rejections JOIN fresh USING (message_uuid)",
 )
 
 
 @dataclass(frozen=True)
 class EncryptedRejection:
-    """A row of `loginetl.rejected_logins` to be."""
+    """A row of `loginetl.rejected_logins` before it is added."""
 
     message_uuid: UUID
     sent_at_ms: int
@@ -35,71 +46,42 @@ class EncryptedRejection:
 
 
 def encrypted_rejection(rejects: Encryptor, message: QueuedMessage, rejection: Rejection) -> EncryptedRejection:
-    """Seals a message's body, bound to its key."""
+    """Encrypts a message's body, bound to its id."""
     return EncryptedRejection(
         message.uuid, message.sent_at_ms, rejection, encrypt(rejects, message.body, str(message.uuid))
     )
 
 
 def forget_batch(connection: Connection, batch: Batch) -> None:
-    """Takes back a batch's rejections, before it is read again."""
-    connection.execute(
-        text(
-            "WITH taken_back AS (DELETE FROM loginetl.rejected_logins WHERE batch_id = :batch_id"
-            " RETURNING message_uuid)"
-            " DELETE FROM loginetl.processed_messages p USING taken_back t WHERE p.message_uuid = t.message_uuid"
-        ),
-        {"batch_id": batch.batch_id},
-    )
+    """Removes a batch's rejections and their message ids, before it is read again."""
+    gone = delete(table).where(table.c.batch_id == batch.batch_id).returning(table.c.message_uuid).cte("gone")
+    ids = delete(processed_messages).where(processed_messages.c.message_uuid == gone.c.message_uuid)
+    connection.execute(named("forget_rejections", ids))
 
 
 def add(connection: Connection, batch: Batch, rejections: Iterable[EncryptedRejection]) -> int:
-    """Records rejected messages whose id was not settled before; gives back how many that were."""
-    connection.execute(
-        text(
-            "CREATE TEMP TABLE new_rejections (message_uuid uuid, sent_at_ms bigint, reason text, field text,"
-            " encrypted_body bytea) ON COMMIT DROP"
-        )
+    """Adds rejected messages that had not ended before; returns how many that were."""
+    connection.execute(_CREATE_TEMPORARY)
+    columns = ("message_uuid", "sent_at_ms", "reason", "field", "encrypted_body")
+    rows = (
+        (one.message_uuid, one.sent_at_ms, one.rejection.reason.value, one.rejection.field, one.encrypted_body)
+        for one in rejections
     )
-    copy_rows(
-        connection,
-        "pg_temp.new_rejections",
-        ("message_uuid", "sent_at_ms", "reason", "field", "encrypted_body"),
-        (
-            (r.message_uuid, r.sent_at_ms, r.rejection.reason.value, r.rejection.field, r.encrypted_body)
-            for r in rejections
-        ),
-    )  # fmt: skip
-    return connection.execute(
-        text(
-            "WITH fresh AS ("
-            "  INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
-            "  SELECT message_uuid, :batch_id, 'rejected' FROM pg_temp.new_rejections ORDER BY message_uuid"
-            "  ON CONFLICT DO NOTHING RETURNING message_uuid)"
-            " INSERT INTO loginetl.rejected_logins"
-            " (message_uuid, batch_id, sent_at, reason, field, encrypted_body)"
-            " SELECT message_uuid, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, encrypted_body"
-            " FROM pg_temp.new_rejections JOIN fresh USING (message_uuid)"
-        ),
-        {"batch_id": batch.batch_id},
-    ).rowcount
+    copy_rows(connection, "pg_temp.new_rejections", columns, rows)
+    return connection.execute(_ADD, {"batch_id": batch.batch_id}).rowcount
 
 
 def count(connection: Connection, batch_ids: Sequence[int]) -> int:
-    """How many rejected messages the batches have on record."""
-    count: int = connection.execute(
-        text("SELECT count(*) FROM loginetl.rejected_logins WHERE batch_id = ANY(:batch_ids)"),
-        {"batch_ids": list(batch_ids)},
-    ).scalar_one()
-    return count
+    """Returns how many rejected messages the batches have."""
+    statement = select(func.count()).where(among(table.c.batch_id, batch_ids))
+    found: int = connection.execute(named("count_rejections", statement)).scalar_one()
+    return found
 
 
 def by_reason(connection: Connection) -> dict[str, int]:
-    """How many rejected messages are on record for each reason."""
-    rows = connection.execute(
-        text("SELECT reason, count(*) AS messages FROM loginetl.rejected_logins GROUP BY reason ORDER BY reason")
-    )
-    return {row.reason: row.messages for row in rows}
+    """Returns how many messages were rejected for each reason."""
+    statement = select(table.c.reason, func.count().label("messages")).group_by(table.c.reason).order_by(table.c.reason)
+    return {row.reason: row.messages for row in connection.execute(named("count_rejections_by_reason", statement))}
 
 
 @dataclass(frozen=True)
@@ -116,58 +98,55 @@ class RejectedLogin:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rejected messages are meant: those for which everything given holds; all of them if nothing is."""
+    """Selects the rejected messages for which everything given holds; all of them if nothing is."""
 
     message_uuids: Sequence[UUID] = ()
     reason: Reason | None = None
     since: datetime | None = None  # rejected at or after
     until: datetime | None = None  # rejected before
 
-    @property
-    def values(self) -> dict[str, object]:
-        """What is bound in the condition."""
-        return {
-            "reason": self.reason,
-            "since": self.since,
-            "until": self.until,
-            "any": not self.message_uuids,
-            "message_uuids": list(self.message_uuids),
-        }
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Returns what must hold of a row."""
+        conditions = []
+        if self.message_uuids:
+            conditions.append(among(table.c.message_uuid, self.message_uuids))
+        if self.reason is not None:
+            conditions.append(table.c.reason == self.reason.value)
+        if self.since is not None:
+            conditions.append(table.c.rejected_at >= self.since)
+        if self.until is not None:
+            conditions.append(table.c.rejected_at < self.until)
+        return conditions
 
 
 def newest(connection: Connection, which: Selection, *, limit: int) -> list[RejectedLogin]:
-    """Rejected messages, newest first."""
-    rows = connection.execute(
-        text(
-            "SELECT message_uuid, batch_id, sent_at, rejected_at, reason, field FROM loginetl.rejected_logins"
-            f" WHERE {_MEANT} ORDER BY rejected_at DESC, message_uuid LIMIT :limit"
-        ),
-        {**which.values, "limit": limit},
+    """Returns rejected messages, newest first."""
+    columns = (table.c[name] for name in RejectedLogin.__dataclass_fields__)
+    statement = (
+        select(*columns)
+        .where(*which.conditions())
+        .order_by(table.c.rejected_at.desc(), table.c.message_uuid)
+        .limit(limit)
     )
-    return [RejectedLogin(**row._mapping) for row in rows]
+    return [RejectedLogin(*row) for row in connection.execute(named("list_rejections", statement))]
 
 
 def matching_ids(connection: Connection, which: Selection) -> list[UUID]:
-    """The keys of the rejected messages that are meant."""
-    return list(
-        connection.execute(
-            text(f"SELECT message_uuid FROM loginetl.rejected_logins WHERE {_MEANT} ORDER BY message_uuid"),
-            which.values,
-        ).scalars()
-    )
+    """Returns the ids of the selected messages."""
+    statement = select(table.c.message_uuid).where(*which.conditions()).order_by(table.c.message_uuid)
+    return list(connection.execute(named("list_rejected_ids", statement)).scalars())
 
 
 def encrypted_body(connection: Connection, message_uuid: UUID) -> bytes:
-    """The sealed body of one rejected message."""
-    body: bytes = connection.execute(
-        text("SELECT encrypted_body FROM loginetl.rejected_logins WHERE message_uuid = :key"), {"key": message_uuid}
-    ).scalar_one()
+    """Returns the encrypted body of one rejected message."""
+    statement = select(table.c.encrypted_body).where(table.c.message_uuid == message_uuid)
+    body: bytes = connection.execute(named("read_rejected_body", statement)).scalar_one()
     return body
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """A rejected message that is held for this transaction, body and all."""
+    """A rejected message that this transaction has locked, with its body."""
 
     message_uuid: UUID
     sent_at_ms: int
@@ -175,88 +154,87 @@ class Claimed:
 
 
 def claim(connection: Connection, which: Selection, *, after: UUID, messages: int, size: int) -> list[Claimed]:
-    """Locks the next rejected messages that are meant, by key.
+    """Locks the next selected messages, in the order of their ids.
 
     Args:
         connection: in a transaction.
-        which: which are meant.
-        after: only those with a higher key.
+        which: of these.
+        after: only those with a higher id.
         messages: at most so many.
         size: no more of them than have so many bytes together (but one at least).
     """
-    columns = "message_uuid, batch_id"
+    columns = (table.c.message_uuid, table.c.batch_id)
     while found := _next(connection, columns, which, after=after, messages=messages, size=size):
         # Batch before rejection, as masking and erasure lock them.
-        ledger.lock_batches(connection, sorted({row.batch_id for row in found}))
-        rows = connection.execute(
-            text(
-                "SELECT message_uuid, CAST(extract(epoch FROM sent_at) * 1000 AS bigint) AS sent_at_ms, encrypted_body"
-                " FROM loginetl.rejected_logins WHERE message_uuid = ANY(:keys) ORDER BY message_uuid FOR UPDATE"
-            ),
-            {"keys": [row.message_uuid for row in found]},
-        ).all()
-        if rows:
-            return [Claimed(**row._mapping) for row in rows]
-        after = found[-1].message_uuid  # somebody else was first with all of these
+        lock_batches(connection, sorted({row.batch_id for row in found}))
+        milliseconds = cast(func.extract("epoch", table.c.sent_at) * 1000, BigInteger)
+        statement = (
+            select(table.c.message_uuid, milliseconds, table.c.encrypted_body)
+            .where(among(table.c.message_uuid, [row.message_uuid for row in found]))
+            .order_by(table.c.message_uuid)
+            .with_for_update()
+        )
+        if rows := connection.execute(named("claim_rejections", statement)).all():
+            return [Claimed(*row) for row in rows]
+        after = found[-1].message_uuid  # another transaction was first with all of these
     return []
 
 
-def _next(
-    connection: Connection, columns: str, which: Selection, *, after: UUID, messages: int, size: int
-) -> Sequence[Any]:
-    return connection.execute(
-        text(
-            f"SELECT {columns} FROM ("
-            "  SELECT message_uuid, batch_id, encrypted_body,"
-            "   sum(octet_length(encrypted_body)) OVER (ORDER BY message_uuid)"
-            "    - octet_length(encrypted_body) AS bytes_before FROM ("
-            "    SELECT message_uuid, batch_id, encrypted_body FROM loginetl.rejected_logins"
-            f"   WHERE message_uuid > :after AND {_MEANT} ORDER BY message_uuid LIMIT :messages) page) sized"
-            " WHERE bytes_before < :size ORDER BY message_uuid"
-        ),
-        {**which.values, "after": after, "messages": messages, "size": size},
-    ).all()
-
-
-def hand_over(connection: Connection, keys: Sequence[UUID]) -> None:
-    """Forgets rejections whose messages stand in another batch now; those they came with count them as duplicates."""
-    connection.execute(
-        text(
-            "WITH gone AS (DELETE FROM loginetl.rejected_logins WHERE message_uuid = ANY(:keys)"
-            "   RETURNING message_uuid, batch_id),"
-            " forgotten AS (DELETE FROM loginetl.processed_messages p USING gone"
-            "   WHERE p.message_uuid = gone.message_uuid),"
-            " counted AS (SELECT batch_id, count(*) AS messages FROM gone GROUP BY batch_id)"
-            " UPDATE loginetl.batches b SET rejected = rejected - counted.messages,"
-            " duplicates = duplicates + counted.messages FROM counted WHERE b.batch_id = counted.batch_id"
-        ),
-        {"keys": list(keys)},
-    )
-
-
 def page(connection: Connection, *, after: UUID, messages: int, size: int) -> list[tuple[UUID, bytes]]:
-    """Rejected messages by key, bounded as in `claim` but not locked: key and sealed body."""
-    columns = "message_uuid, encrypted_body"
+    """Returns rejected messages in the order of their ids, bounded as in `claim`, not locked: id and encrypted body."""
+    columns = (table.c.message_uuid, table.c.encrypted_body)
     rows = _next(connection, columns, Selection(), after=after, messages=messages, size=size)
     return [(row.message_uuid, row.encrypted_body) for row in rows]
 
 
-def erase(connection: Connection, keys: Sequence[UUID]) -> None:
-    """Removes rejected bodies; their ids stay, and their batches count them as erased."""
-    of_batches = connection.execute(
-        text("SELECT DISTINCT batch_id FROM loginetl.rejected_logins WHERE message_uuid = ANY(:keys)"),
-        {"keys": list(keys)},
-    ).scalars()
-    ledger.lock_batches(connection, sorted(of_batches))
-    connection.execute(
-        text(
-            "WITH gone AS (DELETE FROM loginetl.rejected_logins WHERE message_uuid = ANY(:keys)"
-            "   RETURNING message_uuid, batch_id),"
-            " marked AS (UPDATE loginetl.processed_messages p SET outcome = 'erased' FROM gone"
-            "   WHERE p.message_uuid = gone.message_uuid),"
-            " counted AS (SELECT batch_id, count(*) AS messages FROM gone GROUP BY batch_id)"
-            " UPDATE loginetl.batches b SET rejected = rejected - counted.messages,"
-            " erased = erased + counted.messages FROM counted WHERE b.batch_id = counted.batch_id"
-        ),
-        {"keys": list(keys)},
+def _next(
+    connection: Connection, columns: Sequence[Column[Any]], which: Selection, *, after: UUID, messages: int, size: int
+) -> Sequence[Any]:
+    rows = (
+        select(table.c.message_uuid, table.c.batch_id, table.c.encrypted_body)
+        .where(table.c.message_uuid > after, *which.conditions())
+        .order_by(table.c.message_uuid)
+        .limit(messages)
+        .subquery("page")
     )
+    length = func.octet_length(rows.c.encrypted_body)
+    bytes_before = func.sum(length).over(order_by=rows.c.message_uuid) - length
+    sized = select(*(rows.c[column.name] for column in columns), bytes_before.label("bytes_before")).subquery("sized")
+    statement = (
+        select(*(sized.c[column.name] for column in columns))
+        .where(sized.c.bytes_before < size)
+        .order_by(sized.c.message_uuid)
+    )
+    return connection.execute(named("page_rejections", statement)).all()
+
+
+def hand_over(connection: Connection, message_uuids: Sequence[UUID]) -> None:
+    """Forgets rejections whose messages are part of another batch now; their own batches count them as duplicates.
+
+    Args:
+        connection: in the transaction that holds their batches.
+        message_uuids: whose.
+    """
+    by_batch = _remove(connection, message_uuids)
+    ids = delete(processed_messages).where(among(processed_messages.c.message_uuid, [*by_batch]))
+    connection.execute(named("forget_rejected_ids", ids))
+    for batch_id, messages in Counter(by_batch.values()).items():
+        move_results(connection, batch_id, Results(rejected=-messages, duplicates=messages))
+
+
+def erase(connection: Connection, message_uuids: Sequence[UUID]) -> None:
+    """Removes rejected bodies; their ids stay, and their batches count them as erased."""
+    batch_ids = select(table.c.batch_id).where(among(table.c.message_uuid, message_uuids)).distinct()
+    lock_batches(connection, sorted(connection.execute(named("list_batches_of_rejections", batch_ids)).scalars()))
+    by_batch = _remove(connection, message_uuids)
+    ids = update(processed_messages).where(among(processed_messages.c.message_uuid, [*by_batch]))
+    connection.execute(named("mark_rejections_erased", ids.values(outcome=Outcome.ERASED)))
+    for batch_id, messages in Counter(by_batch.values()).items():
+        move_results(connection, batch_id, Results(rejected=-messages, erased=messages))
+
+
+def _remove(connection: Connection, message_uuids: Sequence[UUID]) -> dict[UUID, int]:
+    """Removes rejections; returns the batch of each."""
+    gone = delete(table).where(among(table.c.message_uuid, message_uuids))
+    rows = connection.execute(named("remove_rejections", gone.returning(table.c.message_uuid, table.c.batch_id)))
+    return {row.message_uuid: row.batch_id for row in rows}

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.storage.adoption import login_table
 from loginetl_assets.storage.database import copy_rows
+from loginetl_assets.storage.statements import named
 
 # Held shared by whoever puts an object into the landing, until a batch names it, and by whoever masks; exclusively by
 # an erasure or a sweep while it decides which values nobody else needs, and what in the landing nobody is to name. It
@@ -58,7 +59,8 @@ def known_tokens(connection: Connection, tokens: Sequence[str]) -> set[str]:
     """Which tokens the vault has already."""
     return set(
         connection.execute(
-            text("SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens)"), {"tokens": list(tokens)}
+            named("known_tokens", "SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens)"),
+            {"tokens": list(tokens)},
         ).scalars()
     )
 
@@ -82,10 +84,11 @@ def add(
     )
     copy_rows(connection, "pg_temp.new_vault", ("token", "field", "encrypted_value"), entries)
     added: int = connection.execute(
-        text(
+        named(
+            "add_values",
             "INSERT INTO loginetl.pii_vault (token, field, encrypted_value, data_key_id)"
             " SELECT token, field, encrypted_value, :data_key_id FROM pg_temp.new_vault ORDER BY token"
-            " ON CONFLICT DO NOTHING"
+            " ON CONFLICT DO NOTHING",
         ),
         {"data_key_id": data_key_id},
     ).rowcount

@@ -38,30 +38,30 @@ class Call:
 
 @dataclass(frozen=True)
 class Query:
-    """A statement to Postgres, by its beginning; for a COMMIT by the beginning of one before it."""
+    """A statement to Postgres, by its name; for a COMMIT by the name of one before it."""
 
-    pattern: str
+    name: str
     after: str = ""
 
     def add_fault(self, scene: Scene, action: postgres_proxy.Action) -> Rule[Any, Any]:
-        return scene.postgres.add(Rule(statement(self.pattern, after=self.after), action))
+        return scene.postgres.add(Rule(statement(self.name, after=self.after), action))
 
 
 PUT_BATCH = Call("PUT .*/batches/", nth=2)  # the first is the probe whether the landing can be written to
 PUT_MASKED = Call("PUT .*/masked/")
-REGISTER = Query("INSERT INTO loginetl.batches")
-LOOK_UP_VAULT = Query(r"SELECT token FROM loginetl\.pii_vault")
-WRITE_VAULT = Query(r"INSERT INTO loginetl\.pii_vault")
-MARK_MASKED = Query(r"UPDATE loginetl\.batches SET state = 'masked'")
-COPY_ROWS = Query("COPY pg_temp.new_logins")
-LOAD = Query(r"UPDATE loginetl\.batches SET state = 'loaded'")
-HAND_OVER = Query(r"WITH gone AS \(DELETE FROM loginetl\.rejected_logins")
-MARK_PURGED = Query(r"UPDATE loginetl\.batches SET object_purged_at")
+REGISTER = Query("register_batch")
+LOOK_UP_VAULT = Query("known_tokens")
+WRITE_VAULT = Query("add_values")
+MARK_MASKED = Query("mark_masked")
+COPY_ROWS = Query("copy_new_logins")
+LOAD = Query("mark_loaded")
+HAND_OVER = Query("remove_rejections")
+MARK_PURGED = Query("mark_purged")
 
 
 def commit_of(query: Query) -> Query:
     """The COMMIT of the transaction with that statement."""
-    return Query("COMMIT", after=query.pattern)
+    return Query("COMMIT", after=query.name)
 
 
 # What leads to the moment, and what is run then
@@ -306,7 +306,7 @@ def test_a_call_that_fails_loses_and_shows_nothing(
 
 
 def test_a_failed_step_is_tried_again_when_its_service_had_time_to_come_back(scene: Scene) -> None:
-    scene.postgres.add(Rule(statement(COPY_ROWS.pattern), postgres_proxy.drop()))
+    scene.postgres.add(Rule(statement(COPY_ROWS.name), postgres_proxy.drop()))
     started = time.monotonic()
 
     assert scene.run_in_child(LOGIN_ETL, DRAIN) == 0

@@ -21,7 +21,7 @@ from loginetl_assets.logins.masking import MASKED_SCHEMA, MaskedBatch, mask_batc
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.logins.tokens import TOKEN_PATTERN, Tokenizer
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches
 from loginetl_assets.storage.batches import BatchState
 from loginetl_assets.storage.login_table import Loaded, load_logins
 from loginetl_assets_tests.support.corpus import CORPUS, FLAT, GROWING, MIB, VALUES, Hostile, Row, good, sns
@@ -293,7 +293,7 @@ def test_any_storable_text_is_read_back_from_postgres_as_it_was_sent(
     masked = mask_batch([sent(body) for body in bodies], TOKENIZER).logins
     pipeline.execute("TRUNCATE user_logins, loginetl.batches CASCADE")
     with pipeline.services.database().transaction() as connection:
-        ledger.register_batch(
+        batches.register_batch(
             connection,
             object_path=str(uuid4()),
             landing_key_id=0,
@@ -302,7 +302,7 @@ def test_any_storable_text_is_read_back_from_postgres_as_it_was_sent(
             oldest_sent_at_ms=NOON,
             run_id=None,
         )
-        batch = ledger.claim_batch(connection, [BatchState.LANDED])
+        batch = batches.claim_batch(connection, [BatchState.LANDED])
         assert batch is not None
         assert load_logins(connection, batch, masked) == Loaded(masked.height, refused=[])
 

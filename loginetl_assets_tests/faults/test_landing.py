@@ -20,7 +20,7 @@ from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
 from loginetl_assets.steps.batch_objects import read_batch
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches
 from loginetl_assets.storage.batches import BatchState
 from loginetl_assets_tests.support.http_proxy import (
     HttpProxy,
@@ -198,7 +198,7 @@ def test_a_bit_altered_anywhere_in_either_object_is_noticed(pipeline: Pipeline) 
     pipeline.materialize("masked_logins")
     landing, keys = pipeline.services.landing(), pipeline.services.keyring
     with pipeline.services.database().transaction() as connection:
-        batch = ledger.claim_batch(connection, [BatchState.MASKED])
+        batch = batches.claim_batch(connection, [BatchState.MASKED])
     assert batch is not None
     raw, masked = objects(pipeline, "object_path")[0], objects(pipeline, "masked_path")[0]
 

@@ -166,11 +166,11 @@ def test_a_backend_terminated_in_the_midst_of_a_copy_is_tried_again(
         with session(scene.settings) as other:
             ended = other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND query LIKE 'COPY pg_temp.new_logins%'"
+                " WHERE datname = current_database() AND query LIKE '/* copy_new_logins */%'"
             ).fetchall()
         assert ended == [(True,)]
 
-    scene.postgres.add(Rule(statement("COPY pg_temp.new_logins"), call_during_copy(terminate)))
+    scene.postgres.add(Rule(statement("copy_new_logins"), call_during_copy(terminate)))
     waits.append(nothing)
 
     said, _ = run_and_settle(scene)
@@ -182,9 +182,9 @@ def test_a_backend_terminated_in_the_midst_of_a_copy_is_tried_again(
 @pytest.mark.parametrize(
     ("moment", "how"),
     [
-        pytest.param("INSERT INTO loginetl.batches", signal.SIGINT, id="register-shut-down"),
-        pytest.param("INSERT INTO loginetl.pii_vault", signal.SIGKILL, id="vault-crash"),
-        pytest.param("COPY pg_temp.new_logins", signal.SIGINT, id="copy-shut-down"),
+        pytest.param("register_batch", signal.SIGINT, id="register-shut-down"),
+        pytest.param("add_values", signal.SIGKILL, id="vault-crash"),
+        pytest.param("copy_new_logins", signal.SIGINT, id="copy-shut-down"),
     ],
 )
 def test_a_server_that_restarts_between_two_statements_costs_one_retry(
@@ -218,7 +218,7 @@ def test_a_load_waits_for_a_lock_on_the_table(scene: Scene, waits: list[Callable
             other.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
             release.start()
 
-        scene.postgres.add(Rule(statement("COPY pg_temp.new_logins"), call_before(lock)))
+        scene.postgres.add(Rule(statement("copy_new_logins"), call_before(lock)))
 
         said, seconds = run_and_settle(scene)
         release.join()
@@ -245,7 +245,7 @@ def test_a_load_that_is_the_victim_of_a_deadlock_is_tried_again(
             meeting.start()
             assert locked.wait(10)
 
-        scene.postgres.add(Rule(statement("COPY pg_temp.new_logins"), call_before(begin)))
+        scene.postgres.add(Rule(statement("copy_new_logins"), call_before(begin)))
         waits.append(nothing)
 
         said, _ = run_and_settle(scene)

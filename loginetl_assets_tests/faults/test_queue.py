@@ -18,8 +18,7 @@ from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.steps.batch_objects import read_batch
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage.batches import BatchState
+from loginetl_assets.storage.batches import newest_batches
 from loginetl_assets_tests.support.http_proxy import (
     Action,
     Exchange,
@@ -353,12 +352,9 @@ def send_in_groups(pipeline: Pipeline, endpoint: str, bodies: list[tuple[str, st
 def in_order_of_landing(pipeline: Pipeline) -> list[str]:
     """The users of all landed logins, batch after batch."""
     landing, keys = pipeline.services.landing(), pipeline.services.keyring
-    rows = pipeline.query(
-        "SELECT batch_id, object_path, landing_key_id, messages, state, masked_path, loaded, duplicates, rejected,"
-        " erased, lost FROM loginetl.batches ORDER BY batch_id"
-    )
-    batches = [ledger.Batch(**{**row._mapping, "state": BatchState(row.state)}) for row in rows]
-    bodies = [one.body for batch in batches for one in read_batch(landing, keys, batch)]
+    with pipeline.services.database().transaction() as connection:
+        landed = newest_batches(connection, None, limit=1_000)[::-1]
+    bodies = [one.body for batch in landed for one in read_batch(landing, keys, batch)]
     return [json.loads(body)["user_id"] for body in bodies if body.startswith(b'{"user_id"')]
 
 

@@ -36,8 +36,8 @@ from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Identity, KeysetRole, Settings
 from loginetl_assets.steps import load
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import rejections
+from loginetl_assets.storage import batches, rejections
+from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.login_table import Loaded, load_logins
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, login, metadata, sqs_client
 
@@ -45,7 +45,7 @@ from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, login, meta
 def _start_run(pipeline: Pipeline, status: dg.DagsterRunStatus, job: str = LOGIN_ETL) -> str:
     """Has the instance hold a run of this installation; gives its id."""
     with pipeline.services.database().transaction() as connection:
-        tags = {INSTALLATION_TAG: str(ledger.installation_id(connection))}
+        tags = {INSTALLATION_TAG: str(installation_id(connection))}
     return _create_run(pipeline.instance, pipeline.definitions.resolve_job_def(job), status, tags=tags)
 
 
@@ -420,7 +420,7 @@ def test_the_default_notifier_logs(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_summary_says_that_a_step_was_tried_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     claimed = list[int]()
 
-    def load_once_in_vain(connection: Connection, batch: ledger.Batch, logins: pl.DataFrame) -> Loaded:
+    def load_once_in_vain(connection: Connection, batch: batches.Batch, logins: pl.DataFrame) -> Loaded:
         claimed.append(batch.batch_id)
         if claimed == [1, 2]:
             raise TransientError("Postgres failed in passing")

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from loginetl_assets.landing.batch_files import read_masked, write_masked
 from loginetl_assets.steps.replay import replay_rejected
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches, message_ids
 from loginetl_assets.storage.login_table import repeated_logins, tokens_of_several_users
 from loginetl_assets.storage.rejections import Selection
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login, metadata
@@ -125,15 +125,15 @@ def test_a_run_that_finds_nothing_does_not_ask_for_ids_that_retention_forgot(pip
 def test_a_replay_in_the_midst_of_the_check_does_not_disturb_it(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settled_by, one = ledger.settled_by, pipeline.services
+    count_by_outcome, one = message_ids.count_by_outcome, pipeline.services
 
     def replayed_meanwhile(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
         assert replay_rejected(one.database(), one.landing(), one.payloads(), one.keyring, Selection()).messages == 1
-        return settled_by(connection, batch_ids)
+        return count_by_outcome(connection, batch_ids)
 
     pipeline.send([*(login(user_id=f"u-{number}") for number in range(20)), "{}"])
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "settled_by", replayed_meanwhile)
+        patch.setattr(message_ids, "count_by_outcome", replayed_meanwhile)
         assert all(checks(pipeline.run()).values())
 
 
@@ -170,7 +170,7 @@ def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipel
     scans = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'user_logins'"
     read_before = pipeline.query(scans)[0][0]
     with pipeline.services.database().transaction() as connection:
-        (batch,) = ledger.touched_by_run(connection, "loaded", "none")
+        (batch,) = batches.touched_by_run(connection, "loaded", "none")
         logins = read_masked(pipeline.services.landing(), batch.masked_path)
         repeated_logins(connection, logins)
         tokens_of_several_users(connection, "masked_ip", logins["masked_ip"].to_list())

@@ -28,8 +28,7 @@ from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import read_batch
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import rejections
+from loginetl_assets.storage import batches, rejections
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 SENT_AT_MS = 1_700_000_000_000
@@ -91,8 +90,8 @@ def _landed(pipeline: Pipeline) -> str:
     named: set[str] = set()
     found = []
     with services.database().transaction() as connection:
-        for batch_id in ledger.batches_in_landing(connection):
-            batch = ledger.lock_batch(connection, batch_id)
+        for batch_id in batches.batches_in_landing(connection):
+            batch = batches.lock_batch(connection, batch_id)
             assert batch is not None
             named |= {batch.object_path} | ({batch.masked_path} if batch.masked_path else set())
             found += [message.body.decode() for message in read_batch(landing, services.keyring, batch)]
@@ -262,9 +261,9 @@ def test_an_erasure_that_was_killed_is_finished_by_another(pipeline: Pipeline) -
 
         return kill
 
-    for batches in (1, 2, 3):  # after the last the vault's values are named by nothing else any more
+    for searched in (1, 2, 3):  # after the last the vault's values are named by nothing else any more
         with pytest.raises(_Killed):
-            _erasure(pipeline).run("she asked", kill_after(batches))
+            _erasure(pipeline).run("she asked", kill_after(searched))
         _assert_counts_add_up(pipeline)
     _erasure(pipeline).run("she asked")
     _assert_nothing_left_of_anna(pipeline)

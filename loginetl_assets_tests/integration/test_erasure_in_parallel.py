@@ -14,8 +14,7 @@ from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.services import Services
 from loginetl_assets.steps.batch_objects import land, read_batch
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import vault
+from loginetl_assets.storage import batches, vault
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 ANNA, BERT, DEVICE = "anna-4711", "bert-0815", "anna-device-1"
@@ -39,8 +38,8 @@ def _landed_users(pipeline: Pipeline) -> list[str]:
     services = Services(pipeline.settings)
     found = []
     with services.database().transaction() as connection:
-        for batch_id in ledger.batches_in_landing(connection):
-            batch = ledger.lock_batch(connection, batch_id)
+        for batch_id in batches.batches_in_landing(connection):
+            batch = batches.lock_batch(connection, batch_id)
             assert batch is not None
             bodies = [message.body.decode() for message in read_batch(services.landing(), services.keyring, batch)]
             found += [name for name in (ANNA, BERT) for body in bodies if name in body]

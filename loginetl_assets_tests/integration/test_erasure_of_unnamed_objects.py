@@ -10,7 +10,7 @@ from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
 from loginetl_assets.services import Services
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 ANNA, BERT = "anna-4711", "bert-0815"
@@ -57,7 +57,7 @@ def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> 
     pipeline.materialize("masked_logins")
     landing = pipeline.services.landing()
     with pipeline.services.database().transaction() as connection:
-        (batch,) = ledger.pending_masked(connection, after=0, limit=1)
+        (batch,) = batches.pending_masked(connection, after=0, limit=1)
     write_masked(landing, read_masked(landing, batch.masked_path))
     unfinished = pipeline.settings.home / "landing" / "masked" / "killed-in-a-write#1"
     unfinished.write_bytes(ANNA.encode())

@@ -124,15 +124,15 @@ def _replace_masked_file(pipeline: Pipeline, batch_id: int) -> None:
     import polars as pl
 
     from loginetl_assets.landing.batch_files import read_masked, write_masked
-    from loginetl_assets.storage import batches as ledger
+    from loginetl_assets.storage import batches
 
     with pipeline.services.database().transaction() as connection:
-        batch = ledger.lock_batch(connection, batch_id)
+        batch = batches.lock_batch(connection, batch_id)
         assert batch is not None
         landing = pipeline.services.landing()
         logins = read_masked(landing, batch.masked_path).with_columns(pl.lit(-1, pl.Int32).alias("app_version"))
         key, _ = write_masked(landing, logins)
-        ledger.replace_masked(connection, batch, key)
+        batches.replace_masked(connection, batch, key)
 
 
 def test_what_concerns_all_batches_stops_at_the_first(pipeline: Pipeline) -> None:

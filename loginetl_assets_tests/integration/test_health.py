@@ -20,8 +20,7 @@ from loginetl_assets.orchestration.automation_state import SENSORS, read_automat
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Settings
 from loginetl_assets.steps.health import Health, look
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import live_runs
+from loginetl_assets.storage import batches, live_runs
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login
 
 RULES = {"max_rejection_rate": 0.05, "freshness_hours": 24.0}
@@ -242,11 +241,11 @@ def test_a_second_quarantined_batch_is_told_though_the_first_still_is(watched: P
         sensor.tick()
     assert recorder.told == [("quarantined_batches", True)] * 2
     with watched.services.database().transaction() as connection:
-        ledger.give_up(connection, 1, "gone for good")
+        batches.give_up(connection, 1, "gone for good")
     sensor.tick()
     assert recorder.told == [("quarantined_batches", True)] * 2, "the second still is, and was told"
     with watched.services.database().transaction() as connection:
-        ledger.give_up(connection, 2, "gone for good")
+        batches.give_up(connection, 2, "gone for good")
     sensor.tick()
     assert recorder.told == [*[("quarantined_batches", True)] * 2, ("quarantined_batches", False)]
 

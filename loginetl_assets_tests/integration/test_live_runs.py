@@ -13,9 +13,9 @@ from loginetl_assets.cli.running import run_landed
 from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.health import look
-from loginetl_assets.storage import batches as ledger
 from loginetl_assets.storage import live_runs
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.live_runs import Heartbeat
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 from loginetl_assets_tests.support.postgres_proxy import PostgresProxy, call_after, nothing, refuse, statement
@@ -27,7 +27,7 @@ STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
 
 def _create(pipeline: Pipeline, status: dg.DagsterRunStatus = STARTED, job: str = LOGIN_ETL) -> str:
     with pipeline.services.database().transaction() as connection:
-        tags = {INSTALLATION_TAG: str(ledger.installation_id(connection))}
+        tags = {INSTALLATION_TAG: str(installation_id(connection))}
     definition = pipeline.definitions.resolve_job_def(job)
     return pipeline.instance.create_run_for_job(definition, status=status, tags=tags).run_id
 
@@ -148,8 +148,8 @@ def test_beats_go_on_once_a_server_is_back(settings: Settings, monkeypatch: pyte
     with PostgresProxy(settings.database_url) as proxy:
         heartbeat = Heartbeat(LoginDatabase(proxy.through(settings.database_url)), "a-run")
         heartbeat.start()
-        away = proxy.add(Rule(statement("INSERT INTO loginetl.live_runs"), refuse("57P01"), times=3))
-        beats = proxy.add(Rule(statement("INSERT INTO loginetl.live_runs"), call_after(nothing)))
+        away = proxy.add(Rule(statement("beat"), refuse("57P01"), times=3))
+        beats = proxy.add(Rule(statement("beat"), call_after(nothing)))
         eventually("a beat arrives", lambda: beats.acted, seconds=60)
         assert away.acted == 3
         heartbeat.stop()

@@ -12,7 +12,7 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
 from loginetl_assets.steps.health import look
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 WHY = "the bucket was emptied, incident 12"
@@ -45,7 +45,7 @@ def state(pipeline: Pipeline, batch_id: int) -> str:
 
 def give_up(pipeline: Pipeline, batch_id: int, reason: str = WHY) -> int:
     with pipeline.services.database().transaction() as connection:
-        return ledger.give_up(connection, batch_id, reason)
+        return batches.give_up(connection, batch_id, reason)
 
 
 def make_old(pipeline: Pipeline, days: int) -> None:
@@ -181,7 +181,7 @@ def test_a_batch_that_another_transaction_holds_is_passed_over_by_retention(pipe
     make_old(pipeline, 60)
     files = {key for key, _ in pipeline.services.landing().list("batches")}
     with pipeline.services.database().transaction() as connection:  # as an erasure or a reprocess does
-        batch = ledger.lock_batch(connection, held)
+        batch = batches.lock_batch(connection, held)
         assert batch is not None
         pipeline.run({"purge": {"days": 30}}, job="retention")
         assert {key for key, _ in pipeline.services.landing().list("batches")} == {batch.object_path} < files

@@ -26,8 +26,7 @@ from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import RetokenCounts, reencrypt_data_keys, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets.storage import batches as ledger
-from loginetl_assets.storage import vault
+from loginetl_assets.storage import batches, installation, vault
 from loginetl_assets.storage.database import copy_rows
 from loginetl_assets_tests.support.command import LOGINETL, run_cli
 from loginetl_assets_tests.support.pipeline import Pipeline, login
@@ -152,8 +151,8 @@ def test_retokenize_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pi
     assert _distinct(rotated) == (3, 3, 4)
     assert _values(rotated) == _expected(1, 2, 3)
     with rotated.services.database().transaction() as connection:
-        batches = [ledger.lock_batch(connection, one) for one in ledger.batches_in_landing(connection)]
-    frames = [read_masked(rotated.services.landing(), batch.masked_path) for batch in batches if batch]
+        masked = [batches.lock_batch(connection, one) for one in batches.batches_in_landing(connection)]
+    frames = [read_masked(rotated.services.landing(), batch.masked_path) for batch in masked if batch]
     assert {token.split(".")[0] for one in frames for token in [*one["masked_ip"], *one["masked_device_id"]]} == {new}
     assert rotated.query("SELECT FROM loginetl.pending_deletions") == []
     assert [
@@ -275,7 +274,7 @@ def _generate(pipeline: Pipeline, values: int, rows: int) -> None:
         tokens[field] = [keys.tokenizer.token(field, f"value-{n}") for n in range(values // 2)]
         with pipeline.services.database().transaction() as connection:
             encryptor = VaultEncryptor(keys.vault)
-            ledger.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
+            installation.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
             vault.add(
                 connection,
                 encryptor.wrapped_key,

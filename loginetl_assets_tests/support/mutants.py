@@ -1,11 +1,10 @@
-"""Mutants of the ledger's SQL: each small change to a statement must be noticed by a test.
+"""Mutants of the rules of storage: each small change to a statement must be noticed by a test.
 
     python -m loginetl_assets_tests.support.mutants [--only TEXT]
 
-Mutation tools change Python; the ledger's rules are SQL, which to them is a text like any other. So the changes are
-made here: a condition is weakened or turned round, a bound moved, a lock or an order left out, one name of a state put
-for another. The ledger's tests run against each of these mutants, on one embedded stack.
-Prints the mutants that no test noticed.
+Mutation tools change Python and know no service; these rules are SQL, or build it, and run on one embedded stack. A
+condition is weakened or inverted, a bound moved, a lock or an order left out, one state replaced by another. Prints the
+mutants that no test noticed.
 """
 
 import argparse
@@ -14,44 +13,59 @@ import re
 import shutil
 import tempfile
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from loginetl_assets.local.stack import EmbeddedStack
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches, message_ids, objects
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = "loginetl_assets_tests/integration/test_ledger.py"
+TESTS = "loginetl_assets_tests/integration/test_batches.py"
+MODULES = (message_ids, objects, batches)
 RUNNING_STACK = "TESTS_STACK_HOME"  # the home of a stack that tests use and leave running
 
-_CHANGES = (
+_IN_SQL = (
     (r" AND ", " OR "),
     (r"\bNOT EXISTS\b", "EXISTS"),
     (r"\bIS NOT NULL\b", "IS NULL"),
     (r"\bIS NULL\b", "IS NOT NULL"),
     (r" < ", " <= "),
     (r" <= ", " < "),
-    (r" > ", " >= "),
-    (r" <> ", " = "),
     (r" \+ ", " - "),
-    (r" - ", " + "),
     (r"\bmin\(", "max("),
-    (r"\bmax\(", "min("),
-    (r" SKIP LOCKED", ""),
-    (r" FOR UPDATE(?: SKIP LOCKED)?", ""),
     (r" ON CONFLICT DO NOTHING", ""),
     (r" DISTINCT ", " "),
-    (r" (?:DESC )?LIMIT (?:1|:limit)\b", ""),
-    (r" DESC\b", ""),
-    (r"(ORDER BY (?:batch_id|key|message_uuid))\b(?! DESC)", r"\1 DESC"),
-    (r"'(?:landed|masked|loaded|quarantined|rejected|erased|duplicate)'", "'neither'"),
-    (r"\bFROM loginetl\.batches WHERE batch_id = :batch_id", "FROM loginetl.batches WHERE true"),
-    (r" WHERE batch_id = :batch_id", " WHERE true"),
+    (r"(ORDER BY message_uuid)\b", r"\1 DESC"),
+    (r"'(?:loaded|lost|erased|duplicate)'", "'neither'"),
 )
+_IN_CODE = (
+    (r" == ", " != "),
+    (r" != ", " == "),
+    (r" < ", " <= "),
+    (r" > ", " >= "),
+    (r" \+ ", " - "),
+    (r" - ", " + "),
+    (r"\bis not None\b", "is None"),
+    (r"\bis None\b", "is not None"),
+    (r"\.is_not\(None\)", ".is_(None)"),
+    (r"\.is_\(None\)", ".is_not(None)"),
+    (r"\bor_\(", "and_("),
+    (r"\band_\(", "or_("),
+    (r"\.desc\(\)", ""),
+    (r"\.order_by\([^()]*\)", ""),
+    (r"\.limit\([^()]*\)", ""),
+    (r"\bskip_locked=True", ""),
+    (r"\.with_for_update\([^()]*\)", ""),
+    (r"\bmax\(", "min("),
+    (r"\bBatchState\.[A-Z]+", '"neither"'),
+    (r"\btable\.c\.batch_id == batch_id", "table.c.batch_id > 0"),
+)
+_TEXT = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 
 
 @dataclass(frozen=True)
@@ -69,23 +83,31 @@ class Mutant:
 
 
 def mutants_of(source: str) -> Iterator[Mutant]:
-    """Every change to a piece of SQL; docstrings and comments stay as they are."""
+    """Every change to a piece of SQL or to the code that builds it; docstrings and comments stay as they are."""
+    lines = source.splitlines(keepends=True)
     offsets = [0]
-    for line in source.splitlines(keepends=True):
+    for line in lines:
         offsets.append(offsets[-1] + len(line))
-    pieces = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
-    for token in tokenize.generate_tokens(iter(source.splitlines(keepends=True)).__next__):
-        if token.type not in pieces or token.string.startswith('"""'):
+    code = source
+    for token in tokenize.generate_tokens(iter(lines).__next__):
+        if token.type not in _TEXT:
             continue
-        begin = offsets[token.start[0] - 1] + token.start[1]
-        for pattern, replacement in _CHANGES:
-            for found in re.finditer(pattern, token.string):
-                new = found.expand(replacement)
-                yield Mutant(token.start[0], begin + found.start(), begin + found.end(), new)
+        begin, end = (offsets[row - 1] + column for row, column in (token.start, token.end))
+        code = code[:begin] + "\0" * (end - begin) + code[end:]
+        if token.type != tokenize.COMMENT and not token.string.startswith('"""'):
+            yield from _changes(token.string, _IN_SQL, source, begin)
+    yield from _changes(code, _IN_CODE, source, 0)
 
 
-def _passes(source: str) -> bool:
-    """Whether the ledger's tests pass with this source of it: in a fork, since imports take longer than the tests."""
+def _changes(piece: str, changes: Iterable[tuple[str, str]], source: str, begin: int) -> Iterator[Mutant]:
+    for pattern, replacement in changes:
+        for found in re.finditer(pattern, piece):
+            line = source.count("\n", 0, begin + found.start()) + 1
+            yield Mutant(line, begin + found.start(), begin + found.end(), found.expand(replacement))
+
+
+def _passes(module: ModuleType, source: str) -> bool:
+    """Whether the tests pass with this source of a module: in a fork, since imports take longer than the tests."""
     if child := os.fork():
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
@@ -93,9 +115,13 @@ def _passes(source: str) -> bool:
         return code == pytest.ExitCode.OK
     code = pytest.ExitCode.INTERNAL_ERROR
     try:
-        exec(compile(source, ledger.__file__, "exec"), vars(ledger))  # noqa: S102 - that is what a mutant is
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-            code = pytest.ExitCode(pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(ROOT / TESTS)]))
+            try:
+                exec(compile(source, str(module.__file__), "exec"), vars(module))  # noqa: S102 - that is a mutant
+            except Exception:  # noqa: BLE001 - one that cannot even be imported is noticed
+                code = pytest.ExitCode.TESTS_FAILED
+            else:
+                code = pytest.ExitCode(pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(ROOT / TESTS)]))
     finally:
         os._exit(code)
 
@@ -105,24 +131,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", default="", help="only mutants of lines that hold this text")
     only = parser.parse_args().only
-    source = Path(ledger.__file__).read_text()
-    lines = source.splitlines()
-    mutants = [one for one in mutants_of(source) if only in lines[one.line - 1]]
-    survived = 0
+    tried = survived = 0
     home = Path(tempfile.mkdtemp(prefix="loginetl-tests-"))
     os.environ[RUNNING_STACK] = str(home)
     try:
-        if not _passes(source):
-            raise SystemExit(f"the tests of {TESTS} fail without any change")
-        for mutant in mutants:
-            if _passes(mutant.apply(source)):
-                survived += 1
-                change = f"{source[mutant.start : mutant.end].strip()} -> {mutant.new.strip() or 'left out'}"
-                print(f"survived: ledger.py:{mutant.line}: {change}: {lines[mutant.line - 1].strip()}", flush=True)  # noqa: T201
+        for module in MODULES:
+            path = Path(str(module.__file__))
+            source = path.read_text()
+            lines = source.splitlines()
+            if not _passes(module, source):
+                raise SystemExit(f"the tests of {TESTS} fail without any change")
+            for mutant in mutants_of(source):
+                line = lines[mutant.line - 1].strip()
+                if only not in line:
+                    continue
+                tried += 1
+                if _passes(module, mutant.apply(source)):
+                    survived += 1
+                    change = f"{source[mutant.start : mutant.end].strip()} -> {mutant.new.strip() or 'left out'}"
+                    print(f"survived: {path.name}:{mutant.line}: {change}: {line}", flush=True)  # noqa: T201
     finally:
         EmbeddedStack(home).stop()
         shutil.rmtree(home)
-    print(f"{len(mutants)} mutants of the ledger's SQL, {survived} survived")  # noqa: T201
+    print(f"{tried} mutants of storage's rules, {survived} survived")  # noqa: T201
 
 
 if __name__ == "__main__":

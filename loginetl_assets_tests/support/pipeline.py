@@ -21,7 +21,7 @@ from loginetl_assets.settings import Settings
 from loginetl_assets.steps.batch_objects import BatchLanding, land
 from loginetl_assets.steps.drain.engine import Drain, DrainTotals
 from loginetl_assets.steps.drain.policy import DrainLimits
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage import batches
 from loginetl_assets_tests.support.corpus import FLAT
 from loginetl_assets_tests.support.waiting import LOCK_SECONDS, eventually
 
@@ -181,10 +181,10 @@ class Pipeline:
         answer = self.tick()
         return len(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else 0
 
-    def totals(self) -> ledger.Totals:
+    def totals(self) -> batches.Totals:
         """The ledger in numbers."""
         with self.services.database().transaction() as connection:
-            return ledger.totals(connection)
+            return batches.totals(connection)
 
     def rows(self) -> list[tuple[Any, ...]]:
         """`user_logins`, sorted."""

@@ -2,7 +2,7 @@
 
     with PostgresProxy(settings.database_url) as proxy:
         database_url = proxy.through(settings.database_url)
-        fault = proxy.add(Rule(statement("COMMIT", after="INSERT INTO loginetl.batches"), forward_then_drop()))
+        fault = proxy.add(Rule(statement("COMMIT", after="register_batch"), forward_then_drop()))
 
 It goes in step with the protocol (PostgreSQL documentation, "Frontend/Backend Protocol"): whatever a client sends up
 to Sync or a simple Query is one statement, and the server's answer is held until it is whole. So an action sees a
@@ -43,6 +43,11 @@ class Statement:
     before: tuple[str, ...]
     application_name: str
 
+    @property
+    def name(self) -> str:
+        """Its name, which stands in it as a comment; its first word where it has none, such as COMMIT."""
+        return name_of(self.sql)
+
 
 class Refused(Exception):  # noqa: N818 - says what happened
     """The client gets an error of this SQLSTATE for its statement."""
@@ -73,20 +78,25 @@ class Exchange:
 Action = Callable[[Exchange], bytes]
 
 
-def statement(pattern: str, *, after: str = "", application_name: str = "") -> Callable[[Statement], bool]:
-    """Matches statements by regular expressions (any case), their beginnings only.
+def name_of(sql: str) -> str:
+    """Returns the name that stands in a statement as a comment, or its first word."""
+    found = re.search(r"/\* (\w+) \*/", sql)
+    return found[1] if found else sql.split(maxsplit=1)[0]
+
+
+def statement(name: str, *, after: str = "", application_name: str = "") -> Callable[[Statement], bool]:
+    """Matches statements by their names.
 
     Args:
-        pattern: of the statement.
-        after: of one before it in the same transaction: `statement("COMMIT", after="INSERT INTO loginetl.batches")`.
-        application_name: of the connection, whole.
+        name: of the statement.
+        after: of one before it in the same transaction: `statement("COMMIT", after="register_batch")`.
+        application_name: of the connection.
     """
-    sql, earlier = (re.compile(rf"\s*{text}", re.IGNORECASE | re.DOTALL) for text in (pattern, after))
 
     def matches(candidate: Statement) -> bool:
         return (
-            sql.match(candidate.sql) is not None
-            and (not after or any(earlier.match(one) for one in candidate.before))
+            candidate.name == name
+            and (not after or after in map(name_of, candidate.before))
             and application_name in {"", candidate.application_name}
         )
 

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets.storage import batches as ledger
+from loginetl_assets.storage.batches import totals
+from loginetl_assets.storage.objects import pending_deletions
 from loginetl_assets_tests.support.traffic import Sent
 
 
@@ -41,9 +42,9 @@ def verify(settings: Settings, accepted: Mapping[UUID, Sent]) -> Verdict:
             row.message_uuid: row.reason for row in rows("SELECT message_uuid, reason FROM loginetl.rejected_logins")
         }
         logins = rows("SELECT user_id, masked_ip, masked_device_id FROM user_logins")
-        pending_deletion = set(ledger.pending_deletions(connection))
+        pending_deletion = set(pending_deletions(connection))
         vault = {row.token for row in rows("SELECT token FROM loginetl.pii_vault")}
-        totals = {name: value for name, value in asdict(ledger.totals(connection)).items() if isinstance(value, int)}
+        counts = {name: value for name, value in asdict(totals(connection)).items() if isinstance(value, int)}
     landing = services.landing()
     objects = {key for prefix in (BATCHES, MASKED) for key, _ in landing.list(prefix)}
     named = {key for batch in batches for key in (batch.object_path, batch.masked_path) if key}
@@ -70,7 +71,7 @@ def verify(settings: Settings, accepted: Mapping[UUID, Sent]) -> Verdict:
         ),
         "batches disagree with the ledger": _disagreeing(batches, settled.values()),
         "loaded and rejected do not add up to what was sent": abs(
-            totals["loaded"] + totals["rejected"] - len(accepted)
+            counts["loaded"] + counts["rejected"] - len(accepted)
         ),
         "objects that batches name are gone": len(named - objects),
         "objects that batches name are to be deleted": len(named & pending_deletion),
@@ -82,7 +83,7 @@ def verify(settings: Settings, accepted: Mapping[UUID, Sent]) -> Verdict:
     }
     return Verdict(
         problems=[f"{count} {what}" for what, count in found.items() if count],
-        totals=totals,
+        totals=counts,
         objects={
             "named": len(named),
             "replaced": len(pending_deletion),

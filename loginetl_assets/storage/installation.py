@@ -1,0 +1,81 @@
+"""Which database this is, and which keys it was written with."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.settings import KeysetRole
+from loginetl_assets.storage.statements import named
+from loginetl_assets.storage.tables import installation, keys
+
+
+def installation_id(connection: Connection) -> UUID:
+    """Returns the identity of this database."""
+    found: UUID = connection.execute(named("read_installation_id", select(installation.c.installation_id))).scalar_one()
+    return found
+
+
+def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> None:
+    """Makes sure that a keyset belongs to this database, and remembers its primary key.
+
+    A new key of the vault's is not remembered: a public keyset can be put together by anybody, and what is encrypted
+    for a key that nobody holds is lost. `remember_key` is for an officer who has shown that his keyset decrypts it.
+
+    Args:
+        connection: in a transaction.
+        role: which keyset.
+        check_values: of its keys by key id, the primary first.
+
+    Raises:
+        OperatorError: as `check_belonging`, or the primary key is one of the vault's that no officer has taken over.
+    """
+    known = check_belonging(connection, role, check_values)
+    primary = next(iter(check_values))
+    if primary in known:
+        return
+    if known and role is KeysetRole.VAULT:
+        raise OperatorError(
+            f"the primary key {primary} of LOGINETL_KEYSET_VAULT is not known to this database: let the privacy officer"
+            " run `loginetl keys reencrypt` with this keyset, or set the one before"
+        )
+    remember_key(connection, role, primary, check_values[primary])
+
+
+def check_belonging(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> set[int]:
+    """Makes sure that a keyset has keys of this database, and no other ones under their ids; returns all known ids.
+
+    Args:
+        connection: in a transaction.
+        role: which keyset.
+        check_values: of its keys by key id.
+
+    Raises:
+        OperatorError: the database was written with other keys of this role, and the keyset has none of them, or
+            another key under the id of one. Loading with such a key would give equal values other tokens.
+    """
+    rows = connection.execute(
+        named("read_keys", select(keys.c.key_id, keys.c.check_value).where(keys.c.role == role.value))
+    )
+    known: dict[int, bytes] = {row.key_id: row.check_value for row in rows}
+    setting = f"LOGINETL_KEYSET_{role.upper()}"
+    if known and known.keys().isdisjoint(check_values):
+        raise OperatorError(
+            f"{setting} has none of the {role} keys that this database was written with"
+            f" ({', '.join(map(str, sorted(known)))}): set the keyset that has"
+        )
+    for key_id in known.keys() & check_values.keys():
+        if known[key_id] != check_values[key_id]:
+            raise OperatorError(
+                f"{setting} has another key under the id {key_id} than the one that this database was written with:"
+                " set the keyset that has the right one"
+            )
+    return set(known)
+
+
+def remember_key(connection: Connection, role: KeysetRole, key_id: int, check_value: bytes) -> None:
+    """Adds a key to those that this database is written with."""
+    row = insert(keys).values(role=role.value, key_id=key_id, check_value=check_value)
+    connection.execute(named("remember_key", row.on_conflict_do_nothing()))

@@ -1,0 +1,105 @@
+"""How each message id ended: what keeps a message that SQS delivers twice from being loaded twice.
+
+The ids of rejected messages are entered by `rejections`, those of loaded ones by `login_table`, each in the statement
+that adds the row. All works in the caller's transaction.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, func, select
+
+from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.tables import processed_messages as ids
+from loginetl_assets.storage.tables import rejected_logins as rejected
+
+REDELIVERY = timedelta(days=15)  # SQS keeps a message 14 days at most, then it cannot come again; one day of slack
+
+_RECORD_DUPLICATES = named(
+    "record_duplicates",
+    "INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
+    " SELECT message_uuid, :batch_id, 'duplicate' FROM unnest(CAST(:ids AS uuid[])) message_uuid"
+    " ORDER BY message_uuid ON CONFLICT DO NOTHING",
+)
+_MARK_ERASED = named(
+    "mark_messages_erased",
+    "INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
+    " SELECT DISTINCT message_uuid, CAST(:batch_id AS bigint), 'erased' FROM unnest(CAST(:ids AS uuid[])) message_uuid"
+    " ORDER BY message_uuid ON CONFLICT (message_uuid) DO UPDATE SET outcome = 'erased'"
+    " WHERE processed_messages.batch_id = excluded.batch_id",
+)
+_PRUNE = named(
+    "prune_message_ids",
+    "DELETE FROM loginetl.processed_messages p USING loginetl.batches b WHERE b.batch_id = p.batch_id"
+    " AND b.state IN ('loaded', 'lost') AND b.landed_at < :before AND b.object_purged_at IS NOT NULL"
+    " AND NOT EXISTS (SELECT FROM loginetl.rejected_logins r WHERE r.message_uuid = p.message_uuid)"
+    " AND b.landed_at + CAST(:redelivery AS interval) <= least("
+    "   (SELECT min(landed_at) FROM loginetl.batches WHERE object_purged_at IS NULL),"
+    "   CAST(:unread_since AS timestamptz), 'infinity')",
+)
+
+
+def outcomes_of(connection: Connection, message_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
+    """Returns, for those of the messages that have ended, the batch they ended with and how."""
+    rows = connection.execute(
+        named(
+            "read_outcomes",
+            select(ids.c.message_uuid, ids.c.batch_id, ids.c.outcome).where(among(ids.c.message_uuid, message_ids)),
+        )
+    )
+    return {row.message_uuid: (row.batch_id, row.outcome) for row in rows}
+
+
+def loaded_events(connection: Connection, event_ids: Sequence[UUID]) -> set[UUID]:
+    """Returns those of the events that have been loaded."""
+    known = select(ids.c.event_uuid).where(among(ids.c.event_uuid, event_ids))
+    return set(connection.execute(named("read_loaded_events", known)).scalars())
+
+
+def record_duplicates(connection: Connection, batch_id: int, message_ids: Sequence[UUID]) -> None:
+    """Enters messages of a batch as duplicates: another message has brought their event."""
+    connection.execute(_RECORD_DUPLICATES, {"batch_id": batch_id, "ids": list(message_ids)})
+
+
+def count_by_outcome(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
+    """Counts message ids by batch and outcome, by index."""
+    counted = (
+        select(ids.c.batch_id, ids.c.outcome, func.count().label("messages"))
+        .where(among(ids.c.batch_id, batch_ids))
+        .group_by(ids.c.batch_id, ids.c.outcome)
+    )
+    rows = connection.execute(named("count_outcomes", counted))
+    return {(row.batch_id, row.outcome): row.messages for row in rows}
+
+
+def mark_erased(connection: Connection, batch_id: int, message_ids: Sequence[UUID]) -> tuple[Counter[str], int]:
+    """Enters messages of a batch as erased, and removes their rejected bodies.
+
+    Returns:
+        how they had ended with this batch before, counted by outcome; and how many bodies were removed.
+    """
+    before = select(ids.c.outcome).where(among(ids.c.message_uuid, message_ids), ids.c.batch_id == batch_id)
+    ended = Counter(connection.execute(named("read_outcomes_to_erase", before)).scalars())
+    bodies = delete(rejected).where(among(rejected.c.message_uuid, message_ids), rejected.c.batch_id == batch_id)
+    removed = connection.execute(named("erase_rejected_bodies", bodies)).rowcount
+    connection.execute(_MARK_ERASED, {"batch_id": batch_id, "ids": list(message_ids)})
+    return ended, removed
+
+
+def prune(connection: Connection, before: datetime, *, unread_since: datetime | None = None) -> int:
+    """Removes the message ids of batches that landed before a time, are loaded or lost, and whose objects are gone.
+
+    While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
+    is kept with the batch it ended with, and SQS may have delivered the message again for as long as it keeps one: so
+    a batch's ids stay until every object is gone that landed before it, or that long after it. That of a rejected
+    message stays with its body, for the replay.
+
+    Args:
+        connection: in a transaction.
+        before: only those of batches that landed earlier.
+        unread_since: when the oldest object was written that may be a batch, once the key is there that decrypts it.
+    """
+    values = {"before": before, "redelivery": REDELIVERY, "unread_since": unread_since}
+    return connection.execute(_PRUNE, values).rowcount
