@@ -38,7 +38,7 @@ _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")  # data, constraint, view's ch
 _NEVER_OF_A_ROW = ("08", "40", "53", "57P", "58")  # wherever it came up: connection, conflict, resources, server
 
 
-class RowsRefused(Exception):  # noqa: N818 - says what happened
+class RowsRefusedError(Exception):
     """Postgres refused rows that were written within `attempt`; nothing of it stayed, and the transaction goes on."""
 
 
@@ -237,7 +237,7 @@ def attempt(connection: Connection) -> Iterator[None]:
     """A savepoint around rows that the server may refuse: by width, constraint, encoding, trigger or policy.
 
     Raises:
-        RowsRefused: it did, at once or by a constraint that would have waited for the commit.
+        RowsRefusedError: it did, at once or by a constraint that would have waited for the commit.
     """
     try:
         with connection.begin_nested():
@@ -247,7 +247,7 @@ def attempt(connection: Connection) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         # COPY runs past SQLAlchemy, and its context quotes the row: what was sent must not look like a trigger's words.
         if isinstance(cause, psycopg.Error) and _refuses_rows(cause, copying=cause is error):
-            raise RowsRefused from None
+            raise RowsRefusedError from None
         raise
 
 

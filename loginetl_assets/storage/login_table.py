@@ -22,7 +22,7 @@ from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.storage import message_ids
 from loginetl_assets.storage.adoption import PARTS, login_table
 from loginetl_assets.storage.batches import Batch
-from loginetl_assets.storage.database import RowsRefused, attempt, copy_rows
+from loginetl_assets.storage.database import RowsRefusedError, attempt, copy_rows
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -88,7 +88,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
             with attempt(connection):
                 new = _insert(connection, batch, part)
             inserted += new
-        except RowsRefused:
+        except RowsRefusedError:
             if part.height == 1:
                 refused.append(part["message_uuid"].item())
             else:
@@ -116,7 +116,7 @@ def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     ).one()
     fresh, inserted = int(counts.fresh), int(counts.written)
     if inserted < fresh:
-        raise RowsRefused  # a trigger passed rows over without a word
+        raise RowsRefusedError  # a trigger passed rows over without a word
     if inserted < logins.height:  # by its event alone a message may be known, and still has to be settled itself
         of_events = logins.filter(pl.col("event_uuid").is_not_null())["message_uuid"]
         message_ids.record_duplicates(connection, batch.batch_id, [UUID(key) for key in of_events])

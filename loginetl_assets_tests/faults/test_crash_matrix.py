@@ -20,7 +20,7 @@ from loginetl_assets.automation.jobs import LOGIN_ETL, REPLAY_REJECTED, RETENTIO
 from loginetl_assets_tests.support import http_proxy, postgres_proxy
 from loginetl_assets_tests.support.http_proxy import Response, alter, answer, sqs_error
 from loginetl_assets_tests.support.postgres_proxy import CONNECT, refuse, statement
-from loginetl_assets_tests.support.proxy import Dropped, Rule
+from loginetl_assets_tests.support.proxy import DroppedError, Rule
 from loginetl_assets_tests.support.scene import DRAIN, Scene, assert_no_value, failures
 
 
@@ -213,14 +213,14 @@ UNREACHABLE, IN_PASSING = "cannot be reached", "failed in passing"
 
 def refuse_midway(sqlstate: str) -> postgres_proxy.Action:
     def callback() -> None:
-        raise postgres_proxy.Refused(sqlstate)
+        raise postgres_proxy.RefusedError(sqlstate)
 
     return postgres_proxy.call_during_copy(callback)
 
 
 def drop_midway() -> postgres_proxy.Action:
     def callback() -> None:
-        raise Dropped
+        raise DroppedError
 
     return postgres_proxy.call_during_copy(callback)
 

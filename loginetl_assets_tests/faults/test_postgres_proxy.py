@@ -12,7 +12,7 @@ from loginetl_assets_tests.support.postgres_proxy import (
     CONNECT,
     Action,
     PostgresProxy,
-    Refused,
+    RefusedError,
     call_after,
     call_before,
     call_during_copy,
@@ -21,7 +21,7 @@ from loginetl_assets_tests.support.postgres_proxy import (
     refuse,
     statement,
 )
-from loginetl_assets_tests.support.proxy import Dropped, Rule
+from loginetl_assets_tests.support.proxy import DroppedError, Rule
 
 ROWS = [(number, "x" * 100) for number in range(2_000)]  # several CopyData messages
 
@@ -88,14 +88,14 @@ def test_statements_and_copies_pass_unchanged(proxy: PostgresProxy, url: str, di
 
 def refuse_during_copy(sqlstate: str) -> Action:
     def callback() -> None:
-        raise Refused(sqlstate)
+        raise RefusedError(sqlstate)
 
     return call_during_copy(callback)
 
 
 def drop_during_copy() -> Action:
     def callback() -> None:
-        raise Dropped
+        raise DroppedError
 
     return call_during_copy(callback)
 

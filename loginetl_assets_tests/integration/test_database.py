@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.settings import Settings
-from loginetl_assets.storage.database import LoginDatabase, RowsRefused, attempt, copy_rows
+from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_rows
 
 PASSWORD = "correct-horse"  # noqa: S105 - to be searched for
 
@@ -111,7 +111,7 @@ def test_no_value_is_in_what_leaves_a_transaction_or_behind_it(
 def test_no_value_is_in_a_refusal_or_behind_it(settings: Settings) -> None:
     assert settings.database_url is not None
     with LoginDatabase(settings.database_url).transaction() as connection:
-        with pytest.raises(RowsRefused) as raised, attempt(connection):
+        with pytest.raises(RowsRefusedError) as raised, attempt(connection):
             by_a_constraint_that_quotes_the_row(connection)
         connection.rollback()
 

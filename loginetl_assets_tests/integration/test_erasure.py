@@ -51,7 +51,7 @@ ANNAS = [_annas(), _annas(ip=SHARED_IP), _annas(app_version="no version"), BROKE
 BERTS = [_berts(), _berts(app_version="also none")]
 
 
-class _Killed(Exception):  # noqa: N818 - it stands for a signal
+class _KilledError(Exception):
     pass
 
 
@@ -257,12 +257,12 @@ def test_an_erasure_that_was_killed_is_finished_by_another(pipeline: Pipeline) -
         def kill(done: int, total: int) -> None:
             assert total == 3
             if done == batches:
-                raise _Killed
+                raise _KilledError
 
         return kill
 
     for searched in (1, 2, 3):  # after the last the vault's values are named by nothing else any more
-        with pytest.raises(_Killed):
+        with pytest.raises(_KilledError):
             _erasure(pipeline).run("she asked", kill_after(searched))
         _assert_counts_add_up(pipeline)
     _erasure(pipeline).run("she asked")
@@ -280,9 +280,9 @@ def test_what_one_erasure_left_half_done_another_persons_does_not_spoil(pipeline
     _load(pipeline)
 
     def kill(done: int, total: int) -> None:
-        raise _Killed
+        raise _KilledError
 
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         _erasure(pipeline).run("she asked", kill)
     _erasure(pipeline, BERT).run("he asked")
     assert _recovered(pipeline, _token(pipeline, "ip", ANNA_IP)) == [(Outcome.RECOVERED, ANNA_IP)]
@@ -496,10 +496,10 @@ def test_while_the_masking_key_is_rotated_a_value_goes_under_both_tokens(pipelin
     rotated = with_new_primary(keyring.handle(KeysetRole.MASKING), TEMPLATES[KeysetRole.MASKING])
     replace_keyset("", keyring.source(KeysetRole.MASKING), keyset_json(rotated))
     services = Services(pipeline.settings)
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
 
         def kill(step: str, done: int, total: int) -> None:
-            raise _Killed
+            raise _KilledError
 
         retokenize(
             services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason="test",
@@ -563,9 +563,9 @@ def test_the_request_is_logged_before_anything_is_removed(pipeline: Pipeline) ->
 
     def look(done: int, total: int) -> None:
         seen.extend(pipeline.query("SELECT action FROM loginetl.pii_access_log"))
-        raise _Killed
+        raise _KilledError
 
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         _erasure(pipeline).run("she asked", look)
     assert [row.action for row in seen] == ["erase"]
 

@@ -35,7 +35,7 @@ from loginetl_assets_tests.support.waiting import eventually
 WHY = "yearly rotation"
 
 
-class _Interrupted(Exception):  # noqa: N818 - says what happened
+class _InterruptedError(Exception):
     pass
 
 
@@ -223,13 +223,13 @@ def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retokenize(
             assert _distinct(rotated) == (60, 60, 200), step
             assert done <= total or step == "rows"
             if calls == most:
-                raise _Interrupted
+                raise _InterruptedError
 
         return progress
 
     for most in (1, 2, 1, 1, 1, 1, 1):
         calls = 0
-        with pytest.raises(_Interrupted):
+        with pytest.raises(_InterruptedError):
             _retokenize(rotated, stop_after(most))
         assert _distinct(rotated) == (60, 60, 200)
     calls = 0
@@ -392,9 +392,9 @@ def test_a_second_rotation_moves_what_is_under_either_old_key(
 
         def stop(step: str, done: int, _total: int) -> None:
             if step == "vault" and done > 4:
-                raise _Interrupted
+                raise _InterruptedError
 
-        with pytest.raises(_Interrupted):
+        with pytest.raises(_InterruptedError):
             _retokenize(once, stop)
     assert _distinct(once) == (12, 12, 16)
     twice = _rotated(once)

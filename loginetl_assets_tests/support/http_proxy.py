@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from loginetl_assets_tests.support.proxy import Dropped, Proxy, Rule, shut
+from loginetl_assets_tests.support.proxy import DroppedError, Proxy, Rule, shut
 
 _UPSTREAM_SECONDS = 60  # above SQS's longest poll of 20 s
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect"}
@@ -92,7 +92,7 @@ def drop(*, reset: bool = False) -> Action:
     """Ends the connection before anything is forwarded; with `reset` by an RST instead of a FIN."""
 
     def act(exchange: Exchange) -> Response:
-        raise Dropped(reset=reset)
+        raise DroppedError(reset=reset)
 
     return act
 
@@ -102,7 +102,7 @@ def forward_then_drop(*, reset: bool = False) -> Action:
 
     def act(exchange: Exchange) -> Response:
         exchange.forward()
-        raise Dropped(reset=reset)
+        raise DroppedError(reset=reset)
 
     return act
 
@@ -138,7 +138,7 @@ def delay(seconds: float) -> Action:
 
     def act(exchange: Exchange) -> Response:
         if exchange.wait(seconds):
-            raise Dropped
+            raise DroppedError
         return exchange.forward()
 
     return act
@@ -199,7 +199,7 @@ class HttpProxy(Proxy[Request, Action]):
                 raw = connection.getresponse()
                 response = Response(raw.status, dict(raw.getheaders()), raw.read())
         except (OSError, HTTPException):
-            raise Dropped from None  # as a client without this proxy would see it
+            raise DroppedError from None  # as a client without this proxy would see it
         finally:
             connection.close()
         with self._lock:
@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
         try:
             response = self.answer_to(request)
-        except Dropped as dropped:
+        except DroppedError as dropped:
             self._drop(reset=dropped.reset)
             return
         except BaseException as error:  # noqa: BLE001 - a failed assertion in a callback is the test's to see

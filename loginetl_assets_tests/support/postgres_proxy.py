@@ -21,7 +21,7 @@ from typing import IO, NamedTuple
 
 from sqlalchemy import make_url
 
-from loginetl_assets_tests.support.proxy import Dropped, Proxy, Rule
+from loginetl_assets_tests.support.proxy import DroppedError, Proxy, Rule
 
 CONNECT = "<connect>"  # stands for the statement of a client that asks to be let in
 
@@ -49,7 +49,7 @@ class Statement:
         return name_of(self.sql)
 
 
-class Refused(Exception):  # noqa: N818 - says what happened
+class RefusedError(Exception):
     """The client gets an error of this SQLSTATE for its statement."""
 
     def __init__(self, sqlstate: str, message: str = "refused by the proxy") -> None:
@@ -114,7 +114,7 @@ def refuse(sqlstate: str, message: str = "refused by the proxy") -> Action:
     """
 
     def act(exchange: Exchange) -> bytes:
-        raise Refused(sqlstate, message)
+        raise RefusedError(sqlstate, message)
 
     return act
 
@@ -123,7 +123,7 @@ def drop() -> Action:
     """Ends the connection before the server knows the statement."""
 
     def act(exchange: Exchange) -> bytes:
-        raise Dropped
+        raise DroppedError
 
     return act
 
@@ -133,7 +133,7 @@ def forward_then_drop() -> Action:
 
     def act(exchange: Exchange) -> bytes:
         exchange.forward(nothing)
-        raise Dropped
+        raise DroppedError
 
     return act
 
@@ -160,7 +160,7 @@ def call_after(callback: Callback) -> Action:
 
 
 def call_during_copy(callback: Callback) -> Action:
-    """Calls back when the first rows of a COPY are with the server; it may raise `Dropped` or `Refused`."""
+    """Calls back when the first rows of a COPY are with the server; it may raise `DroppedError` or `RefusedError`."""
     return lambda exchange: exchange.forward(callback)
 
 
@@ -235,7 +235,7 @@ class _Session(socketserver.BaseRequestHandler):
         try:
             with self.opened(self.request), self.request.makefile("rb") as self.from_client:
                 self._converse()
-        except (Dropped, EOFError, OSError):
+        except (DroppedError, EOFError, OSError):
             return  # a client that was killed, a server that went away, or a rule
         except BaseException as error:  # noqa: BLE001 - a failed assertion in a callback is the test's to see
             self.failed(error)
@@ -291,7 +291,7 @@ class _Session(socketserver.BaseRequestHandler):
         asked = Statement(sql, tuple(self.transaction), self.application_name)
         try:
             answer = self.act(asked, lambda during_copy: self._forward(messages, during_copy, extended=extended))
-        except Refused as refused:
+        except RefusedError as refused:
             answer = self._refusal(sql, refused)
         self.transaction = [] if self.status == b"I" else [*self.transaction, sql]
         self.request.sendall(answer)
@@ -305,7 +305,7 @@ class _Session(socketserver.BaseRequestHandler):
                 message = _read(self.from_server)
             except (EOFError, OSError):  # the server ended; what it said about that is passed on
                 self.request.sendall(answer)
-                raise Dropped from None
+                raise DroppedError from None
             answer += message.encode()
             if message.kind == b"Z":
                 self.status = message.body
@@ -335,7 +335,7 @@ class _Session(socketserver.BaseRequestHandler):
                 first = False
                 try:
                     during_copy()
-                except Refused:
+                except RefusedError:
                     self._fail_copy(extended=extended)
                     raise
 
@@ -350,14 +350,14 @@ class _Session(socketserver.BaseRequestHandler):
         if extended:
             _read(self.from_client)
 
-    def _refusal(self, sql: str, refused: Refused) -> bytes:
+    def _refusal(self, sql: str, refused: RefusedError) -> bytes:
         fatal = sql == CONNECT or refused.sqlstate in _ENDS_THE_CONNECTION
         severity = b"FATAL" if fatal else b"ERROR"
         fields = {b"S": severity, b"V": severity, b"C": refused.sqlstate.encode(), b"M": refused.message.encode()}
         error = _Message(b"E", b"".join(name + text + b"\0" for name, text in fields.items()) + b"\0").encode()
         if fatal:
             self.request.sendall(error)
-            raise Dropped
+            raise DroppedError
         if sql.upper().startswith("COMMIT"):  # a commit that fails ends its transaction all the same
             self.upstream.sendall(_Message(b"Q", b"ROLLBACK\0").encode())
             self._read_to_ready()

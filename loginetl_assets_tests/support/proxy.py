@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 
-class Dropped(Exception):  # noqa: N818 - says what happened
+class DroppedError(Exception):
     """The client's connection ends here, without an answer."""
 
     def __init__(self, *, reset: bool = False) -> None:

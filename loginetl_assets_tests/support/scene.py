@@ -27,7 +27,7 @@ from loginetl_assets_tests.support.http_proxy import HttpProxy, Response, alter,
 from loginetl_assets_tests.support.leaks import holds
 from loginetl_assets_tests.support.pipeline import MARKED_BAD, MARKS, Pipeline, marked_logins, sqs_client
 from loginetl_assets_tests.support.postgres_proxy import PostgresProxy
-from loginetl_assets_tests.support.proxy import Dropped, Rule
+from loginetl_assets_tests.support.proxy import DroppedError, Rule
 
 GOOD = marked_logins(30)
 
@@ -107,7 +107,7 @@ class Scene:
         """Kills the child, as a rule's callback: what it had asked for does not come about any more."""
         assert self.child is not None
         os.kill(self.child.pid, signal.SIGKILL)
-        raise Dropped
+        raise DroppedError
 
     def run_in_child(self, job: str = LOGIN_ETL, config: Mapping[str, Any] | None = None) -> int:
         """Runs a job in a process of its own, through the proxies; gives its exit code."""

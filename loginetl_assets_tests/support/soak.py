@@ -56,7 +56,7 @@ _MAX_GROWTH = 0.3  # of memory, after the warm-up: loose, since a short soak has
 _AIMS = {"raw_login_messages": 2, "masked_logins": 1, "user_logins": 1}
 
 
-class SoakFailed(Exception):
+class SoakError(Exception):
     """The soak itself could not go on; says why."""
 
 
@@ -356,7 +356,7 @@ class Soak:
         """Sends, kills, samples, drains, verifies.
 
         Raises:
-            SoakFailed: workers did not start or did not stop, or the producer failed.
+            SoakError: workers did not start or did not stop, or the producer failed.
         """
         try:
             self._start_workers()
@@ -400,7 +400,7 @@ class Soak:
         deadline = time.monotonic() + _READY_SECONDS
         for worker in self._workers:
             if not worker.ready.wait(max(0.0, deadline - time.monotonic())):
-                raise SoakFailed("the workers did not get ready in time")
+                raise SoakError("the workers did not get ready in time")
 
     def _let_arrive(self) -> _Striker:
         striker = _Striker(self._plan, self._workers[1:])
@@ -422,7 +422,7 @@ class Soak:
                 next_word += 30
         striker.thaw(all_of_them=True)
         if self._producer.failure:
-            raise SoakFailed(f"the producer failed: {self._producer.failure}")
+            raise SoakError(f"the producer failed: {self._producer.failure}")
         return striker
 
     def _let_drain(self) -> float | None:
@@ -441,7 +441,7 @@ class Soak:
                 if code := worker.process.wait(_STOP_SECONDS):
                     self._crashes.append(code)
             except subprocess.TimeoutExpired:
-                raise SoakFailed("a worker did not end its run in time") from None
+                raise SoakError("a worker did not end its run in time") from None
 
     def _tick(self) -> bool:
         """Looks after the workers, and takes a sample where a second has passed; says whether it did."""
@@ -538,7 +538,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("interrupted; every process is ended")
         return 130
-    except SoakFailed as failure:
+    except SoakError as failure:
         console.print(f"error: {failure}", style="red", markup=False)
         return 1
     console.print(soak_report.as_markdown(outcome), markup=False, soft_wrap=True)
