@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test unit integration faults e2e browser check bench soak mutants lock clean
+.PHONY: help demo ui test unit integration faults e2e browser check bench soak mutants docs lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ mutants: $(READY) ## Change the rules of logins and ledger one by one, and list 
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
 	$(BIN)/python -m loginetl_assets_tests.support.mutants
+
+docs: $(READY) ## Write the table of docs/settings.md from the declarations in loginetl_assets/settings.py.
+	$(BIN)/python -m loginetl_assets.settings docs/settings.md
 
 lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).
 	uv pip compile $(LOCK) --upgrade --extra local --group dev pyproject.toml -o requirements-dev.txt

@@ -1,18 +1,23 @@
-"""Settings: the environment's variables, read once and checked here, as one typed, immutable value.
+"""Settings: the variables of the environment, read once and checked here, as one typed, immutable value.
 
-A variable is declared once, at its field: reading it, passing it on to a child process and knowing its name follow.
-Nothing is opened or reached: definitions load with no service, key or network at hand. What a run needs and does
-not find is an `OperatorError` at the moment of need, naming the variable.
+A setting is declared once, as a field of `Settings` by `setting(…)`. Reading and checking it, requiring it outside the
+local environment, passing it on to child processes and its row in docs/settings.md (`make docs`) are derived.
+It is a dataclass and not pydantic-settings, whose errors repeat the input and which passes over misspelt names: both
+would have to be replaced, at the price of one more dependency.
+
+Reading opens nothing: definitions load without a service, key or network. What a run needs and does not find is an
+`OperatorError` at that moment, which names the variable.
 """
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.table_name import DEFAULT_TABLE, TableName
@@ -27,26 +32,26 @@ class Environment(StrEnum):
 
 
 class KeysetRole(StrEnum):
-    """The keysets by what they are for; each is named by `LOGINETL_KEYSET_<ROLE>`."""
+    """What a keyset of the pipeline is for."""
 
-    MASKING = "masking"  # PRF: value -> token
-    LANDING = "landing"  # AEAD: batches of raw messages
-    REJECTS = "rejects"  # AEAD: bodies of rejected messages
-    VAULT = "vault"  # HPKE public key: the pipeline seals values that it cannot read again
+    MASKING = "masking"
+    LANDING = "landing"
+    REJECTS = "rejects"
+    VAULT = "vault"
 
 
 class UnknownFields(StrEnum):
-    """What a field outside the six means for its message."""
+    """What happens to a message with a field that the contract does not have."""
 
     IGNORE = "ignore"
     REJECT = "reject"
 
 
 class Identity(StrEnum):
-    """By what a login is known as the same one."""
+    """What identifies a login."""
 
     MESSAGE_ID = "message_id"
-    EVENT_ID = "event_id"  # by the body's own `event_id` too, where it has one
+    EVENT_ID = "event_id"  # the body's own `event_id` as well, where it has one
 
 
 class AppVersion(StrEnum):
@@ -57,75 +62,58 @@ class AppVersion(StrEnum):
 
 
 class Automation(StrEnum):
-    """Whether sensors and schedules run unless somebody switches one on the page; unset, in the local environment."""
+    """Whether sensors and schedules run unless somebody switches one in the Dagster UI."""
 
     ON = "on"
     OFF = "off"
 
 
-@dataclass(frozen=True)
-class _Variable:
-    """The environment's variable of a setting."""
+class Form(NamedTuple):
+    """What the text of a variable must look like."""
 
-    name: str
     read: Callable[[str], Any]  # raises ValueError
-    expected: str = ""  # what it must be, for errors
-    is_required: bool = False  # outside the local environment
-    is_inherited: bool = True  # by child processes
-
-    def __call__(self, text: str) -> Any:
-        try:
-            return self.read(text)
-        except ValueError:
-            raise SettingsError(f"{self.name} must be {self.expected}") from None
+    expected: str = ""  # completes "LOGINETL_X must be …"
 
 
-# Each returns a dataclass field, and `Any` for the type checker, as `dataclasses.field` does.
+TEXT = Form(str)
 
 
-def _text(name: str, *, is_required: bool = False, is_inherited: bool = True, is_shown: bool = True) -> Any:
-    variable = _Variable(name, str, is_required=is_required, is_inherited=is_inherited)
-    return field(default=None, repr=is_shown, metadata={"variable": variable})
+def choice(kind: type[StrEnum]) -> Form:
+    """Accepts the values of an enumeration."""
+    return Form(kind, f"one of {', '.join(kind)}")
 
 
-def _address(name: str, pattern: str, form: str, *, is_required: bool = True) -> Any:
-    """An address that status, errors and alerts show, and that so may hold no secret."""
+def whole_number(low: int, high: int) -> Form:
+    """Accepts decimal digits within the bounds, both included."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise ValueError
+        return int(text)
+
+    return Form(read, f"a whole number from {low} to {high}")
+
+
+def number(low: float, high: float) -> Form:
+    """Accepts a decimal number within the bounds, both included."""
+
+    def read(text: str) -> float:
+        if not low <= float(text) <= high:
+            raise ValueError
+        return float(text)
+
+    return Form(read, f"a number from {low:g} to {high:g}")
+
+
+def address(pattern: str, example: str) -> Form:
+    """Accepts an address that status, errors and alerts show, and that therefore holds no secret."""
 
     def read(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError
         return text
 
-    expected = f"{form}, without user, password, query or fragment: credentials go into AWS's own variables"
-    variable = _Variable(name, read, expected, is_required=is_required)
-    return field(default=None, repr=False, metadata={"variable": variable})
-
-
-def _parsed(name: str, default: object, read: Callable[[str], object], expected: str) -> Any:
-    return field(default=default, metadata={"variable": _Variable(name, read, expected)})
-
-
-def _choice(name: str, default: StrEnum) -> Any:
-    kind = type(default)
-    return _parsed(name, default, kind, f"one of {', '.join(kind)}")
-
-
-def _whole_number(name: str, default: int, low: int, high: int) -> Any:
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise ValueError
-        return int(text)
-
-    return _parsed(name, default, read, f"a whole number from {low} to {high}")
-
-
-def _number(name: str, default: float, low: float, high: float) -> Any:
-    def read(text: str) -> float:
-        if not low <= float(text) <= high:
-            raise ValueError
-        return float(text)
-
-    return _parsed(name, default, read, f"a number from {low:g} to {high:g}")
+    return Form(read, f"{example}, without user, password, query or fragment: credentials go into AWS's own variables")
 
 
 def _path(text: str) -> Path:
@@ -135,64 +123,231 @@ def _path(text: str) -> Path:
         raise ValueError from None
 
 
+PATH = Form(_path, "a path, of a user that this machine knows")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of the environment, as a setting declares it."""
+
+    name: str
+    form: Form
+    meaning: str  # for docs/settings.md, in Markdown
+    default: str = ""  # as the variable would hold it; empty: None
+    otherwise: str = "unset"  # what the documentation says where there is no default
+    is_required: bool = False  # outside the local environment
+    is_inherited: bool = True  # by child processes
+
+    def __call__(self, text: str) -> Any:
+        """Returns the value of a text.
+
+        Raises:
+            SettingsError: it has the wrong form.
+        """
+        try:
+            return self.form.read(text)
+        except ValueError:
+            raise SettingsError(f"{self.name} must be {self.form.expected}") from None
+
+
+def setting(name: str, form: Form, meaning: str, *, is_shown: bool = True, **more: Any) -> Any:
+    """Returns a dataclass field for a variable (`Any` to the type checker, as `dataclasses.field`).
+
+    Args:
+        name: the variable.
+        form: what its text must look like.
+        meaning: what the documentation says of it.
+        is_shown: whether `repr` may show it.
+        more: the other fields of `Variable`.
+    """
+    variable = Variable(name, form, meaning, **more)
+    return field(
+        default_factory=lambda: variable(variable.default) if variable.default else None,
+        repr=is_shown,
+        metadata={"variables": {None: variable}},
+    )
+
+
+def keyset_settings(meanings: Mapping[KeysetRole, str]) -> Any:
+    """Returns a dataclass field for LOGINETL_KEYSET_<ROLE>, one variable a role; a mapping of those that are set."""
+    variables = {
+        role: Variable(f"LOGINETL_KEYSET_{role.upper()}", TEXT, meaning, otherwise="made", is_required=True)
+        for role, meaning in meanings.items()
+    }
+    return field(default_factory=dict, repr=False, metadata={"variables": variables})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Everything the environment decides. URLs and keysets stay out of `repr`: they may carry secrets."""
+    """Everything that the environment decides. URLs and keysets stay out of `repr`: they may carry secrets."""
 
-    environment: Environment = _choice("LOGINETL_ENV", Environment.LOCAL)
-    home: Path = field(
-        default_factory=lambda: _path(".loginetl"),
-        metadata={"variable": _Variable("LOGINETL_HOME", _path, "a path, of a user that this machine knows")},
+    environment: Environment = setting(
+        "LOGINETL_ENV",
+        choice(Environment),
+        "`local`, `staging` or `production`. Only `local` starts services and makes keys. It must be set, if only to"
+        " `local`, where `LOGINETL_DATABASE_URL` or `LOGINETL_LANDING_URL` is set: if it were forgotten, real logins"
+        " would be masked with keys that were just made",
+        default="local",
     )
-    queue_url: str | None = _address(
-        "LOGINETL_QUEUE_URL", r"https?://[^\s/@?#]+(/[^\s@?#]*)?", "https://HOST/ACCOUNT/NAME"
+    home: Path = setting(
+        "LOGINETL_HOME",
+        PATH,
+        "state of the local environment: services, landing, keys, Dagster's home. It is refused unless it belongs to"
+        " the user of the process, no other user may write to it, and it contains no symbolic link",
+        default=".loginetl",
     )
-    database_url: str | None = _text("LOGINETL_DATABASE_URL", is_required=True, is_shown=False)
-    login_table: TableName | None = _parsed(
+    queue_url: str | None = setting(
+        "LOGINETL_QUEUE_URL",
+        address(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", "https://HOST/ACCOUNT/NAME"),
+        "the queue's URL. An AWS queue's URL also names its region, an emulator's its endpoint",
+        otherwise="embedded",
+        is_required=True,
+        is_shown=False,
+    )
+    database_url: str | None = setting(
+        "LOGINETL_DATABASE_URL",
+        TEXT,
+        "Postgres 15 or newer, in any common spelling of the URL",
+        otherwise="embedded",
+        is_required=True,
+        is_shown=False,
+    )
+    login_table: TableName | None = setting(
         "LOGINETL_TABLE",
-        None,
-        TableName.parse,
-        'schema.table (in double quotes what is not lower case: sales."User Logins"), in no schema of ours or'
-        " Postgres's own, without colons",
+        Form(
+            TableName.parse,
+            'schema.table (in double quotes what is not lower case: sales."User Logins"), in no schema of loginetl or'
+            " Postgres itself, without colons",
+        ),
+        'the table that logins are loaded into, as `schema.table`, each part as in SQL (`sales."User Logins"`).'
+        " `loginetl migrate` adopts it, or creates it, and records it in the database; from then on the setting must"
+        " name the recorded one. `search_path` has no effect, and schema `loginetl` is refused",
+        otherwise=f"`{DEFAULT_TABLE}`",
     )
-    landing_url: str | None = _address(
+    landing_url: str | None = setting(
         "LOGINETL_LANDING_URL",
-        r"file://(localhost)?/[^?#]*|s3://[A-Za-z0-9._-]+(/[^?#]*)?",
-        "file:///absolute/path or s3://bucket/prefix",
+        address(
+            r"file://(localhost)?/[^?#]*|s3://[A-Za-z0-9._-]+(/[^?#]*)?", "file:///absolute/path or s3://bucket/prefix"
+        ),
+        "`file:///absolute/path` or `s3://bucket/prefix`; belongs to one database, to which it is bound on first use. A"
+        " directory must be closed to all but its owner (mode 0700, as a new one is made), and is refused otherwise",
+        otherwise="`LOGINETL_HOME/landing`",
+        is_required=True,
+        is_shown=False,
     )
-    keysets: Mapping[KeysetRole, str] = field(default_factory=dict, repr=False)  # LOGINETL_KEYSET_<ROLE>, all required
-    # For recovery only; the pipeline and its processes go without.
-    officer_keyset: str | None = _text("LOGINETL_KEYSET_OFFICER", is_inherited=False, is_shown=False)
-    kms_key_uri: str | None = _text("LOGINETL_KMS_KEY_URI")
-    unknown_fields: UnknownFields = _choice("LOGINETL_UNKNOWN_FIELDS", UnknownFields.IGNORE)
-    app_version: AppVersion = _choice("LOGINETL_APP_VERSION", AppVersion.PACKED)
-    identity: Identity = _choice("LOGINETL_IDENTITY", Identity.MESSAGE_ID)
-    payload_bucket: str | None = _address(
-        "LOGINETL_PAYLOAD_BUCKET", r"[A-Za-z0-9._-]+", "a bucket's name alone", is_required=False
+    keysets: Mapping[KeysetRole, str] = keyset_settings(
+        {
+            KeysetRole.MASKING: "PRF keyset (HMAC-SHA256): value to token",
+            KeysetRole.LANDING: "AEAD keyset (AES-256-GCM): batches of raw messages",
+            KeysetRole.REJECTS: "AEAD keyset (AES-256-GCM): bodies of rejected messages",
+            KeysetRole.VAULT: "*public* HPKE keyset; the private half stays with the privacy officer and is refused"
+            " here",
+        }
     )
-    # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
-    visibility_seconds: int = _whole_number("LOGINETL_VISIBILITY_SECONDS", 120, 30, 43_200)
-    max_rejection_rate: float = _number("LOGINETL_MAX_REJECTION_RATE", 0.05, 0, 1)
-    freshness_hours: float = _number("LOGINETL_FRESHNESS_HOURS", 24.0, 0.1, 8_760)
-    max_runs_in_flight: int = _whole_number("LOGINETL_MAX_RUNS_IN_FLIGHT", 2, 1, 1_000)
-    messages_per_run: int = _whole_number("LOGINETL_MESSAGES_PER_RUN", 100_000, 1, 1_000_000_000)
-    # Below SQS's own retention of 14 days a message could come again after its ledger row was pruned.
-    retention_days: int = _whole_number("LOGINETL_RETENTION_DAYS", 30, 15, 3_650)
-    automation: Automation | None = _parsed("LOGINETL_AUTOMATION", None, Automation, "one of on, off")
-    alert_webhook_url: str | None = _text("LOGINETL_ALERT_WEBHOOK_URL", is_shown=False)
+    officer_keyset: str | None = setting(
+        "LOGINETL_KEYSET_OFFICER",
+        TEXT,
+        "the privacy officer's *private* HPKE keyset: for `recover`, `keys retokenize` and `keys reencrypt` only, never"
+        " for the pipeline or its child processes",
+        otherwise="made in local, else unset",
+        is_inherited=False,
+        is_shown=False,
+    )
+    kms_key_uri: str | None = setting(
+        "LOGINETL_KMS_KEY_URI",
+        TEXT,
+        "`aws-kms://arn:aws:kms:…`: opens keysets that are wrapped, and wraps those that are rotated",
+    )
+    unknown_fields: UnknownFields = setting(
+        "LOGINETL_UNKNOWN_FIELDS",
+        choice(UnknownFields),
+        "`ignore` counts fields that the contract does not have, `reject` rejects the message",
+        default="ignore",
+    )
+    app_version: AppVersion = setting(
+        "LOGINETL_APP_VERSION",
+        choice(AppVersion),
+        "`packed`: major·1 000 000 + minor·1 000 + patch; `major`: the major version alone",
+        default="packed",
+    )
+    identity: Identity = setting(
+        "LOGINETL_IDENTITY",
+        choice(Identity),
+        "`event_id`: one event is loaded once, whatever messages bring it, by the body's own field `event_id` where it"
+        " has one (see [reliability.md](reliability.md)). It must not be personal data: its name-based UUID is kept",
+        default="message_id",
+    )
+    payload_bucket: str | None = setting(
+        "LOGINETL_PAYLOAD_BUCKET",
+        address(r"[A-Za-z0-9._-]+", "a bucket's name alone"),
+        "the S3 bucket into which the SQS extended client library puts payloads; pointers into another are not"
+        " followed. Needs `s3:GetObject`",
+    )
+    visibility_seconds: int = setting(
+        "LOGINETL_VISIBILITY_SECONDS",
+        # SQS allows 0 to 43 200 s; below 30 s a batch may not be landed before its messages show again.
+        whole_number(30, 43_200),
+        "how long a received message stays hidden; a killed run's messages are delivered again after it, a failed run"
+        " makes them visible again at once",
+        default="120",
+    )
+    max_rejection_rate: float = setting(
+        "LOGINETL_MAX_REJECTION_RATE",
+        number(0, 1),
+        "above this share of rejected messages the checks `rejection_rate` (of a run) and `health` (of a day) warn",
+        default="0.05",
+    )
+    freshness_hours: float = setting(
+        "LOGINETL_FRESHNESS_HOURS",
+        number(0.1, 8_760),
+        "how old `user_logins` may grow before Dagster calls it stale, and how long messages may wait before `health`"
+        " warns",
+        default="24",
+    )
+    messages_per_run: int = setting(
+        "LOGINETL_MESSAGES_PER_RUN",
+        whole_number(1, 1_000_000_000),
+        "how many messages one run drains at most",
+        default="100000",
+    )
+    max_runs_in_flight: int = setting(
+        "LOGINETL_MAX_RUNS_IN_FLIGHT",
+        whole_number(1, 1_000),
+        "how many drains the sensor allows at once",
+        default="2",
+    )
+    retention_days: int = setting(
+        "LOGINETL_RETENTION_DAYS",
+        # Below SQS's own retention of 14 days a message could come again after its ledger row was pruned.
+        whole_number(15, 3_650),
+        "how long landing, masked files and Dagster's runs are kept (at least 15: SQS keeps 14); message ids 15 days"
+        " longer",
+        default="30",
+    )
+    automation: Automation | None = setting(
+        "LOGINETL_AUTOMATION",
+        choice(Automation),
+        "whether sensors (the alerting ones too) and schedules run unless somebody switches one in the Dagster UI."
+        " `status` and `health` warn where it is on and the daemon gives no heartbeat, and where a daemon runs and"
+        " sensors are off; an explicit `off` turns these warnings off (runs started by cron)",
+        otherwise="`on` in local, else off",
+    )
+    alert_webhook_url: str | None = setting(
+        "LOGINETL_ALERT_WEBHOOK_URL",
+        TEXT,
+        "where failed runs and degraded health are posted as JSON; unset, they are logged",
+        is_shown=False,
+    )
 
     def __post_init__(self) -> None:
-        for at in (
-            "queue_url",
-            "landing_url",
-            "payload_bucket",
-        ):  # wherever they came from: `run --queue-url` has no variable
-            if (address := getattr(self, at)) is not None:
-                _VARIABLES[at](address)
+        for at, key, variable in self._variables():
+            # Whatever it comes from: `run --queue-url` replaces a value without a variable.
+            if key is None and isinstance(value := getattr(self, at), str):
+                variable(value)
 
     @property
     def is_local(self) -> bool:
-        """Whether embedded services and keys of our own making are allowed."""
+        """Whether embedded services, and keys that loginetl makes, are allowed."""
         return self.environment is Environment.LOCAL
 
     @property
@@ -202,51 +357,69 @@ class Settings:
 
     @property
     def is_automatic(self) -> bool:
-        """Whether sensors and schedules run by default: elsewhere once the settings were seen to be right."""
+        """Whether sensors and schedules run by default; unset, in the local environment alone."""
         return self.is_local if self.automation is None else self.automation is Automation.ON
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Reads the `LOGINETL_*` variables; an empty one counts as unset, as compose files and CI leave them.
 
         Raises:
-            SettingsError: a name is unknown, a value is of the wrong form, one that staging and production need is
-                missing, or LOGINETL_ENV is where rows or batches would go to services of somebody's own.
+            SettingsError: a name is unknown, a value has the wrong form, one that staging and production need is
+                missing, or LOGINETL_ENV is unset where rows or batches would go to services outside LOGINETL_HOME.
         """
-        _refuse_unknown_names(environ)
-        given = {name: text for name in environ if name in _NAMES and (text := environ[name].strip())}
-        values = {at: variable(given[variable.name]) for at, variable in _VARIABLES.items() if variable.name in given}
-        keysets = {role: given[name] for role, name in _KEYSETS.items() if name in given}
-        settings = cls(**values, keysets=keysets)
-        # Forgotten, not meant: real logins would be masked and sealed with keys that were made up in LOGINETL_HOME.
+        names = {variable.name for _, _, variable in cls._variables()}
+        _refuse_unknown_names(environ, names)
+        given = {name: text for name in environ if name in names and (text := environ[name].strip())}
+        values: dict[str, Any] = {}
+        for at, key, variable in cls._variables():
+            if variable.name in given:
+                value = variable(given[variable.name])
+                values[at] = value if key is None else {**values.get(at, {}), key: value}
+        settings = cls(**values)
+        # Forgotten, not intended: real logins would be masked and encrypted with keys just made in LOGINETL_HOME.
         if "environment" not in values and (settings.database_url or settings.landing_url):
             which = "LOGINETL_DATABASE_URL" if settings.database_url else "LOGINETL_LANDING_URL"
             raise SettingsError(
                 f"{which} is set and LOGINETL_ENV is not: set LOGINETL_ENV=production, or staging, with the keysets;"
-                " or LOGINETL_ENV=local if keys made in LOGINETL_HOME are meant"
+                " or LOGINETL_ENV=local to use keys that are made in LOGINETL_HOME"
             )
-        if not settings.is_local:
-            required = [one.name for one in _VARIABLES.values() if one.is_required]
-            if missing := [name for name in (*required, *_KEYSETS.values()) if name not in given]:
-                raise SettingsError(f"LOGINETL_ENV={settings.environment} needs {', '.join(missing)} to be set")
+        required = [variable.name for _, _, variable in cls._variables() if variable.is_required]
+        if not settings.is_local and (missing := [name for name in required if name not in given]):
+            raise SettingsError(f"LOGINETL_ENV={settings.environment} needs {', '.join(missing)} to be set")
         return settings
 
     def as_environment(self) -> dict[str, str]:
-        """The variables from which a child process reads these same settings, the officer's keyset empty.
+        """Returns the variables from which a child process reads these same settings, the officer's keyset empty.
 
-        They are laid over this process's own, so what a child must not have is among them.
+        They override this process's own, so what a child must not have is among them.
         """
-        named = {one.name: getattr(self, at) if one.is_inherited else None for at, one in _VARIABLES.items()}
-        named |= {name: self.keysets.get(role) for role, name in _KEYSETS.items()}
-        return {name: "" if value is None else str(value) for name, value in named.items()}
+        found = {}
+        for at, key, variable in self._variables():
+            value = getattr(self, at) if key is None else getattr(self, at).get(key)
+            found[variable.name] = "" if value is None or not variable.is_inherited else str(value)
+        return found
+
+    @classmethod
+    def with_table_of_settings(cls, page: str) -> str:
+        """Returns a Markdown page, its table of variables replaced by the one of these declarations."""
+        rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+        for _, _, variable in cls._variables():
+            default = f"`{variable.default}`" if variable.default else variable.otherwise
+            default += " in local, else required" if variable.is_required else ""
+            rows.append(f"| `{variable.name}` | {default} | {variable.meaning} |")
+        before, _, rest = page.partition(rows[0])
+        return before + "\n".join(rows) + rest[rest.index("\n\n") :]
+
+    @classmethod
+    def _variables(cls) -> Iterator[tuple[str, Any, Variable]]:
+        """Each with its field, and its key where the field is a mapping."""
+        for one in fields(cls):
+            for key, variable in one.metadata["variables"].items():
+                yield one.name, key, variable
 
 
 _PREFIX = "LOGINETL_"
-_VARIABLES: Mapping[str, _Variable] = {
-    one.name: one.metadata["variable"] for one in fields(Settings) if "variable" in one.metadata
-}
-_KEYSETS: Mapping[KeysetRole, str] = {role: f"LOGINETL_KEYSET_{role.upper()}" for role in KeysetRole}
-_NAMES = {*(one.name for one in _VARIABLES.values()), *_KEYSETS.values()}
 # Not settings: deploy/dagster.yaml reads the one, docker-compose.yml the other.
 _OF_OTHERS = {"LOGINETL_DAGSTER_DATABASE_URL", "LOGINETL_PASSWORD"}
 # Kubernetes gives every container the addresses of its namespace's services, under names such as these where one is
@@ -256,16 +429,21 @@ _OF_KUBERNETES = re.compile(
 )
 
 
-def _refuse_unknown_names(environ: Mapping[str, str]) -> None:
-    """Refuses names that nobody reads, whatever they hold: one that is misspelt would be as if it were not set."""
+def _refuse_unknown_names(environ: Mapping[str, str], names: set[str]) -> None:
+    """Refuses names that nobody reads, whatever they hold: a misspelt one would count as not set."""
     unknown = sorted(
         name
         for name in environ
-        if name.upper().startswith(_PREFIX) and name not in _NAMES | _OF_OTHERS and not _OF_KUBERNETES.fullmatch(name)
+        if name.upper().startswith(_PREFIX) and name not in names | _OF_OTHERS and not _OF_KUBERNETES.fullmatch(name)
     )
     if unknown:
-        # Without what all have in common, which would make any two look alike.
-        known = {name.removeprefix(_PREFIX): name for name in _NAMES}
+        # Compared without the common prefix, which would make any two look alike.
+        known = {name.removeprefix(_PREFIX): name for name in sorted(names)}
         nearest = (get_close_matches(name.upper().removeprefix(_PREFIX), known, 1, 0.0)[0] for name in unknown)
         said = (f"{name} (the nearest is {known[near]})" for name, near in zip(unknown, nearest, strict=True))
         raise SettingsError(f"no such setting: {', '.join(said)}; docs/settings.md lists all of them")
+
+
+if __name__ == "__main__":  # make docs
+    document = Path(sys.argv[1])
+    document.write_text(Settings.with_table_of_settings(document.read_text()))

@@ -3,7 +3,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from loginetl_assets.errors import OperatorError, SettingsError
-from loginetl_assets.settings import AppVersion, Automation, Environment, Identity, KeysetRole, Settings, UnknownFields
+from loginetl_assets.settings import (
+    AppVersion,
+    Automation,
+    Environment,
+    Identity,
+    KeysetRole,
+    Settings,
+    UnknownFields,
+    setting,
+    whole_number,
+)
 from loginetl_assets.table_name import TableName
 
 ROOT = Path(__file__).parents[2]
@@ -244,10 +254,33 @@ def test_what_only_resembles_a_name_of_kubernetes_is_one(name: str) -> None:
     assert name in refused(**{name: "1"})
 
 
-def test_the_documentation_names_every_setting_and_no_other() -> None:
-    rows = re.findall(r"^\| `(\w+)` ", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+def test_the_documentation_is_written_from_the_declarations() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` ", page, re.MULTILINE)
 
+    assert Settings.with_table_of_settings(page) == page, "run `make docs`"
     assert sorted(rows) == sorted({*EVERYTHING, "LOGINETL_KEYSET_OFFICER"})
+
+
+@dataclass(frozen=True)
+class WithOneMore(Settings):
+    greeting: int = setting("LOGINETL_GREETING", whole_number(1, 9), "how often to greet", is_required=True)
+
+
+def test_one_declaration_is_all_that_a_setting_needs() -> None:
+    given = EVERYTHING | {"LOGINETL_GREETING": "3"}
+    settings = WithOneMore.from_environment(given)
+
+    assert settings.greeting == 3
+    with pytest.raises(SettingsError, match="^LOGINETL_GREETING must be a whole number from 1 to 9$"):
+        WithOneMore.from_environment(given | {"LOGINETL_GREETING": "10"})
+    with pytest.raises(SettingsError, match="^LOGINETL_ENV=production needs LOGINETL_GREETING to be set$"):
+        WithOneMore.from_environment(EVERYTHING)
+    with pytest.raises(SettingsError, match="nearest is LOGINETL_GREETING"):
+        WithOneMore.from_environment(given | {"LOGINETL_GREETINGS": "3"})
+    assert WithOneMore.from_environment(settings.as_environment()) == settings
+    page = WithOneMore.with_table_of_settings("before\n\n| variable | default | meaning |\n\nafter")
+    assert "| `LOGINETL_GREETING` | unset in local, else required | how often to greet |\n\nafter" in page
 
 
 def test_what_the_files_of_a_deployment_set_is_known() -> None:
