@@ -1,28 +1,22 @@
-"""The commands for batches of the landing: list, show, give up, and register those that the ledger does not name."""
+"""`loginetl batches`: list, show, give up, and register those that the ledger does not name."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from loginetl_assets.cli.run import configured_services
-from loginetl_assets.cli.terminal import for_terminal
+from loginetl_assets.cli.console import AsJson, Yes, err, for_terminal, note, out, print_json, print_record
+from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import OperatorError, SettingsError
 
-batches_app = typer.Typer(no_args_is_help=True, help="Batches of messages in the landing: look, give up, register.")
-
-out = Console()
-err = Console(stderr=True)
+app = typer.Typer(no_args_is_help=True, help="List, show, give up and register batches of the landing.")
 
 BatchId = Annotated[int, typer.Argument(help="As `loginetl batches list` shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@batches_app.command("list")
+@app.command("list")
 def list_batches(
     state: Annotated[str, typer.Option(help="Only this state: landed, masked, loaded, quarantined or lost.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")] = 50,
@@ -36,7 +30,7 @@ def list_batches(
     with configured_services().database().transaction() as connection:
         found = batches.newest_batches(connection, batches.BatchState(state) if state else None, limit=limit)
     if as_json:
-        print(json.dumps([asdict(one) for one in found], default=str, indent=2))  # noqa: T201
+        print_json([asdict(one) for one in found])
         return
     table = Table("batch", "state", "messages", "pending", "lost", "landed (UTC)", Column("reason", overflow="fold"))
     for one in found:
@@ -52,7 +46,7 @@ def list_batches(
     out.print(table)
 
 
-@batches_app.command()
+@app.command()
 def show(batch_id: BatchId, as_json: AsJson = False) -> None:
     """Show what the ledger knows of a batch: objects, counts, runs and times."""
     from loginetl_assets.storage import batches
@@ -60,21 +54,16 @@ def show(batch_id: BatchId, as_json: AsJson = False) -> None:
     with configured_services().database().transaction() as connection:
         found = asdict(batches.get_batch(connection, batch_id))
     if as_json:
-        print(json.dumps(found, default=str, indent=2))  # noqa: T201
-        return
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in found.items():
-        table.add_row(name.replace("_", " "), "-" if value is None else escape(for_terminal(str(value))))
-    out.print(table)
+        print_json(found)
+    else:
+        print_record(found)
 
 
-@batches_app.command()
+@app.command()
 def give_up(
     batch_id: BatchId,
     reason: Annotated[str, typer.Option("--reason", help="Why; kept with the batch, beside your database user.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Count the pending messages of a quarantined batch as lost: its object is gone for good.
 
@@ -92,12 +81,12 @@ def give_up(
         raise OperatorError("nothing was given up")
     with database.transaction() as connection:
         lost = batches.give_up(connection, batch_id, reason.strip())
-    err.print(f"batch {batch_id} is given up: {lost} messages are lost", highlight=False)
+    note(f"gave up batch {batch_id}: {lost} messages are lost")
 
 
-@batches_app.command()
+@app.command()
 def register() -> None:
-    """Register the landing's batches that the ledger does not name: after Postgres was put back to an earlier moment.
+    """Register the landing's batches that the ledger does not name: after Postgres was restored to an earlier time.
 
     Retention does the same once they are a day old. Messages that the ledger knows end as duplicates.
     """
@@ -109,17 +98,14 @@ def register() -> None:
     database = services.database(application_name="loginetl batches")
     landing = services.bound_landing(database)
     found = register_unnamed(database, landing, services.keyring, before=datetime.now(UTC) - REGISTER_AGE)
-    err.print(
+    note(
         f"registered {found.registered_batches} batches with {found.registered_messages} messages; objects younger than"
-        f" {REGISTER_AGE.total_seconds() / 3600:g} h are left to the runs that may be writing them",
-        highlight=False,
-        soft_wrap=True,
+        f" {REGISTER_AGE.total_seconds() / 3600:g} h are left to the runs that may be writing them"
     )
     if found.registered_batches:
         err.print("next: `loginetl run`, or the queue_depth sensor, loads them")
     if found.unreadable_objects:
-        err.print(
-            f"[yellow]{found.unreadable_objects} objects do not open and are left:[/] set LOGINETL_KEYSET_LANDING to"
-            " the keyset that they were sealed with, or delete what is not loginetl's",
-            soft_wrap=True,
+        note(
+            f"[yellow]{found.unreadable_objects} objects cannot be decrypted and are left:[/] set"
+            " LOGINETL_KEYSET_LANDING to the keyset that they were encrypted with, or delete what is not loginetl's"
         )

@@ -1,25 +1,20 @@
 """`loginetl keys`: make, show and rotate keysets, and move what is stored to new keys."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from loginetl_assets.cli.privacy import Reason, print_counts
-from loginetl_assets.cli.run import configured_services
+from loginetl_assets.cli.console import err, out, print_counts, progress
+from loginetl_assets.cli.environment import configured_services
+from loginetl_assets.cli.privacy import Reason
 from loginetl_assets.settings import KeysetRole
 
 app = typer.Typer(no_args_is_help=True, help="Make, show and rotate keysets.")
-
-out = Console()
-err = Console(stderr=True)
 
 
 class RotatingRole(StrEnum):
@@ -106,14 +101,14 @@ def retokenize(reason: Reason = "") -> None:
     services = configured_services()
     started = time.monotonic()
     database = services.database(application_name="loginetl retokenize")
-    with _progress() as progress:
+    with progress() as show:
         counts = retokenize_all(
             database,
             services.bound_landing(database),
             services.keyring,
             Officer(services.settings),
             reason=reason,
-            progress=progress,
+            progress=show,
         )
     seconds = time.monotonic() - started
     print_counts("Moved", {**asdict(counts), "seconds": round(seconds, 1)})
@@ -135,30 +130,14 @@ def reencrypt(
     from loginetl_assets.privacy.rotate import reencrypt_data_keys
 
     services = configured_services()
-    with _progress() as progress:
+    with progress() as show:
         moved = reencrypt_data_keys(
             services.database(application_name="loginetl reencrypt"),
             services.keyring,
             Officer(services.settings),
             reason=reason,
             to_another_officer=to_another_officer,
-            progress=progress,
+            progress=show,
         )
     err.print(f"the vault is encrypted for key {services.keyring.key_ids(KeysetRole.VAULT)[0]}")
     print_counts("Moved", {"data_keys": moved})
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a bar per step."""
-    from rich.progress import Progress
-
-    tasks = {}
-    with Progress(console=err, transient=True) as bars:
-
-        def show(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield show

@@ -1,7 +1,6 @@
 """The commands about persons and values: recover, token, erase; and roles, which grants who may use them."""
 
 import csv
-import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -9,19 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loginetl_assets.cli.run import configured_services
-from loginetl_assets.cli.terminal import for_spreadsheet, for_terminal
+from loginetl_assets.cli.console import Yes, err, for_spreadsheet, for_terminal, out, print_counts, print_json, progress
+from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 
 if TYPE_CHECKING:
     from loginetl_assets.privacy.erase import ErasureCounts
 
-out = Console()
-err = Console(stderr=True)
+app = typer.Typer()
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; logged beside your name before anything happens.")]
 
@@ -41,14 +38,7 @@ class MaskedField(StrEnum):
     DEVICE_ID = "device_id"
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to the main one."""
-    app.command()(recover)
-    app.command()(token)
-    app.command()(erase)
-    app.command()(roles)
-
-
+@app.command()
 def recover(
     tokens: Annotated[list[str] | None, typer.Argument(help="Tokens, as they stand in the table of logins.")] = None,
     reason: Reason = "",
@@ -81,7 +71,7 @@ def recover(
             raise OperatorError("no row of that user has a token")
     answers = recover_values(database, officer, wanted, reason=reason)
     if output is OutputFormat.JSON:
-        print(json.dumps([asdict(answer) for answer in answers], indent=2))  # noqa: T201
+        print_json([asdict(answer) for answer in answers])
     elif output is OutputFormat.CSV:
         # Quoted throughout: elsewhere a semicolon separates cells, and what follows one would be a cell of its own.
         writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL)
@@ -102,6 +92,7 @@ def recover(
         raise OperatorError(f"{without} of {len(answers)} tokens have no value to show: their outcome says why")
 
 
+@app.command()
 def token(
     value: Annotated[str, typer.Argument(help="The value; - reads it from standard input.")],
     field: Annotated[MaskedField, typer.Option(help="Which field it is of.")],
@@ -118,6 +109,7 @@ def token(
         print(found)  # noqa: T201
 
 
+@app.command()
 def erase(
     reason: Reason = "",
     user_id: Annotated[str | None, typer.Option(help="Erase this user.")] = None,
@@ -125,14 +117,12 @@ def erase(
         list[str] | None, typer.Option("--token", help="Erase whoever has this device or address; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Remove a person: rows, rejected bodies, landed messages, and vault values that nobody else shares.
 
     Exit code 1 where nothing of that person is found, 3 where not every batch could be searched.
     """
-    from rich.progress import Progress
-
     from loginetl_assets.privacy.erase import Erasure, subject_of
 
     services = configured_services()
@@ -149,9 +139,8 @@ def erase(
         raise SettingsError("give --reason: it is logged beside your name")
     if not yes and not typer.confirm("Erase for good? (--dry-run shows what)", err=True):
         raise OperatorError("nothing was erased")
-    with Progress(console=err, transient=True) as progress:
-        bar = progress.add_task("searching batches")
-        counts = erasure.run(reason, lambda done, total: progress.update(bar, completed=done, total=total))
+    with progress() as show:
+        counts = erasure.run(reason, lambda done, total: show("searching batches", done, total))
     print_counts("Removed", asdict(counts))
     if counts.kept_versions:
         raise OperatorError(
@@ -191,17 +180,10 @@ def _require_found(counts: "ErasureCounts") -> None:
         )
 
 
+@app.command()
 def roles() -> None:
     """Create the Postgres roles loginetl_loader, loginetl_analyst and loginetl_privacy with their grants."""
     from loginetl_assets.privacy.roles import grant_roles
 
     grant_roles(configured_services().database(application_name="loginetl roles"))
     err.print("roles are in place: GRANT loginetl_loader (or _analyst, _privacy) TO your logins")
-
-
-def print_counts(title: str, counts: dict[str, float]) -> None:
-    """Prints counts as a table."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, count in counts.items():
-        table.add_row(name.replace("_", " "), f"{count:,}")
-    out.print(table)

@@ -1,27 +1,22 @@
-"""The commands for messages that could not be loaded: list, show, replay, drop."""
+"""`loginetl rejected`: list, show, replay and drop the messages that could not be loaded."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from loginetl_assets.cli.run import configured_services, process_landed
+from loginetl_assets.cli.console import AsJson, Yes, err, out, print_json
+from loginetl_assets.cli.environment import configured_services
+from loginetl_assets.cli.run import process_landed
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
+    from loginetl_assets.storage.database import LoginDatabase
     from loginetl_assets.storage.rejections import Selection
 
-rejected_app = typer.Typer(no_args_is_help=True, help="Messages that could not be loaded: look, try again, give up.")
-
-out = Console()
-err = Console(stderr=True)
+app = typer.Typer(no_args_is_help=True, help="List, show, replay and drop messages that could not be loaded.")
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Message ids, as `loginetl rejected list` shows them.")]
 OfReason = Annotated[str, typer.Option("--reason", help="Only this reason.")]
@@ -29,10 +24,9 @@ Since = Annotated[str, typer.Option(help="Only those rejected at or after this t
 Until = Annotated[str, typer.Option(help="Only those rejected before this time.")]
 All = Annotated[bool, typer.Option("--all", help="Every rejected message.")]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
 
 
-@rejected_app.command("list")
+@app.command("list")
 def list_rejected(
     reason: OfReason = "", since: Since = "", until: Until = "", limit: Limit = 50, as_json: AsJson = False
 ) -> None:
@@ -44,7 +38,7 @@ def list_rejected(
     with configured_services().database().transaction() as connection:
         rows = rejections.newest(connection, which, limit=limit)
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], default=str, indent=2))  # noqa: T201
+        print_json([asdict(row) for row in rows])
         return
     table = Table(Column("message", overflow="fold"), "batch", "sent (UTC)", "rejected (UTC)", "reason", "field")
     for row in rows:
@@ -59,7 +53,7 @@ def list_rejected(
     out.print(table)
 
 
-@rejected_app.command()
+@app.command()
 def show(
     ids: Ids = None,
     reason: OfReason = "",
@@ -76,21 +70,22 @@ def show(
 
     which = selection(ids or [], reason, since, until)
     services = configured_services()
+    database = services.database()
+    _require_rejected(database, which)
     shown = []
-    with services.database().transaction() as connection:
-        _require_rejected(connection, which)
+    with database.transaction() as connection:
         for row in rejections.newest(connection, which, limit=limit):
-            sealed = rejections.encrypted_body(connection, row.message_uuid)
+            encrypted = rejections.encrypted_body(connection, row.message_uuid)
             try:
-                body = redacted_shape(decrypt(services.keyring.rejects, sealed, str(row.message_uuid)))
+                body = redacted_shape(decrypt(services.keyring.rejects, encrypted, str(row.message_uuid)))
             except DecryptionError:
                 raise OperatorError(
-                    f"the body of {row.message_uuid} does not open: set LOGINETL_KEYSET_REJECTS to the keyset it was"
-                    " sealed with"
+                    f"the body of {row.message_uuid} cannot be decrypted: set LOGINETL_KEYSET_REJECTS to the keyset"
+                    " that it was encrypted with"
                 ) from None
             shown.append({**asdict(row), "redacted_shape": body})
     if as_json:
-        print(json.dumps(shown, default=str, indent=2))  # noqa: T201
+        print_json(shown)
         return
     for one in shown:
         field = f" ({one['field']})" if one["field"] else ""
@@ -98,17 +93,15 @@ def show(
         out.print(escape(str(one["redacted_shape"])), highlight=False, soft_wrap=True)
 
 
-@rejected_app.command()
+@app.command()
 def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Until = "", every: All = False) -> None:
-    """Read rejected messages again, by the rules as they are now, and load what these accept; each exactly once."""
-    from loginetl_assets.steps.replay import replay_rejected, selection
+    """Validate rejected messages again, with the current rules, and load those that pass; each exactly once."""
+    from loginetl_assets.steps.replay import replay_rejected
 
-    _require_a_choice(ids, reason, since, until, every=every)
-    which = selection(ids or [], reason, since, until)
+    which = _chosen(ids, reason, since, until, every=every)
     services = configured_services()
     database = services.database()
-    with database.transaction() as connection:
-        _require_rejected(connection, which)
+    _require_rejected(database, which)
     landing = services.bound_landing(database)
     counts = replay_rejected(database, landing, services.payloads(), services.keyring, which)
     err.print(f"replayed {counts.messages} messages")
@@ -117,8 +110,8 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
         found.append(f"{counts.postponed} stay rejected, their payload cannot be read just now: replay them later")
     if counts.undecryptable:
         found.append(
-            f"{counts.undecryptable} do not open and stay rejected: set LOGINETL_KEYSET_REJECTS to the keyset they were"
-            " sealed with"
+            f"{counts.undecryptable} cannot be decrypted and stay rejected: set LOGINETL_KEYSET_REJECTS to the keyset"
+            " that they were encrypted with"
         )
     if counts.messages:
         try:
@@ -129,53 +122,56 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
         raise NeedsAttentionError("; ".join(found))
 
 
-@rejected_app.command()
+@app.command()
 def drop(
     ids: Ids = None,
     reason: OfReason = "",
     since: Since = "",
     until: Until = "",
     every: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete rejected bodies; their ids stay, so that a redelivery is not loaded, and count as erased.
 
     The batch that they came with stays in the landing until retention.
     """
-    from loginetl_assets.steps.replay import selection
     from loginetl_assets.storage import rejections
 
-    _require_a_choice(ids, reason, since, until, every=every)
-    which = selection(ids or [], reason, since, until)
+    which = _chosen(ids, reason, since, until, every=every)
     database = configured_services().database()
+    _require_rejected(database, which)
     with database.transaction() as connection:
-        _require_rejected(connection, which)
-        keys: list[UUID] = rejections.matching_ids(connection, which)
-    if not keys:
-        err.print("no rejected message is meant")
+        message_uuids = rejections.matching_ids(connection, which)
+    if not message_uuids:
+        err.print("no rejected message matches")
         return
-    if not yes and not typer.confirm(f"Delete the bodies of {len(keys)} rejected messages for good?", err=True):
+    question = f"Delete the bodies of {len(message_uuids)} rejected messages for good?"
+    if not yes and not typer.confirm(question, err=True):
         raise OperatorError("nothing was dropped")
     with database.transaction() as connection:
-        rejections.erase(connection, keys)
-    err.print(f"dropped {len(keys)} messages")
+        rejections.erase(connection, message_uuids)
+    err.print(f"dropped {len(message_uuids)} messages")
 
 
-def _require_rejected(connection: "Connection", which: "Selection") -> None:
-    """Makes sure that every message that is named is rejected; what else the command asks for may fit none."""
+def _chosen(ids: list[str] | None, reason: str, since: str, until: str, *, every: bool) -> "Selection":
+    from loginetl_assets.steps.replay import selection
+
+    if not (ids or reason or since or until or every):
+        raise SettingsError("name which: message ids, --reason, --since, --until, or --all")
+    return selection(ids or [], reason, since, until)
+
+
+def _require_rejected(database: "LoginDatabase", which: "Selection") -> None:
+    """Makes sure that every message that is named is rejected; other criteria may match none."""
     from loginetl_assets.storage import rejections
     from loginetl_assets.storage.rejections import Selection
 
     if not which.message_uuids:
         return
-    unknown = set(which.message_uuids).difference(rejections.matching_ids(connection, Selection(which.message_uuids)))
-    if unknown:
+    with database.transaction() as connection:
+        rejected = rejections.matching_ids(connection, Selection(which.message_uuids))
+    if unknown := set(which.message_uuids).difference(rejected):
         raise OperatorError(
             f"{len(unknown)} of the messages named are not rejected, {min(unknown)} among them: see"
             " `loginetl rejected list`"
         )
-
-
-def _require_a_choice(ids: list[str] | None, reason: str, since: str, until: str, *, every: bool) -> None:
-    if not (ids or reason or since or until or every):
-        raise SettingsError("name which: message ids, --reason, --since, --until, or --all")

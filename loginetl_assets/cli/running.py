@@ -1,6 +1,10 @@
-"""Running the pipeline from the command line: until the queue is empty, or once over what has landed."""
+"""Launches Dagster runs from the command line: until the queue is empty, or once over what has landed.
+
+The one module of the command line that imports the definitions; commands import it when they launch a run.
+"""
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,15 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
+from rich.markup import escape
+from rich.table import Table
 
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
+from loginetl_assets.cli.environment import dagster_home
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.orchestration.our_runs import OurRuns
 from loginetl_assets.services import Services
 from loginetl_assets.storage import rejections
 from loginetl_assets.storage.installation import installation_id
+from loginetl_assets.table_name import TableName
 
 
 @dataclass
@@ -41,11 +49,11 @@ class RunSummary:
     shared_ips: int = 0
     warnings: list[str] = field(default_factory=list)  # checks that did not pass, at WARN
 
-    def for_a_person(self) -> list[str]:
-        """What a scheduler should tell somebody of; empty where the runs did all that there was to do."""
+    def needs_attention(self) -> list[str]:
+        """Returns what a person should look at, one sentence each."""
         found = []
         if self.quarantined_batches:
-            found.append(f"{self.quarantined_batches} batches were set aside: `loginetl status` says why")
+            found.append(f"{self.quarantined_batches} batches were quarantined: `loginetl status` says why")
         if self.refused:
             found.append(
                 f"the table refused {self.refused} rows: `loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`"
@@ -55,8 +63,35 @@ class RunSummary:
                 "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows: `loginetl rejected list`"
             )
         if self.postponed:
-            found.append(f"{self.postponed} payloads could not be read just now: their messages come again")
+            found.append(f"{self.postponed} payloads could not be read just now: their messages are delivered again")
         return found
+
+    def as_table(self, table: TableName) -> Table:
+        """Returns the results, as the command line prints them."""
+        shown = Table(title="Results", title_justify="left", show_header=False, min_width=44)
+        shown.add_column(style="bold")
+        shown.add_column(justify="right")
+        for name, value in {
+            "messages": f"{self.messages:,}",
+            f"loaded into {table}": f"{self.loaded:,}",
+            "duplicates": f"{self.duplicates:,}",
+            "rejected": f"{self.rejected:,}",
+            **{f"  {reason}": f"{count:,}" for reason, count in self.rejections.items()},
+            **({"quarantined batches": f"{self.quarantined_batches:,}"} if self.quarantined_batches else {}),
+            "duplicate rows": f"{self.duplicate_rows:,}",
+            "shared devices": f"{self.shared_devices:,}",
+            "shared IPs": f"{self.shared_ips:,}",
+            "seconds": f"{self.seconds:.1f}",
+            "messages a second": f"{self.messages / self.seconds:,.0f}",
+        }.items():
+            shown.add_row(escape(name), value)
+        return shown
+
+
+def dagster_instance(services: Services) -> dg.DagsterInstance:
+    """Returns the instance of DAGSTER_HOME; unset, in the local environment, one on the embedded Postgres."""
+    os.environ["DAGSTER_HOME"] = str(dagster_home(services))
+    return dg.DagsterInstance.get()
 
 
 def run_until_empty(
@@ -101,7 +136,7 @@ def _summary(services: Services, instance: dg.DagsterInstance) -> Iterator[RunSu
     with database.transaction() as connection:
         installation = str(installation_id(connection))
         before = rejections.by_reason(connection)
-    # Where there is no sensor to do it: earlier runs of this command, if they were killed, are STARTED still.
+    # Without a sensor nobody else does: earlier runs of this command, if they were killed, are STARTED still.
     fail_runs_without_worker(instance, OurRuns(instance, installation, None), database)
     yield summary
     with database.transaction() as connection:
@@ -178,5 +213,5 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
         if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
     ]
     if failed:
-        return f"checks failed ({', '.join(failed)}): see run {result.run_id} on the web page (make ui)"
-    return f"run {result.run_id} failed: see it on the web page (make ui)"
+        return f"checks failed ({', '.join(failed)}): see run {result.run_id} in the Dagster UI (`loginetl ui`)"
+    return f"run {result.run_id} failed: see it in the Dagster UI (`loginetl ui`)"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loginetl_assets.cli.terminal import TerminalStream, for_spreadsheet, for_terminal
+from loginetl_assets.cli.console import TerminalStream, for_spreadsheet, for_terminal
 
 
 @pytest.mark.parametrize(

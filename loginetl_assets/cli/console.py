@@ -1,0 +1,116 @@
+"""What the commands print with, and how they end: consoles, tables, one progress display, errors and exit codes.
+
+Text that others wrote is made safe to display. A producer chooses user and device ids: printed as they are, a control
+sequence in one could rename the window, move the cursor or write to the clipboard, and a bidirectional mark could show
+another order than there is; opened in a spreadsheet, `=HYPERLINK(…)` is a formula.
+"""
+
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, TransientError, withheld
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 done and something needs a person."
+
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+_FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take the full-width ones too
+
+
+def note(text: str) -> None:
+    """Prints a line for people, on stderr; rich's markup is obeyed."""
+    err.print(text, highlight=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Prints JSON for programs; what JSON does not have, such as a time, as text."""
+    print(json.dumps(value, default=str, indent=2))  # noqa: T201
+
+
+def print_record(record: Mapping[str, object], show: Callable[[Any], str] = str, *, title: str | None = None) -> None:
+    """Prints a table of names and values; None as a dash."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in record.items():
+        text = "-" if value is None else for_terminal(show(value), keep="\n")
+        table.add_row(name.replace("_", " "), escape(text))
+    out.print(table)
+
+
+def print_counts(title: str, counts: Mapping[str, float]) -> None:
+    """Prints a table of numbers by name."""
+    print_record(counts, "{:,}".format, title=title)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Shows a bar for each step; the function that it yields takes the step's name, what is done and the total."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        tasks = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield show
+
+
+def exit_code_of(error: Exception) -> int:
+    """Prints an error in one line, with only the words that are known to carry no personal data; returns its code."""
+    if isinstance(error, NeedsAttentionError):
+        note(f"[yellow]needs attention:[/] {escape(for_terminal(str(error)))}")
+        return error.exit_code
+    if isinstance(error, OperatorError | TransientError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EPIPE}:
+        sys.stdout = None  # stdout cannot be written; else the interpreter tries once more and complains
+        text = f"cannot write the output ({error.strerror})"
+    else:
+        text = withheld(error)
+    # Escaped: paths, and IPv6 addresses in URLs, have brackets, which rich takes for markup.
+    note(f"[red]error:[/] {escape(for_terminal(text))}")
+    return error.exit_code if isinstance(error, OperatorError) else 1
+
+
+def for_terminal(text: str, *, keep: str = "") -> str:
+    """Returns the text with each character that does not print, except those to keep, as Python's escape of it."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else one.encode("unicode_escape").decode() for one in text)
+
+
+def for_spreadsheet(text: str) -> str:
+    """Returns the text as `for_terminal`, with a single quote in front of what would be a formula."""
+    shown = for_terminal(text)
+    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+
+
+class TerminalStream:
+    """Takes the bytes of UTF-8 text, whole lines at a time, and writes them to a terminal by `for_terminal`."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        """Takes the terminal."""
+        self._terminal = terminal
+
+    def write(self, content: bytes) -> int:
+        """Writes whole lines."""
+        text = str(content, "utf-8", "backslashreplace")  # psycopg brings a memoryview, which has no `decode`
+        return self._terminal.write(for_terminal(text, keep="\n"))
