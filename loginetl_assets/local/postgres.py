@@ -5,7 +5,6 @@ reused, opens every parent directory for reading when run as root, and puts the 
 directory open to all.
 """
 
-import hashlib
 import importlib.util
 import os
 import pwd
@@ -25,10 +24,9 @@ from loginetl_assets.errors import EmbeddedStackError
 from loginetl_assets.local.processes import (
     Account,
     Running,
-    end,
-    launch,
+    Server,
+    end_processes,
     replies,
-    run,
     wait_for,
     with_command_line,
 )
@@ -66,20 +64,20 @@ SETTINGS = {
 }
 
 
-class Postgres:
+class Postgres(Server):
     """The PostgreSQL server below one home directory."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.directory = home / "postgres"
-        self.data = self.directory / "data"
-        self.log = home / "logs" / "postgres.log"
-        self._name = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-        self._cluster = f"loginetl-{self._name}"
+    name = "postgres"
 
-    def answers(self, server: Running | None) -> bool:
-        """Whether `server` is running and answers, on a socket nobody else can have put there."""
-        if server is None or not server.alive:
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.data = self.directory / "data"
+        # Nothing of the caller's: PGPORT, PGDATA, PGOPTIONS and TZ all mean something to these programs.
+        self.environment = {"PATH": os.defpath, "LC_ALL": "C"}
+
+    def answers(self, server: Running) -> bool:
+        """Returns whether `server` runs and answers, on a socket that nobody else can have put there."""
+        if not server.alive:
             return False
         try:
             ours = Path(server.address).lstat().st_uid == self.directory.lstat().st_uid
@@ -87,55 +85,43 @@ class Postgres:
             return False
         return ours and _replies(Path(server.address))
 
-    def ensure(self, recorded: Running | None) -> Running:
-        """The running server: the `recorded` one if it answers, else a new one on the same data.
-
-        Raises:
-            EmbeddedStackError: It did not start, or another container or machine has it running.
-        """
-        if recorded is not None and self.answers(recorded):
-            return recorded
-        self.stop(recorded)
-        account = self._account()
+    def start(self, recorded: Running | None) -> Running:  # noqa: ARG002 - its data are all that stays
+        """Starts a server on the data directory, which is made where it is missing."""
+        self.account = self._account()
         programs = binaries()
         self.directory.mkdir(mode=0o700, exist_ok=True)
         with _opened(self.directory) as directory:
             os.fchmod(directory, 0o700)
-            if account is not None:
-                os.fchown(directory, account.uid, account.gid)
-        if account is not None:
-            _let_through(self.home, account)
-            _let_through(programs, account)
+            if self.account is not None:
+                os.fchown(directory, self.account.uid, self.account.gid)
+        if self.account is not None:
+            _let_through(self.home, self.account)
+            _let_through(programs, self.account)
             _let_run(programs)
         if not self.data.exists():
-            self._initialise(programs, account)
-        sockets = self._socket_directory(account)
+            self._initialize(programs)
+        sockets = self._socket_directory()
         self._clear_stale_locks(sockets)
-        settings = {**SETTINGS, "cluster_name": self._cluster, "unix_socket_directories": str(sockets)}
-        server = launch(
-            [str(programs / "postgres"), "-D", str(self.data), *_as_options(settings)],
-            directory=self.directory,
-            log=self.log,
-            env=_environment(),
-            account=account,
-            address=str(sockets),
+        settings = {**SETTINGS, "cluster_name": self.mark, "unix_socket_directories": str(sockets)}
+        server = self.launch(
+            [str(programs / "postgres"), "-D", str(self.data), *_as_options(settings)], address=str(sockets)
         )
         if not wait_for(lambda: self._is_ready(server), seconds=START_SECONDS, during=server):
             raise EmbeddedStackError(f"PostgreSQL did not start within {START_SECONDS:.0f} s: see {self.log}")
         return server
 
-    def stop(self, recorded: Running | None) -> None:
-        """End the server by a fast shutdown, and whatever a killed one left; do nothing if none runs."""
+    def end(self, recorded: Running | None) -> bool:
+        """Ends the server by a fast shutdown, and whatever a killed one left; returns whether anything ran."""
         # The titles of all children carry the cluster's name, so orphans of a killed server are seen as well.
         # They must be gone before a stale lock is removed: it keeps a second server off their shared memory.
-        postmasters = with_command_line(lambda line: f" cluster_name={self._cluster} " in f"{line} ")
-        children = with_command_line(lambda line: line.startswith(f"postgres: {self._cluster}: "))
-        if recorded is not None and recorded.alive:
+        postmasters = with_command_line(lambda line: f" cluster_name={self.mark} " in f"{line} ")
+        children = with_command_line(lambda line: line.startswith(f"postgres: {self.mark}: "))
+        if recorded is not None:
             postmasters.append(recorded)
-        end(postmasters, signal.SIGINT, others=children, seconds=STOP_SECONDS)
+        return end_processes(postmasters, signal.SIGINT, others=children, seconds=STOP_SECONDS)
 
     def _account(self) -> Account | None:
-        """The user to run as: the caller; for root, whom PostgreSQL refuses, the data's owner or `nobody`."""
+        """Returns the user to run as: the caller; for root, whom PostgreSQL refuses, the data's owner or `nobody`."""
         if os.geteuid() != 0:
             return None
         with suppress(FileNotFoundError):
@@ -143,13 +129,13 @@ class Postgres:
             if owner.st_uid != 0:
                 return Account(owner.st_uid, owner.st_gid)
         # Every system has `nobody`. A user of our own would be a lasting change to the machine for a trial,
-        # and slim images lack useradd. What other daemons run as `nobody` could read is masked or sealed.
+        # and slim images lack useradd. What other daemons run as `nobody` could read is masked or encrypted.
         nobody = pwd.getpwnam("nobody")
         return Account(nobody.pw_uid, nobody.pw_gid)
 
-    def _initialise(self, programs: Path, account: Account | None) -> None:
-        # Made aside and renamed when complete, so a data directory that exists has its databases; under
-        # a new name each time, for the initdb of a command that was killed may still be writing.
+    def _initialize(self, programs: Path) -> None:
+        # Made aside and renamed when complete, so a data directory that exists has its databases; under a new name
+        # each time, for the initdb of a command that was killed may still be writing.
         for unfinished in self.directory.glob("new-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         fresh = self.directory / f"new-{secrets.token_hex(8)}"  # initdb makes it, and so for the right user
@@ -158,52 +144,34 @@ class Postgres:
         initdb += ["--auth-local=trust", "--auth-host=reject"]
         # The same order of text on every machine, whatever locales it has.
         initdb += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        self._run([str(programs / "initdb"), *initdb], account)
+        single = ["--single", "-D", str(fresh), *_as_options({"exit_on_error": "on", "log_checkpoints": "off"})]
         statements = "".join(f"CREATE DATABASE {name};\n" for name in DATABASES)
-        single = [
-            "--single",
-            "-D",
-            str(fresh),
-            *_as_options({"exit_on_error": "on", "log_checkpoints": "off"}),
-        ]
-        self._run([str(programs / "postgres"), *single, "postgres"], account, statements)
+        for program, arguments, stdin in (("initdb", initdb, ""), ("postgres", [*single, "postgres"], statements)):
+            if self.run([str(programs / program), *arguments], stdin, START_SECONDS).returncode != 0:
+                raise EmbeddedStackError(f"PostgreSQL could not make its data directory: see {self.log}")
         fresh.rename(self.data)
 
-    def _run(self, command: list[str], account: Account | None, statements: str = "") -> None:
-        done = run(
-            command,
-            directory=self.directory,
-            log=self.log,
-            env=_environment(),
-            account=account,
-            stdin=statements.encode(),
-            seconds=START_SECONDS,
-        )
-        if done.returncode != 0:
-            raise EmbeddedStackError(f"PostgreSQL could not make its data directory: see {self.log}")
-
-    def _socket_directory(self, account: Account | None) -> Path:
+    def _socket_directory(self) -> Path:
         fits = len(f"{self.directory}/{SOCKET}") <= SOCKET_PATH_BYTES
         if fits and PLAIN_PATH.fullmatch(str(self.directory)):
             return self.directory
         temporary = Path(tempfile.gettempdir()).resolve()
-        elsewhere = temporary / f"loginetl-{os.geteuid()}-{self._name}"
+        elsewhere = temporary / f"{self.mark}-{os.geteuid()}"
         with suppress(FileExistsError):
             elsewhere.mkdir(mode=0o700)
         found = elsewhere.lstat()
-        owner = os.geteuid() if account is None else account.uid
+        owner = os.geteuid() if self.account is None else self.account.uid
         private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
         # Anybody may make a directory of this name in a shared temp directory before we do.
         if not private or found.st_uid not in (owner, os.geteuid()):
             raise EmbeddedStackError(f"{elsewhere} is not ours: remove it, or set LOGINETL_HOME to a shorter path")
-        if account is not None and found.st_uid != owner:
-            os.chown(elsewhere, account.uid, account.gid, follow_symlinks=False)
-        if account is not None:
-            _let_through(temporary, account)
+        if self.account is not None:
+            os.chown(elsewhere, self.account.uid, self.account.gid, follow_symlinks=False)
+            _let_through(temporary, self.account)
         return elsewhere
 
     def _clear_stale_locks(self, sockets: Path) -> None:
-        """Remove lock files that name an innocent process: PostgreSQL would not start beside it.
+        """Removes lock files that name an unrelated process: PostgreSQL would not start beside it.
 
         Called when no process of this server is left. A pid that is not in use is left to PostgreSQL, which
         also looks at the shared memory before it takes the data directory over.
@@ -211,12 +179,12 @@ class Postgres:
         import psutil
 
         if _replies(sockets):
-            # None of the processes we can see, so out of PostgreSQL's sight too: two would ruin the data.
+            # None of the processes that are visible here, nor to PostgreSQL: two would ruin the data.
             raise EmbeddedStackError(
                 f"another container uses {self.directory}: set LOGINETL_HOME to a directory of its own"
             )
         for place, name in ((self.data, "postmaster.pid"), (sockets, f"{SOCKET}.lock")):
-            # As root in a directory of another user's, who must not lead us elsewhere.
+            # As root in a directory of another user's, who must not redirect this.
             with _opened(place) as directory, suppress(FileNotFoundError, ValueError, IndexError):
                 lock = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
                 with os.fdopen(lock) as text:
@@ -251,11 +219,6 @@ def _as_options(settings: dict[str, str]) -> list[str]:
     return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
 
-def _environment() -> dict[str, str]:
-    # Nothing of the caller's: PGPORT, PGDATA, PGOPTIONS and TZ all mean something to these programs.
-    return {"PATH": os.defpath, "LC_ALL": "C"}
-
-
 def _replies(sockets: Path) -> bool:
     # An SSLRequest, which every server answers at once, without a login and without a line in its log:
     # https://www.postgresql.org/docs/18/protocol-message-formats.html
@@ -265,7 +228,7 @@ def _replies(sockets: Path) -> bool:
 
 @contextmanager
 def _opened(directory: Path) -> Iterator[int]:
-    """A descriptor of a directory, which stays the same one whatever its name comes to mean; no link."""
+    """Yields a descriptor of a directory, which stays the same one whatever its name comes to mean; no link."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         yield descriptor

@@ -1,17 +1,18 @@
-"""Processes that outlive the command that started them, and how the next command knows them again.
+"""Server processes that outlive the command that started them, and how the next command recognizes them.
 
-A pid alone proves nothing: after a reboot, or enough forks, it belongs to an innocent process. So a process
-is recorded together with its birth, and where no record is left it is recognised by a marker that only we put
-on a command line.
+A pid alone proves nothing: after a reboot, or enough forks, it belongs to another process. So a process is recorded
+together with its birth, and without a record it is recognized by a mark that only loginetl puts on a command line.
 """
 
+import hashlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,9 @@ class Running:
     """A server process and where it is reached.
 
     Attributes:
-        pid: Its process id.
-        born: Its birth, as `born` gives it.
-        address: The directory of its unix socket, or its port on 127.0.0.1.
+        pid: its process id.
+        born: its birth, as `born` returns it.
+        address: the directory of its unix socket, or its port on 127.0.0.1.
     """
 
     pid: int
@@ -48,8 +49,91 @@ class Running:
         return self.born != "" and born(self.pid) == self.born
 
 
+class Server(ABC):
+    """One server below a home directory.
+
+    Attributes:
+        directory: of its data, and its working directory.
+        log: where its output goes.
+        mark: on its command line.
+        environment: the variables of its programs; no other of the caller's reaches them.
+        account: the user that it runs as; None: the caller.
+    """
+
+    name: str
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.directory = home / self.name
+        self.log = home / "logs" / f"{self.name}.log"
+        self.mark = f"loginetl-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
+        self.environment: dict[str, str] = {}
+        self.account: Account | None = None
+
+    @abstractmethod
+    def answers(self, server: Running) -> bool:
+        """Returns whether `server` runs and answers."""
+
+    @abstractmethod
+    def start(self, recorded: Running | None) -> Running:
+        """Starts a new server on the same data; the recorded one has ended."""
+
+    @abstractmethod
+    def end(self, recorded: Running | None) -> bool:
+        """Ends the server in its orderly way, and whatever a killed one left; returns whether anything ran."""
+
+    def stop(self, recorded: Running | None) -> None:
+        """Ends the server, and makes sure that its data are saved."""
+        self.end(recorded)
+
+    def ensure(self, recorded: Running | None) -> Running:
+        """Returns the running server: the recorded one if it answers, else a new one.
+
+        Raises:
+            EmbeddedStackError: it did not start, or another container or machine has it running.
+        """
+        if recorded is not None and self.answers(recorded):
+            return recorded
+        self.end(recorded)
+        return self.start(recorded)
+
+    def run(self, command: Sequence[str], stdin: str = "", seconds: float = 30.0) -> subprocess.CompletedProcess[bytes]:
+        """Runs a command as the server's user and waits for it; its errors go to the end of the log.
+
+        It gets a session of its own, so that an interrupt from the keyboard reaches the command that waits for it and
+        not what it does here.
+        """
+        with open(self.log, "ab", opener=_open_log) as errors:
+            return subprocess.run(  # noqa: S603 - only our own commands come here
+                command,
+                input=stdin.encode(),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=self.directory,
+                env=self.environment,
+                timeout=seconds,
+                start_new_session=True,
+                umask=0o077,
+                user=None if self.account is None else self.account.uid,
+                group=None if self.account is None else self.account.gid,
+                extra_groups=None if self.account is None else [],
+                check=False,
+            )
+
+    def launch(self, command: Sequence[str], address: str) -> Running:
+        """Starts a server, all its output to the end of the log, and returns at once."""
+        # The shell makes the server a child of init: a long-lived starter (the Dagster daemon) has no zombie to
+        # collect. No descriptor but the log is inherited, so not the lock of the stack either.
+        pid = int(self.run(["/bin/sh", "-c", '"$@" </dev/null >&2 & echo $!', "sh", *command]).stdout)
+        return Running(pid, born(pid) or "", address)
+
+
+def _open_log(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def born(pid: int) -> str | None:
-    """The birth of process `pid`, which no other owner of this pid ever shared; None when none runs."""
+    """Returns the birth of a process, which no other owner of this pid ever shared; None if none runs."""
     if sys.platform == "linux":
         # Ticks since boot, with the boot's own id: psutil's create time moves whenever the clock is set.
         try:
@@ -69,8 +153,8 @@ def born(pid: int) -> str | None:
 
 
 def replies(family: socket.AddressFamily, address: str | tuple[str, int], question: bytes, answer: bytes) -> bool:
-    """Whether the server at `address` answers `question` with words that begin with `answer`."""
-    # A connection alone proves little: the kernel takes them for a server that hangs or is just being killed.
+    """Returns whether the server at an address answers a question with bytes that begin with `answer`."""
+    # A connection alone proves little: the kernel accepts them for a server that hangs or is just being killed.
     with socket.socket(family) as connection:
         connection.settimeout(REPLY_SECONDS)
         try:
@@ -82,7 +166,7 @@ def replies(family: socket.AddressFamily, address: str | tuple[str, int], questi
 
 
 def with_command_line(matches: Callable[[str], bool]) -> list[Running]:
-    """Every running process whose command line, joined by spaces, `matches`; their address is left empty."""
+    """Returns every running process whose command line, joined by spaces, matches; their address is left empty."""
     # Not by working directory or environment: those of another user's process are closed even to root in a
     # container without CAP_SYS_PTRACE, which is Docker's default.
     import psutil
@@ -95,62 +179,8 @@ def with_command_line(matches: Callable[[str], bool]) -> list[Running]:
     return [process for process in found if process.alive]
 
 
-def run(
-    command: Sequence[str],
-    *,
-    directory: Path,
-    log: Path,
-    env: Mapping[str, str],
-    account: Account | None,
-    stdin: bytes = b"",
-    seconds: float = 30.0,
-) -> subprocess.CompletedProcess[bytes]:
-    """Run `command` as `account` (None: the caller), errors to the end of `log`.
-
-    It gets a session of its own, so that an interrupt from the keyboard reaches the command that waits for it
-    and not what it does here.
-    """
-    with open(log, "ab", opener=_open_log) as errors:
-        return subprocess.run(  # noqa: S603 - only our own commands come here
-            command,
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=directory,
-            env=env,
-            timeout=seconds,
-            start_new_session=True,
-            umask=0o077,
-            user=None if account is None else account.uid,
-            group=None if account is None else account.gid,
-            extra_groups=None if account is None else [],
-            check=False,
-        )
-
-
-def _open_log(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def launch(
-    command: Sequence[str],
-    *,
-    directory: Path,
-    log: Path,
-    env: Mapping[str, str],
-    account: Account | None,
-    address: str,
-) -> Running:
-    """Start the server `command`, all its output to the end of `log`, and return at once."""
-    # The shell makes the server a child of init: a long-lived starter (the Dagster daemon) has no zombie to
-    # collect. No descriptor but the log is inherited, so not the lock of the stack either.
-    detached = ["/bin/sh", "-c", '"$@" </dev/null >&2 & echo $!', "sh", *command]
-    pid = int(run(detached, directory=directory, log=log, env=env, account=account).stdout)
-    return Running(pid, born(pid) or "", address)
-
-
 def wait_for(done: Callable[[], bool], *, seconds: float, during: Running | None = None) -> bool:
-    """Wait until `done`; False when `seconds` are over, or as soon as the process `during` has ended."""
+    """Waits until `done`; False after `seconds`, or as soon as the process `during` has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if done():
@@ -161,13 +191,21 @@ def wait_for(done: Callable[[], bool], *, seconds: float, during: Running | None
     return False
 
 
-def end(leaders: Iterable[Running], polite: signal.Signals, *, others: Iterable[Running] = (), seconds: float) -> None:
-    """Ask `leaders` to end, wait for them and `others`, and kill what is left after `seconds`."""
-    leaders, everyone = list(leaders), [*leaders, *others]
+def end_processes(
+    leaders: Sequence[Running], polite: signal.Signals, *, others: Sequence[Running] = (), seconds: float
+) -> bool:
+    """Asks `leaders` to end, waits for them and `others`, and kills what is left after `seconds`.
+
+    Returns:
+        Whether any process was running.
+    """
+    # Not psutil.wait_procs: it would wait for a zombie that nobody collects, as in a container without an init.
+    everyone = [one for one in (*leaders, *others) if one.alive]
     _send(leaders, polite)
     if not wait_for(lambda: not any(one.alive for one in everyone), seconds=seconds):
         _send(everyone, signal.SIGKILL)
         wait_for(lambda: not any(one.alive for one in everyone), seconds=5)
+    return bool(everyone)
 
 
 def _send(processes: Iterable[Running], signum: signal.Signals) -> None:

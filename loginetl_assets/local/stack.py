@@ -6,7 +6,7 @@ What a caller can count on:
 - The servers survive the command that started them, and the next command finds them again.
 - Commands that start at the same moment get the same stack: a lock in the home directory lets one start it.
 - A server that was killed is started again on its data; PostgreSQL keeps every committed row, the queue goes
-  back to its last orderly stop. A recorded pid that belongs to another process by now is neither believed nor
+  back to its last orderly stop. A recorded pid that belongs to another process by now is neither trusted nor
   killed.
 - `stop` ends both in their orderly way; the queue's messages are there after the next start.
 """
@@ -17,18 +17,19 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import EmbeddedStackError
 from loginetl_assets.home import check_home, make_home, resolve_home
 from loginetl_assets.local.dagster_home import prepare_dagster_home
 from loginetl_assets.local.postgres import PORT, SUPERUSER, Postgres, binaries
-from loginetl_assets.local.processes import Running
+from loginetl_assets.local.processes import Running, Server
 from loginetl_assets.local.sqs import ACCOUNT, QUEUE, Sqs
 
 __all__ = ["Addresses", "EmbeddedStack", "EmbeddedStackError"]
@@ -37,37 +38,38 @@ __all__ = ["Addresses", "EmbeddedStack", "EmbeddedStackError"]
 NEEDED_BYTES = 64 * 1024 * 1024
 
 
+T = TypeVar("T")
+
+
 class EmbeddedStack:
-    """The stack below `home`, whichever process started it."""
+    """The stack of one home, whichever process started it; see `embedded.Stack`."""
 
     def __init__(self, home: Path) -> None:
-        self.home = resolve_home(home)  # the servers and the next command may look at it from another directory
-        self._services = self.home / "services.json"
-        self._postgres = Postgres(self.home)
-        self._sqs = Sqs(self.home)
+        self.home = resolve_home(home)  # the servers and the next command may see it from another directory
+        self._record = self.home / "services.json"
+        self._servers = (Postgres(self.home), Sqs(self.home))
 
     def find(self) -> Addresses | None:
-        """The addresses of the running, answering stack, or None; starts nothing, waits for nobody.
+        """Returns the addresses of the running, answering stack, or None; starts nothing and waits for no lock.
 
         Raises:
-            EmbeddedStackError: the home is not ours alone.
+            EmbeddedStackError: the home does not belong to this user alone.
         """
         check_home(self.home)
         recorded = self._recorded()
-        postgres, sqs = recorded.get("postgres"), recorded.get("sqs")
-        if postgres is None or sqs is None or not (self._postgres.answers(postgres) and self._sqs.answers(sqs)):
-            return None
-        return _addresses(postgres, sqs)
+        if recorded and all(server.answers(recorded[server.name]) for server in self._servers):
+            return _addresses(recorded)
+        return None
 
     def start(self) -> Addresses:
-        """Start what is not running; a stack that runs is found in no time.
+        """Starts what is not running.
 
-        Run as root, PostgreSQL gets another user, who must be able to walk to the home directory and to the
-        installed binaries: parent directories of root's that lack the right to traverse (o+x) get it, and no other.
-        Those of other users are theirs to open.
+        Run as root, PostgreSQL gets another user, who must be able to walk to the home directory and to the installed
+        binaries: parent directories of root's that lack the right to traverse (o+x) get it, and no other. Those of
+        other users are left as they are.
 
         Raises:
-            EmbeddedStackError: With the setting, command or log file that helps.
+            EmbeddedStackError: names the setting, command or log file that helps.
         """
         found = self.find()
         if found is not None:
@@ -81,26 +83,25 @@ class EmbeddedStack:
             make_home(self.home)
             (self.home / "logs").mkdir(mode=0o700, exist_ok=True)
             with self._locked():
-                return self._start_missing()
+                running = self._side_by_side(lambda server, recorded: server.ensure(recorded))
+                draft = self._record.with_suffix(".new")
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+                with os.fdopen(os.open(draft, flags, 0o600), "w") as record:
+                    json.dump({name: asdict(one) for name, one in running.items()}, record)
+                draft.replace(self._record)
+                return _addresses(running)
 
     def stop(self) -> None:
-        """End both servers in their orderly way and wait for it; nothing running is fine.
+        """Stops both servers in their orderly way and waits for it; nothing running is fine.
 
         Raises:
-            EmbeddedStackError: The queue's messages could not be saved, or the home directory cannot be used.
+            EmbeddedStackError: the queue's messages could not be saved, or the home directory cannot be used.
         """
         check_home(self.home)
-        if not self.home.is_dir():
-            return
-        with self._as_stack_errors(), self._locked(), ThreadPoolExecutor(2) as both:
-            recorded = self._recorded()
-            stopping = (
-                both.submit(self._postgres.stop, recorded.get("postgres")),
-                both.submit(self._sqs.stop, recorded.get("sqs")),
-            )
+        if self.home.is_dir():
             # The record stays: its births tell that nothing runs, and the port is wanted again.
-            for one in stopping:
-                one.result()
+            with self._as_stack_errors(), self._locked():
+                self._side_by_side(lambda server, recorded: server.stop(recorded))
 
     def dagster_home(self) -> Path:
         """Returns a DAGSTER_HOME whose storage is the embedded PostgreSQL; starts the stack."""
@@ -110,28 +111,24 @@ class EmbeddedStack:
         """Returns the psql that comes with the embedded PostgreSQL."""
         return binaries() / "psql"
 
-    def _start_missing(self) -> Addresses:
+    def _side_by_side(self, do: Callable[[Server, Running | None], T]) -> dict[str, T]:
+        """Returns what `do` returns for each server and its record, by name; each mostly waits, for 0.5 to 0.8 s."""
         recorded = self._recorded()
-        # Side by side: each mostly waits, for 0.8 s and 0.5 s.
-        with ThreadPoolExecutor(2) as both:
-            postgres_start = both.submit(self._postgres.ensure, recorded.get("postgres"))
-            sqs_start = both.submit(self._sqs.ensure, recorded.get("sqs"))
-        postgres, sqs = postgres_start.result(), sqs_start.result()
-        fresh = self._services.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as record:
-            json.dump({"postgres": asdict(postgres), "sqs": asdict(sqs)}, record)
-        fresh.replace(self._services)
-        return _addresses(postgres, sqs)
+        with ThreadPoolExecutor(len(self._servers)) as pool:
+            results = {one.name: pool.submit(do, one, recorded.get(one.name)) for one in self._servers}
+        return {name: result.result() for name, result in results.items()}
 
     def _recorded(self) -> dict[str, Running]:
         try:
-            record = json.loads(self._services.read_bytes())
+            record = json.loads(self._record.read_bytes())
             return {
-                name: Running(int(record[name]["pid"]), str(record[name]["born"]), str(record[name]["address"]))
-                for name in ("postgres", "sqs")
+                one.name: Running(
+                    int(record[one.name]["pid"]), str(record[one.name]["born"]), str(record[one.name]["address"])
+                )
+                for one in self._servers
             }
         except (OSError, ValueError, KeyError, TypeError):
-            # Unreadable is as good as absent: what runs is then recognised by its command line.
+            # Unreadable is as good as absent: what runs is then recognized by its command line.
             return {}
 
     @contextmanager
@@ -157,13 +154,13 @@ class EmbeddedStack:
             raise
 
 
-def _addresses(postgres: Running, sqs: Running) -> Addresses:
-    endpoint = f"http://127.0.0.1:{sqs.address}"
+def _addresses(running: Mapping[str, Running]) -> Addresses:
+    endpoint = f"http://127.0.0.1:{running[Sqs.name].address}"
     # With the port, which names the socket's file: else libpq takes it from the caller's PGPORT.
-    place = f"host={postgres.address}&port={PORT}"
+    socket = f"host={running[Postgres.name].address}&port={PORT}"
     return Addresses(
-        database_url=f"postgresql+psycopg://{SUPERUSER}@/loginetl?{place}",
-        dagster_database_url=f"postgresql://{SUPERUSER}@/dagster?{place}",
+        database_url=f"postgresql+psycopg://{SUPERUSER}@/loginetl?{socket}",
+        dagster_database_url=f"postgresql://{SUPERUSER}@/dagster?{socket}",
         sqs_endpoint=endpoint,
         queue_url=f"{endpoint}/{ACCOUNT}/{QUEUE}",
     )

@@ -441,8 +441,8 @@ def test_status_names_a_schema_that_is_not_this_versions_and_leaves_it_alone(els
 
     for arguments in (["status"], ["status", "--json"]):
         said = elsewhere(*arguments, exit_code=1).stderr
-        assert said.startswith("error: schema loginetl is not there, this version needs ")
-        assert said.endswith(": run `loginetl migrate`\n")
+        assert said.startswith("error: schema loginetl at postgresql")
+        assert said.endswith(" is not there: run `loginetl migrate`\n")
     assert not elsewhere("psql", "-Atc", there).stdout.strip()
 
     elsewhere("up")
