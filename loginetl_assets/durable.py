@@ -1,11 +1,11 @@
-"""What must outlive a power cut: a file system keeps a new name only once the directory it stands in was synced."""
+"""Writes that survive a power failure: a file system keeps a new name only once its directory was synced."""
 
 import os
 from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Has a file's content, or a directory's entries, written to the disk before it returns."""
+    """Writes a file's content, or a directory's entries, to the disk before it returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -14,7 +14,7 @@ def sync(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory for its owner alone, and its missing parents; one that is there stays as it is."""
+    """Makes a directory, and its missing parents, for its owner alone; an existing one stays as it is."""
     if path.exists():
         return
     missing = [path, *(parent for parent in path.parents if not parent.exists())]

@@ -8,7 +8,7 @@ import boto3
 
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.sqs import LoginQueue, open_queue
-from loginetl_assets.embedded import Addresses, Stack, embedded_stack
+from loginetl_assets.embedded import Stack, embedded_stack
 from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
@@ -23,8 +23,8 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 class Services:
     """Opens what the settings name.
 
-    In the local environment whatever they leave open is embedded, started on demand: each of queue and database for
-    itself, so that a queue elsewhere can be drained into the embedded Postgres.
+    In the local environment what they leave unset is embedded and started on demand, queue and database each for
+    itself: so a queue elsewhere can be drained into the embedded Postgres.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,18 +41,15 @@ class Services:
         """The embedded services of `LOGINETL_HOME`."""
         return embedded_stack(self.settings.home)
 
-    def _embedded(self) -> Addresses:
-        return self.stack.start()
-
     @property
     def queue_url(self) -> str:
         """The queue's URL; starts the embedded one where none is set."""
-        return self.settings.queue_url or self._embedded().queue_url
+        return self.settings.queue_url or self.stack.start().queue_url
 
     @property
     def database_url(self) -> str:
         """The database's URL, password and all; starts the embedded one where none is set."""
-        return self.settings.database_url or self._embedded().database_url
+        return self.settings.database_url or self.stack.start().database_url
 
     def queue(
         self,
@@ -62,14 +59,14 @@ class Services:
         connections: int = 10,
         max_attempts: int = 5,
     ) -> LoginQueue:
-        """Opens the queue; the arguments are those of `open_queue`."""
+        """Returns the opened queue; the arguments are those of `open_queue`."""
         embedded = self.settings.queue_url is None
         url = self.queue_url
         return open_queue(
             url,
             session=session,
             # Named here, so that AWS_ENDPOINT_URL in the environment cannot send local messages elsewhere.
-            endpoint_url=self._embedded().sqs_endpoint if embedded else endpoint_url,
+            endpoint_url=self.stack.start().sqs_endpoint if embedded else endpoint_url,
             max_attempts=max_attempts,
             connections=connections,
             emulator=embedded,
@@ -78,10 +75,12 @@ class Services:
         )
 
     def database(self, *, application_name: str = "loginetl") -> LoginDatabase:
-        """Opens the database and makes sure that its schema is this version's.
+        """Returns the opened database, its schema checked to be this version's.
 
-        To bring the embedded one up to date is a part of its start. Any other is somebody's own, and only
-        `loginetl migrate` changes it.
+        The embedded one is migrated as part of its start; any other is changed by `loginetl migrate` alone.
+
+        Raises:
+            OperatorError, TransientError: it does not answer, or has another schema or table of logins.
         """
         if self.settings.database_url is None:
             database = LoginDatabase(self.database_url)
@@ -90,7 +89,7 @@ class Services:
         return self.unchanged_database(application_name=application_name)
 
     def unchanged_database(self, *, application_name: str = "loginetl") -> LoginDatabase:
-        """Opens the database, embedded or not, where its schema is this version's already."""
+        """Returns the opened database, embedded or not, and changes nothing; errors as of `database`."""
         database = LoginDatabase(self.database_url, application_name=application_name)
         database.check_revision()
         with database.transaction() as connection:
@@ -98,14 +97,14 @@ class Services:
         return database
 
     def landing(self) -> Landing:
-        """Opens the landing; in the local environment it is a directory of `LOGINETL_HOME` by default."""
+        """Returns the landing; in the local environment it is a directory of `LOGINETL_HOME` by default."""
         if self.settings.landing_url is None:
-            with suppress(OSError):  # the landing itself says so
+            with suppress(OSError):  # the landing itself reports it
                 make_home(self.settings.home)
         return Landing(self.settings.landing_url or (self.settings.home / "landing").as_uri())
 
     def bound_landing(self, database: LoginDatabase) -> Landing:
-        """Opens the landing and makes sure that it is this database's."""
+        """Returns the landing, checked to belong to this database."""
         landing = self.landing()
         with database.transaction() as connection:
             installation_id = installation.installation_id(connection)
@@ -113,7 +112,7 @@ class Services:
         return landing
 
     def payloads(self) -> Payloads:
-        """Opens the bucket of payloads, if one is named."""
+        """Returns the bucket of payloads, or what stands for it where none is named."""
         return Payloads(self.settings.payload_bucket)
 
     @cached_property

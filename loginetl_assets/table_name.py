@@ -13,17 +13,17 @@ OUR_SCHEMA = "loginetl"
 
 @dataclass(frozen=True)
 class TableName:
-    """A schema and a table in it, as the catalog has them; as text, with double quotes where they are needed."""
+    """A schema and a table in it, as in the catalog; as text, with double quotes where they are needed."""
 
     schema: str
     name: str
 
     @classmethod
     def parse(cls, text: str) -> "TableName":
-        """Reads `schema.table`; without double quotes letters are lower case, as in SQL.
+        """Returns the name in a text `schema.table`; without double quotes letters are lower case, as in SQL.
 
         Raises:
-            ValueError: it is not such a name, or in a schema of ours or of Postgres's own.
+            ValueError: it is not such a name, or in a schema of loginetl or of Postgres itself.
         """
         if not (found := _QUALIFIED.fullmatch(text)):
             raise ValueError
@@ -37,18 +37,18 @@ class TableName:
     @property
     def schema_sql(self) -> str:
         """The schema, as text."""
-        return _spelt(self.schema)
+        return _quoted(self.schema)
 
     @property
     def name_sql(self) -> str:
         """The table's own name, as text."""
-        return _spelt(self.name)
+        return _quoted(self.name)
 
     def __str__(self) -> str:
         return f"{self.schema_sql}.{self.name_sql}"
 
 
-def _spelt(identifier: str) -> str:
+def _quoted(identifier: str) -> str:
     if re.fullmatch(_PLAIN, identifier) and identifier == identifier.lower():
         return identifier
     return '"' + identifier.replace('"', '""') + '"'

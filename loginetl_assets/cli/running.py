@@ -22,6 +22,10 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.orchestration.our_runs import OurRuns
 from loginetl_assets.services import Services
+from loginetl_assets.steps.drain.engine import DrainTotals
+from loginetl_assets.steps.drain.policy import StoppedReason
+from loginetl_assets.steps.load import LoadTotals
+from loginetl_assets.steps.mask import MaskTotals
 from loginetl_assets.storage import rejections
 from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.table_name import TableName
@@ -31,18 +35,17 @@ from loginetl_assets.table_name import TableName
 class RunSummary:
     """What the runs did, added up; of a step that was tried again, what its last try did."""
 
-    runs: int = 0
     seconds: float = 0.0
     messages: int = 0
+    postponed: int = 0  # messages whose payload could not be read just now
     loaded: int = 0
     duplicates: int = 0
     rejected: int = 0
-    rejections: dict[str, int] = field(default_factory=dict)  # by reason
-    quarantined_batches: int = 0
     refused: int = 0  # of the rejected: by the table itself
-    postponed: int = 0  # messages whose payload could not be read just now
+    quarantined_batches: int = 0
+    rejections: dict[str, int] = field(default_factory=dict)  # by reason
     too_many_rejected: bool = False  # in one run of these, by LOGINETL_MAX_REJECTION_RATE
-    stopped_reason: str = ""
+    stopped_reason: StoppedReason | None = None  # of the last drain
     steps_tried_again: int = 0
     duplicate_rows: int = 0
     shared_devices: int = 0
@@ -55,9 +58,8 @@ class RunSummary:
         if self.quarantined_batches:
             found.append(f"{self.quarantined_batches} batches were quarantined: `loginetl status` says why")
         if self.refused:
-            found.append(
-                f"the table refused {self.refused} rows: `loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`"
-            )
+            refused = f"the table refused {self.refused} rows"
+            found.append(f"{refused}: `loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`")
         if self.too_many_rejected:
             found.append(
                 "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows: `loginetl rejected list`"
@@ -112,7 +114,7 @@ def run_until_empty(
         while True:
             left = messages_per_run if max_messages is None else max_messages - summary.messages
             _run(summary, job, instance, {"raw_login_messages": {"max_messages": min(left, messages_per_run)}})
-            if summary.stopped_reason == "queue_empty" or summary.messages >= (max_messages or math.inf):
+            if summary.stopped_reason is StoppedReason.QUEUE_EMPTY or summary.messages >= (max_messages or math.inf):
                 return summary
 
 
@@ -159,46 +161,48 @@ def _run(
         },
         raise_on_error=False,
     )
-    summary.runs += 1
     _add(summary, result)
     if not result.success:
         raise OperatorError(_failure(result))
 
 
 def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
-    read = 0
+    masked, loaded = MaskTotals(), LoadTotals()
     for event in result.get_asset_materialization_events():
-        counts: dict[str, Any] = {
-            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
-        }
+        metadata = _values(event.step_materialization_data.materialization.metadata)
         match event.asset_key and event.asset_key.to_user_string():
             case "raw_login_messages":
-                summary.messages += counts["messages"]
-                summary.postponed += counts["postponed"]
-                summary.stopped_reason = counts["stopped_reason"]
+                drained = DrainTotals.from_metadata(metadata)
+                summary.messages += drained.messages
+                summary.postponed += drained.postponed
+                summary.stopped_reason = StoppedReason(drained.stopped_reason)
             case "masked_logins":
-                read += counts["messages"]
-                summary.rejected += counts["rejected"]
-                summary.duplicates += counts["duplicates"]
-                summary.quarantined_batches += counts["quarantined_batches"]
+                masked += MaskTotals.from_metadata(metadata)
             case "user_logins":
-                summary.loaded += counts["loaded"]
-                summary.refused += counts["rejected"]
-                summary.rejected += counts["rejected"]
-                summary.duplicates += counts["duplicates"]
-                summary.quarantined_batches += counts["quarantined_batches"]
+                loaded += LoadTotals.from_metadata(metadata)
+    summary.loaded += loaded.loaded
+    summary.refused += loaded.rejected
+    for step in (masked, loaded):
+        summary.duplicates += step.duplicates
+        summary.rejected += step.rejected
+        summary.quarantined_batches += step.quarantined_batches
     summary.steps_tried_again += sum(event.is_step_restarted for event in result.all_events)
     for evaluation in result.get_asset_check_evaluations():
         if evaluation.check_name == "duplicates":
-            counts = {name: value.value for name, value in evaluation.metadata.items()}
+            counts = _values(evaluation.metadata)
             for name in ("duplicate_rows", "shared_devices", "shared_ips"):
                 setattr(summary, name, getattr(summary, name) + counts[name])
-        if evaluation.check_name == "rejection_rate" and read:  # else the check looked at an earlier run's batch
+        # Without a message the check read an earlier run's batch.
+        if evaluation.check_name == "rejection_rate" and masked.messages:
             summary.too_many_rejected |= not evaluation.passed
         if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
             warning = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
             if warning not in summary.warnings:
                 summary.warnings.append(warning)
+
+
+def _values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
+    return {name: value.value for name, value in metadata.items()}
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

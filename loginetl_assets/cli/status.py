@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+# Of the ledger's totals.
+_COUNTS = ("messages", "pending_batches", "pending", "quarantined_batches",
+           "loaded", "rejected", "erased", "lost", "duplicates")  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
@@ -89,7 +93,7 @@ def read_status(services: "Services") -> Status:
         return Status(**where)
     database = services.unchanged_database()
     seen = look(database, services.queue())
-    depth, totals, loaded_at = seen.depth, seen.totals, seen.totals.last_loaded_at
+    depth, loaded_at = seen.depth, seen.totals.last_loaded_at
     automation, conditions = _automation(settings)
     return Status(
         **where,
@@ -98,15 +102,7 @@ def read_status(services: "Services") -> Status:
         queued=depth.waiting if depth else None,
         delayed=depth.delayed if depth else None,
         in_flight=depth.in_flight if depth else None,
-        messages=totals.messages,
-        pending_batches=totals.pending_batches,
-        pending=totals.pending,
-        quarantined_batches=totals.quarantined_batches,
-        loaded=totals.loaded,
-        rejected=totals.rejected,
-        erased=totals.erased,
-        lost=totals.lost,
-        duplicates=totals.duplicates,
+        **{name: value for name, value in asdict(seen.totals).items() if name in _COUNTS},
         last_loaded_at=loaded_at.isoformat(timespec="seconds") if loaded_at else None,
         oldest_pending_seconds=None if seen.oldest_pending_seconds is None else round(seen.oldest_pending_seconds),
         rejection_rate=round(seen.rejection_rate, 4),

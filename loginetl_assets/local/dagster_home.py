@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 _CONFIG = """\
-# Written by loginetl; what is changed here is overwritten. A Dagster home of your own goes into DAGSTER_HOME.
+# Written by loginetl; changes are overwritten. To use a Dagster home of your own, set DAGSTER_HOME.
 telemetry:
   enabled: false
 nux:
-  enabled: false # no invitation in front of the page
+  enabled: false # no invitation in front of the UI
 storage:
   postgres:
     postgres_url: {database_url}
@@ -48,7 +48,7 @@ load_from:
 
 
 def prepare_dagster_home(home: Path, dagster_database_url: str) -> Path:
-    """Writes `dagster.yaml` and `workspace.yaml` into `home/dagster` and gives the directory, for DAGSTER_HOME."""
+    """Writes `dagster.yaml` and `workspace.yaml` into `home/dagster`, and returns the directory for DAGSTER_HOME."""
     directory = home / "dagster"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     # JSON strings are YAML strings. The URL holds a socket's path and no password.

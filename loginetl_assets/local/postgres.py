@@ -85,7 +85,7 @@ class Postgres(Server):
             return False
         return ours and _replies(Path(server.address))
 
-    def start(self, recorded: Running | None) -> Running:  # noqa: ARG002 - its data are all that stays
+    def start(self, recorded: Running | None) -> Running:
         """Starts a server on the data directory, which is made where it is missing."""
         self.account = self._account()
         programs = binaries()

@@ -14,15 +14,15 @@ What a caller can count on:
 import errno
 import fcntl
 import importlib.util
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import EmbeddedStackError
@@ -57,7 +57,7 @@ class EmbeddedStack:
         """
         check_home(self.home)
         recorded = self._recorded()
-        if recorded and all(server.answers(recorded[server.name]) for server in self._servers):
+        if all(one.name in recorded and one.answers(recorded[one.name]) for one in self._servers):
             return _addresses(recorded)
         return None
 
@@ -86,8 +86,8 @@ class EmbeddedStack:
                 running = self._side_by_side(lambda server, recorded: server.ensure(recorded))
                 draft = self._record.with_suffix(".new")
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-                with os.fdopen(os.open(draft, flags, 0o600), "w") as record:
-                    json.dump({name: asdict(one) for name, one in running.items()}, record)
+                with os.fdopen(os.open(draft, flags, 0o600), "wb") as record:
+                    record.write(msgspec.json.encode(running))
                 draft.replace(self._record)
                 return _addresses(running)
 
@@ -120,14 +120,8 @@ class EmbeddedStack:
 
     def _recorded(self) -> dict[str, Running]:
         try:
-            record = json.loads(self._record.read_bytes())
-            return {
-                one.name: Running(
-                    int(record[one.name]["pid"]), str(record[one.name]["born"]), str(record[one.name]["address"])
-                )
-                for one in self._servers
-            }
-        except (OSError, ValueError, KeyError, TypeError):
+            return msgspec.json.decode(self._record.read_bytes(), type=dict[str, Running])
+        except (OSError, msgspec.MsgspecError):
             # Unreadable is as good as absent: what runs is then recognized by its command line.
             return {}
 
