@@ -106,10 +106,11 @@ def test_the_sample_s_vault_leads_back_to_what_was_sent(
 ) -> None:
     sent = {str(one.uuid): json.loads(one.body) for one in sample}
     values = {(field, token): value for token, field, value in masked_sample.vault.iter_rows()}
+    values |= {(field, None): None for field in MASKED_FIELDS}  # of an optional field
 
     for row in masked_sample.logins.iter_rows(named=True):
         for field in MASKED_FIELDS:
-            assert values[field, row[f"masked_{field}"]] == sent[row["message_uuid"]][field]
+            assert values[field, row[f"masked_{field}"]] == sent[row["message_uuid"]].get(field)
 
 
 def test_no_masked_value_of_the_sample_stands_in_the_frame(masked_sample: MaskedBatch) -> None:
@@ -381,7 +382,7 @@ def test_every_frame_of_any_mixture_is_sound(messages: list[QueuedMessage]) -> N
     assert batch.logins.schema == MASKED_SCHEMA
     assert batch.logins.drop("event_uuid", *OPTIONAL).null_count().sum_horizontal().item() == 0
     assert not any(violations(batch.logins).values())
-    tokens = {token for field in MASKED_FIELDS for token in batch.logins[f"masked_{field}"]}
+    tokens = {token for field in MASKED_FIELDS for token in batch.logins[f"masked_{field}"].drop_nulls()}
     assert sorted(batch.vault["token"]) == sorted(tokens)
     for token, field, value in batch.vault.iter_rows():
         assert token == TOKENIZER.token(field, value)
@@ -438,7 +439,7 @@ def test_each_kind_of_violation_is_counted(column: str, value: object, rule: str
 
     counts = violations(logins.with_columns(two_broken))
 
-    assert counts == {"version_out_of_range": 0, "ip_not_masked": 0, "device_id_not_masked": 0} | {rule: 2}
+    assert counts == dict.fromkeys(violations(logins), 0) | {rule: 2}
 
 
 def events(*bodies: dict[str, Any], **options: Any) -> MaskedBatch:

@@ -77,9 +77,9 @@ def test_equal_values_have_equal_tokens_whoever_opens_the_keyset(field: str, val
 def test_the_same_text_in_two_fields_has_unrelated_tokens(value: str) -> None:
     tokenizer = known_tokenizer()
 
-    of_ip, of_device = (tokenizer.token(field, value).split(".")[1] for field in MASKED_FIELDS)
+    tokens = {tokenizer.token(field, value).split(".")[1] for field in MASKED_FIELDS}
 
-    assert of_ip != of_device
+    assert len(tokens) == len(MASKED_FIELDS)
 
 
 def test_another_key_gives_another_token_under_its_own_id() -> None:
