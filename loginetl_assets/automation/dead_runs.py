@@ -1,7 +1,7 @@
-"""Runs whose worker is gone are reported failed, whatever launched them.
+"""Reports runs failed whose worker has died, whatever launched them.
 
-A crash, a rollout or an out-of-memory kill may take the worker and what launched it, and then Dagster knows of nobody
-to ask: the run would stay STARTED and count as in flight until its longest runtime is over.
+A crash, a rollout or an out-of-memory kill may end the worker and what launched it, and then Dagster has no process to
+ask: the run would stay STARTED and count as in flight until its maximum runtime has passed.
 """
 
 import dagster as dg
@@ -15,29 +15,29 @@ _JOBS = {LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION}
 
 
 def fail_runs_without_worker(instance: dg.DagsterInstance, ours: OurRuns, database: LoginDatabase) -> list[str]:
-    """Reports our runs failed that are STARTED and whose worker gives no sign of life; returns their ids.
+    """Reports our runs failed that are STARTED and whose worker has no heartbeat; returns their ids.
 
-    Should the worker be frozen or cut off, and come back, it does no harm: what it claimed is its own still, or lost
+    A worker that was only frozen or cut off does no harm when it continues: it still holds what it claimed, or lost it
     with its session, and the ledger knows what is loaded.
 
     Raises:
-        OperatorError, TransientError: the database cannot be asked.
+        OperatorError, TransientError: the database cannot be read.
     """
     started = [record.dagster_run for record in ours.records(statuses=[dg.DagsterRunStatus.STARTED])]
     with database.transaction() as connection:
-        live_runs.expect(connection, [run.run_id for run in started if _gives_signs(run)])
+        live_runs.expect(connection, [run.run_id for run in started if _has_heartbeat(run)])
         silent = live_runs.without_worker(connection)
-    known = [run for run_id in silent if (run := instance.get_run_by_id(run_id))]  # as they are now
+    known = [run for run_id in silent if (run := instance.get_run_by_id(run_id))]  # read again: they may have ended
     dead = [run for run in known if run.status is dg.DagsterRunStatus.STARTED]
     for run in dead:
         instance.report_run_failed(
-            run, "The run's worker gave no sign of life for more than a minute: it was killed, or its machine was lost."
+            run, "The run's worker sent no heartbeat for more than a minute: it was killed, or its machine was lost."
         )
     with database.transaction() as connection:
         live_runs.forget(connection, [run.run_id for run in known])
     return [run.run_id for run in dead]
 
 
-def _gives_signs(run: dg.DagsterRun) -> bool:
-    """Whether its worker does, or is about to: one of a job that others added to the code location may never."""
+def _has_heartbeat(run: dg.DagsterRun) -> bool:
+    """Whether its worker has one, or will: that of a job that others added to the code location may never have."""
     return INSTALLATION_TAG in run.tags or run.job_name in _JOBS

@@ -19,7 +19,7 @@ REPLAY_REJECTED = "replay_rejected"
 RETENTION = "retention"
 
 # The last resort, for a run that hangs: it counts as in flight, so it must not hold up the drains for longer than an
-# hour. A drain stops receiving after 10 minutes. Runs whose worker is gone are found by their silence.
+# hour. A drain stops receiving after 10 minutes. Runs whose worker is gone are found by their missing heartbeat.
 BOUNDED = {"dagster/max_runtime": "3600"}
 
 # In one process: three assets and their checks take 3 s there and 12 to 15 s with a process per step (two cores).
@@ -35,12 +35,12 @@ process_landed = dg.define_asset_job(
     selection=dg.AssetSelection.groups("logins") - dg.AssetSelection.assets("raw_login_messages"),
     executor_def=dg.in_process_executor,
     description="Masks, loads and checks what has landed, and leaves the queue alone: after a replay, or, with"
-    " `reprocess`, once a rule or a setting was mended.",
+    " `reprocess`, once a rule or a setting was corrected.",
 )
 
 
 class ReplayConfig(dg.Config):
-    """Which rejected messages to replay: those for which everything given holds; all of them if nothing is."""
+    """Which rejected messages to replay: those that meet every given condition; all of them if none is given."""
 
     message_ids: list[str] = Field(default_factory=list, description="Only these, as `loginetl rejected list` names.")
     reason: str = Field(default="", description="Only this reason.")
@@ -48,7 +48,7 @@ class ReplayConfig(dg.Config):
     until: str = Field(default="", description="Only those rejected before this time (ISO 8601, UTC).")
 
 
-@dg.op(description="Lands rejected messages once more; the next run of login_etl or process_landed decides anew.")
+@dg.op(description="Lands rejected messages again; the next run of login_etl or process_landed validates them again.")
 def replay(
     context: dg.OpExecutionContext,
     config: ReplayConfig,
@@ -57,13 +57,13 @@ def replay(
     database: LoginDatabaseResource,
     keyring: KeyringResource,
 ) -> None:
-    """Replays what is meant; every step can be repeated."""
+    """Replays the selected messages; can be repeated."""
     with failures_without_values():
         which = selection(config.message_ids, config.reason, config.since, config.until)
-        open_database = database.get_client()
+        opened = database.get_client()
         totals = replay_rejected(
-            open_database,
-            landing.get_client(open_database),
+            opened,
+            landing.get_client(opened),
             payloads.get_client(),
             keyring.get_client(),
             which,
@@ -84,13 +84,13 @@ def replay_job() -> None:
 
 
 class RetentionConfig(dg.Config):
-    """How long what is kept."""
+    """How long data is kept."""
 
     # As LOGINETL_RETENTION_DAYS, which the schedule gives: below SQS's retention a message could come again.
     days: int = Field(default=30, ge=15, le=3_650, description="Remove what is older than this.")
 
 
-@dg.op(description="Removes what nobody needs any more: landing, masked files, message ids, Dagster's runs.")
+@dg.op(description="Removes what is no longer needed: landed batches, masked files, message ids, Dagster's runs.")
 def purge(
     context: dg.OpExecutionContext,
     config: RetentionConfig,

@@ -84,7 +84,10 @@ class WebhookNotifier:
                 with _urllib3_silenced():
                     requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
                 return
-            except (requests.RequestException, ValueError) as error:  # the latter by urllib3, of a URL that is none
+            except (
+                requests.RequestException,
+                ValueError,
+            ) as error:  # by urllib3: not a valid URL
                 if pause is None or not _may_pass(error):
                     raise TransientError(
                         f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"

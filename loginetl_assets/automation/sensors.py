@@ -17,7 +17,7 @@ from loginetl_assets.orchestration.automation_state import read_automation
 from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns, label_of
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
 from loginetl_assets.settings import Settings
-from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, look
+from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, read_health
 from loginetl_assets.storage import batches
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
@@ -140,7 +140,7 @@ def _back_off(ours: OurRuns) -> timedelta:
 
 
 def _drains(records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
-    """Runs that may drain: this job's, and those that somebody started by materialising assets."""
+    """Returns the runs that may drain: this job's, and those that were started by materializing assets."""
     others = {RETENTION, REPLAY_REJECTED, PROCESS_LANDED}
     return [record for record in records if record.dagster_run.job_name not in others]
 
@@ -214,7 +214,7 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         known: set[str] = set(json.loads(context.cursor or "[]"))
         known_conditions = {_condition_of(mark) for mark in known}
         try:
-            found = look(database.get_client(), queue.get_client())
+            found = read_health(database.get_client(), queue.get_client())
             active = found.conditions(**rules.thresholds)
             active |= _switched_off(context, database.services.settings)
             if found.depth is None and QUEUE_NOT_DRAINED in known:

@@ -76,7 +76,7 @@ def read_status(services: "Services") -> Status:
     Raises:
         OperatorError, TransientError: the database does not answer, or its schema is not this version's.
     """
-    from loginetl_assets.steps.health import look
+    from loginetl_assets.steps.health import read_health
 
     settings = services.settings
     addresses = services.stack.find() if services.needs_stack else None
@@ -92,7 +92,7 @@ def read_status(services: "Services") -> Status:
     if not running:
         return Status(**where)
     database = services.unchanged_database()
-    seen = look(database, services.queue())
+    seen = read_health(database, services.queue())
     depth, loaded_at = seen.depth, seen.totals.last_loaded_at
     automation, conditions = _automation(settings)
     return Status(

@@ -1,4 +1,4 @@
-"""The boundary to Dagster: whatever leaves an asset is a `Failure`, or asks for a retry, and its text has no value."""
+"""The error boundary of assets, checks and jobs: they raise a `Failure` or ask for a retry, and no text has a value."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ import dagster as dg
 
 from loginetl_assets.errors import OperatorError, TransientError, withheld
 
-# Waits 5, 15, 35 s: long enough for a Postgres or a queue to come back from a restart. Not given to the assets: where a
-# step has a policy, Dagster takes the interrupt of a cancelled run for one more failure to retry, and the run goes on.
+# Waits 5, 15, 35 s: long enough for a restart of Postgres or a queue. Not set on the assets: where a step has a policy,
+# Dagster retries after the interrupt of a cancelled run as after any failure, and the run continues.
 _RETRY_TRANSIENT = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
 def retries_left(context: dg.AssetExecutionContext) -> bool:
-    """Whether a step that fails in passing is tried again."""
+    """Returns whether a step that fails with a transient error is tried again."""
     return bool(context.retry_number < _RETRY_TRANSIENT.max_retries)
 
 
@@ -22,7 +22,7 @@ def failures_without_values(retried: dg.AssetExecutionContext | None = None) -> 
     """Turns every exception of the block into a `dagster.Failure` that names what happened and no value.
 
     Args:
-        retried: the step's context, where a `TransientError` is worth another attempt of the step.
+        retried: the context of a step that is tried again after a `TransientError`; None for what is not retried.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Which of a Dagster instance's runs are this installation's.
+"""Which of the runs of a Dagster instance belong to this installation.
 
-An instance may be shared: by other projects, and by other installations of loginetl. What counts as in flight or as
-failed, and what retention deletes, is only ours.
+An instance may be shared: by other projects, and by other installations of loginetl. Only our
+runs count as in flight or failed, and only they are deleted by retention.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ def label_of(run: dg.DagsterRun) -> str | None:
 class OurRuns:
     """The runs of one installation on an instance.
 
-    A run that was launched names its code location, and one whose worker has begun names the installation, as the
-    database resource tags it. `loginetl run` and `dagster asset materialize` launch nothing, so only the tag tells
+    A run that was launched names its code location, and one whose worker has begun names the installation, by the
+    tag of the database resource. `loginetl run` and `dagster asset materialize` launch nothing, so only the tag tells
     theirs.
     """
 
     def __init__(self, instance: dg.DagsterInstance, installation: str | None, code_location: str | None) -> None:
-        """Takes what the runs are known by.
+        """Takes what identifies the runs.
 
         Args:
             instance: where they are.
@@ -41,7 +41,7 @@ class OurRuns:
         self._code_location = code_location
 
     def is_ours(self, run: dg.DagsterRun) -> bool:
-        """Whether a run is of this code location and has not worked for another installation."""
+        """Returns whether a run is of this code location and not of another installation."""
         launched_from, installation = label_of(run), run.tags.get(INSTALLATION_TAG)
         if launched_from and self._code_location and launched_from != self._code_location:
             return False
@@ -50,7 +50,7 @@ class OurRuns:
         return launched_from is not None and launched_from == self._code_location
 
     def records(self, *, limit: int | None = None, **filters: Any) -> list[dg.RunRecord]:
-        """The newest of our runs, newest first; the filters are those of `RunsFilter`."""
+        """Returns the newest of our runs, newest first; the filters are those of `RunsFilter`."""
         found = {
             record.storage_id: record
             for tags in self._tags()
@@ -60,7 +60,7 @@ class OurRuns:
         return [found[storage_id] for storage_id in sorted(found, reverse=True)][:limit]
 
     def ids(self, **filters: Any) -> list[str]:
-        """The ids of all of our runs, however many there are; the filters are those of `RunsFilter`."""
+        """Returns the ids of all of our runs, however many there are; the filters are those of `RunsFilter`."""
         return list(dict.fromkeys(run_id for tags in self._tags() for run_id in self._pages(tags, filters)))
 
     def _tags(self) -> Iterator[dict[str, str]]:

@@ -13,9 +13,9 @@ from loginetl_assets.storage import batches
 from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
 
-# What fails for a reason of its own is passed over, however many batches there are. Should a reason that all share look
-# like one, batches in a row cost this much and no more: two statement time-outs, or thousands of quick refusals. The
-# newest batch then tells the two apart, or those that follow some slow ones would never have their turn.
+# A batch that fails for a reason of its own is skipped, however many do. Should all fail for one shared reason that
+# looks like their own, failures in a row take this long at most: two statement time-outs, or thousands of quick errors.
+# Then the newest batch is tried, which tells the two apart: else those behind some slow ones would never be reached.
 MAX_SECONDS_OF_FAILURES_IN_A_ROW = 300
 _NAMED = 10
 
@@ -32,11 +32,11 @@ class FailedBatches:
     stopped: bool = False  # and so the rest was not tried
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Returns whether there are any."""
         return bool(self.ids)
 
     def add(self, batch: Batch, reason: str, *, may_pass: bool) -> None:
-        """Takes one more."""
+        """Adds one."""
         self.ids.append(batch.batch_id)
         self.reason = self.reason or reason
         self.may_pass |= may_pass
@@ -49,7 +49,7 @@ class FailedBatches:
         return f"{batches} failed, {others}: {self.reason}"
 
     def error(self) -> Exception:
-        """What a run raises for them."""
+        """Returns what a run raises for them."""
         return TransientError(str(self)) if self.may_pass else OperatorError(str(self))
 
 
@@ -71,7 +71,7 @@ def each_batch(
         only: only these ids, if any are given.
 
     Raises:
-        OperatorError, TransientError: what concerns all batches: a service, a right, the schema. It stops at once.
+        OperatorError, TransientError: what concerns all batches: a service, a permission, the schema. It stops at once.
     """
     failed = FailedBatches()
     last, until, seconds, ahead = 0, None, 0.0, False

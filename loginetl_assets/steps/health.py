@@ -1,34 +1,24 @@
-"""How the pipeline is doing: a few counts by index, and the conditions that somebody should be told of.
+"""The pipeline's health: a few counts by index, and the conditions that need a person.
 
 SQS does not say how old its oldest message is (CloudWatch does: ApproximateAgeOfOldestMessage); the age here is that of
-the oldest message that has landed and is not settled.
+the oldest message that has landed and has not ended.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-
-from sqlalchemy import text
+from typing import Any
 
 from loginetl_assets.aws.sqs import LoginQueue, QueueDepth
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.storage import batches, live_runs
+from loginetl_assets.storage import health as storage
 from loginetl_assets.storage.batches import QuarantinedBatch, Totals
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.health import TableSize
 
 QUARANTINED_BATCHES = "quarantined_batches"
-QUEUE_NOT_DRAINED = "queue_not_drained"  # cannot be told while the queue does not answer
+QUEUE_NOT_DRAINED = "queue_not_drained"  # unknown while the queue does not answer
 REJECTION_WINDOW = timedelta(hours=24)
-
-# Estimates of the planner and sizes on disk: exact counts of these tables would cost what the tables hold.
-_TABLES = ("loginetl.pii_vault", "loginetl.processed_messages", "loginetl.rejected_logins")
-
-
-@dataclass(frozen=True)
-class TableSize:
-    """A table with its indexes."""
-
-    rows: int  # the planner's estimate
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +50,28 @@ class Health:
         """The share of messages read within REJECTION_WINDOW that were rejected."""
         return self.rejected_lately / self.masked_lately if self.masked_lately else 0.0
 
+    def as_metadata(self) -> dict[str, Any]:
+        """Returns ages, counts and sizes by name."""
+        depth = self.depth
+        return {
+            "queued": depth.waiting if depth else None,
+            "delayed": depth.delayed if depth else None,
+            "in_flight": depth.in_flight if depth else None,
+            "oldest_pending_seconds": self.oldest_pending_seconds,
+            "pending": self.totals.pending,
+            "pending_batches": self.totals.pending_batches,
+            "lost": self.totals.lost,
+            "quarantined_batches": self.totals.quarantined_batches,
+            "last_loaded_at": self.totals.last_loaded_at,
+            "runs_without_worker": len(self.runs_without_worker),
+            "rejection_rate": round(self.rejection_rate, 4),
+            **{
+                f"{name.removeprefix('loginetl.')}_{part}": value
+                for name, size in self.sizes.items()
+                for part, value in vars(size).items()
+            },
+        }
+
     @property
     def _messages_wait(self) -> bool:
         return self.depth is not None and self.depth.waiting > 0
@@ -78,19 +90,19 @@ class Health:
         }
 
     def conditions(self, *, max_rejection_rate: float, freshness_hours: float) -> dict[str, str]:
-        """What is wrong, by name; each text says what mends it. Empty when all is well."""
+        """Returns what is wrong, by name; each text says what fixes it. Empty when healthy."""
         found = {}
         if self.queue_error:
             found["queue_unreachable"] = self.queue_error
         if self.quarantined:
             found[QUARANTINED_BATCHES] = (
-                f"{self.totals.quarantined_batches} batches cannot be read: `loginetl status` says why; once mended,"
-                " `loginetl reprocess` brings them in; what is gone for good, `loginetl batches give-up` counts as lost"
+                f"{self.totals.quarantined_batches} batches cannot be read: `loginetl status` says why; once fixed,"
+                " `loginetl reprocess` brings them in; `loginetl batches give-up` counts what is gone for good as lost"
             )
         # By its landing, not by its message: a replay brings old messages.
         if self.oldest_landed_at and self.seen_at - self.oldest_landed_at > timedelta(hours=freshness_hours):
             found["messages_pending_too_long"] = (
-                f"messages wait in the landing for more than {freshness_hours:g} h: materialise masked_logins and"
+                f"messages wait in the landing for more than {freshness_hours:g} h: materialize masked_logins and"
                 " user_logins, and see why runs fail"
             )
         last = self.totals.last_loaded_at or self.installed_at
@@ -101,7 +113,7 @@ class Health:
             )
         if self.runs_without_worker:
             found["runs_without_worker"] = (
-                f"{len(self.runs_without_worker)} runs give no sign of life, and nobody has reported them failed: is"
+                f"{len(self.runs_without_worker)} runs have no heartbeat and were not reported failed: is"
                 " the queue_depth sensor on, and the daemon up? `loginetl run` does so too"
             )
         if self.rejection_rate > max_rejection_rate:
@@ -110,17 +122,17 @@ class Health:
                 f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected list`"
             )
         if self.count_mismatches:
-            found["counts_disagree"] = (
+            found["count_mismatch"] = (
                 f"{self.count_mismatches} batches settled more messages than they have: this is a bug, report it"
             )
         return found
 
 
-def look(database: LoginDatabase, queue: LoginQueue) -> Health:
-    """Reads it all; a queue that cannot be asked is part of the answer.
+def read_health(database: LoginDatabase, queue: LoginQueue) -> Health:
+    """Reads it all; a queue that does not answer is part of the result.
 
     Raises:
-        OperatorError, TransientError: the database cannot be asked.
+        OperatorError, TransientError: the database cannot be read.
     """
     depth = error = None
     try:
@@ -128,46 +140,21 @@ def look(database: LoginDatabase, queue: LoginQueue) -> Health:
     except (OperatorError, TransientError) as reason:
         error = str(reason)
     with database.transaction() as connection:
-        totals = batches.totals(connection)
-        unsettled = connection.execute(
-            text(
-                "SELECT min(oldest_sent_at) FILTER (WHERE settled < messages) AS sent_at,"
-                " min(coalesce(registered_anew_at, landed_at)) FILTER (WHERE settled < messages) AS landed_at,"
-                " count(*) FILTER (WHERE settled > messages) AS count_mismatches"
-                " FROM (SELECT *, loaded + duplicates + rejected + erased + lost AS settled FROM loginetl.batches"
-                "   WHERE state <> 'loaded') pending"
-            )
-        ).one()
-        lately = connection.execute(
-            text(
-                "SELECT coalesce(sum(messages), 0) AS messages, coalesce(sum(rejected), 0) AS rejected"
-                " FROM loginetl.batches WHERE masked_at > now() - CAST(:window AS interval)"
-            ),
-            {"window": REJECTION_WINDOW},
-        ).one()
-        sizes = {
-            row.name: TableSize(rows=row.rows, bytes=row.bytes)
-            for row in connection.execute(
-                text(
-                    "SELECT name, greatest(reltuples, 0)::bigint AS rows, pg_total_relation_size(oid) AS bytes"
-                    " FROM unnest(CAST(:tables AS text[])) name JOIN pg_class ON oid = to_regclass(name)"
-                ),
-                {"tables": list(_TABLES)},
-            )
-        }
+        unfinished = storage.unfinished(connection)
+        messages, rejected = storage.read_and_rejected(connection, REJECTION_WINDOW)
         return Health(
             depth=depth,
             queue_error=error,
-            totals=totals,
-            oldest_pending_at=unsettled.sent_at,
-            oldest_landed_at=unsettled.landed_at,
-            count_mismatches=unsettled.count_mismatches,
+            totals=batches.totals(connection),
+            oldest_pending_at=unfinished.oldest_sent_at,
+            oldest_landed_at=unfinished.oldest_landed_at,
+            count_mismatches=unfinished.count_mismatches,
             quarantined=batches.quarantined_batches(connection, limit=1_000),
-            rejected_lately=int(lately.rejected),
-            masked_lately=int(lately.messages),
-            installed_at=connection.execute(text("SELECT installed_at FROM loginetl.installation")).scalar_one(),
+            rejected_lately=rejected,
+            masked_lately=messages,
+            installed_at=storage.installed_at(connection),
             runs_at_work=live_runs.at_work(connection),
             runs_without_worker=live_runs.unreported(connection),
-            sizes=sizes,
+            sizes=storage.table_sizes(connection),
             seen_at=datetime.now(UTC),
         )

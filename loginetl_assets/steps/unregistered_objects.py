@@ -118,8 +118,8 @@ def _register(
         if not objects.unnamed_objects(connection, [key]):
             return
         try:
-            sealed = landing.get(key)
-            messages = decode_messages(decrypt(keys.landing, sealed, key))
+            encrypted = landing.get(key)
+            messages = decode_messages(decrypt(keys.landing, encrypted, key))
         except ObjectMissingError:
             return
         except (DecryptionError, ValueError):
@@ -133,9 +133,9 @@ def _register(
         batches.register_batch(
             connection,
             object_path=key,
-            landing_key_id=_sealing_key(keys, sealed),
+            landing_key_id=_landing_key_id(keys, encrypted),
             messages=len(messages),
-            size=len(sealed),
+            size=len(encrypted),
             oldest_sent_at_ms=_oldest(messages),
             run_id=run_id,
             landed_at=written_at,
@@ -144,9 +144,9 @@ def _register(
     found.registered_messages += len(messages)
 
 
-def _sealing_key(keys: Keyring, sealed: bytes) -> int:
+def _landing_key_id(keys: Keyring, encrypted: bytes) -> int:
     held = keys.key_ids(KeysetRole.LANDING)
-    key_id = key_id_of(sealed)
+    key_id = key_id_of(encrypted)
     return key_id if key_id in held else held[0]
 
 

@@ -19,7 +19,7 @@ from loginetl_assets.errors import TransientError
 from loginetl_assets.orchestration.automation_state import SENSORS, read_automation
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Settings
-from loginetl_assets.steps.health import Health, look
+from loginetl_assets.steps.health import Health, read_health
 from loginetl_assets.storage import batches, live_runs
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login
 
@@ -77,7 +77,7 @@ def watched(settings: Settings, tmp_path: Path, recorder: _Recorder) -> Iterator
 
 
 def _look(pipeline: Pipeline) -> Health:
-    return look(pipeline.services.database(), pipeline.services.queue())
+    return read_health(pipeline.services.database(), pipeline.services.queue())
 
 
 def _damage_a_batch(pipeline: Pipeline) -> Path:
@@ -132,7 +132,7 @@ def test_each_condition_is_named_with_what_fixes_it(pipeline: Pipeline) -> None:
     pipeline.execute("UPDATE loginetl.batches SET masked_at = now() - interval '25 hours'")
     assert _look(pipeline).conditions(**RULES) == {}
     pipeline.execute("UPDATE loginetl.batches SET state = 'masked', loaded = messages + 1 WHERE batch_id = 1")
-    assert list(_look(pipeline).conditions(**RULES)) == ["counts_disagree"]
+    assert list(_look(pipeline).conditions(**RULES)) == ["count_mismatch"]
 
 
 def test_messages_that_nobody_ever_drained_are_not_well(pipeline: Pipeline) -> None:
@@ -179,7 +179,7 @@ def test_automation_that_is_off_and_a_daemon_that_is_down_are_said(lasting: Pipe
     _beat(instance, seconds_ago=10)
     assert _conditions(instance, unset) == ["automation_off"], "it runs, and does nothing"
     assert _conditions(instance, local) == _conditions(instance, on) == _conditions(instance, off) == []
-    assert str(read_automation(instance, on)) == "sensors on; the daemon beats"
+    assert str(read_automation(instance, on)) == "sensors on; the daemon is up"
 
     _switch(instance, InstigatorStatus.RUNNING, *SENSORS)
     assert _conditions(instance, unset) == []

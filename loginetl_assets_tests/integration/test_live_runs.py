@@ -12,7 +12,7 @@ from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
 from loginetl_assets.cli.running import run_landed
 from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG
 from loginetl_assets.settings import Settings
-from loginetl_assets.steps.health import look
+from loginetl_assets.steps.health import read_health
 from loginetl_assets.storage import live_runs
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
@@ -95,7 +95,7 @@ def test_a_run_without_a_living_worker_is_failed_and_the_queue_drained_again(
     assert (_status(pipeline, drain), _status(pipeline, retention)) == (FAILURE, FAILURE)
     assert asked_for == 1, "at once: one failure is no reason to hold back"
     (failure,) = pipeline.instance.all_logs(drain, of_type=dg.DagsterEventType.RUN_FAILURE)
-    assert "no sign of life" in failure.message
+    assert "no heartbeat" in failure.message
     assert _live(pipeline) == set()
 
 
@@ -172,9 +172,9 @@ def test_runs_that_nobody_reports_are_a_condition(pipeline: Pipeline) -> None:
     with pipeline.services.database().transaction() as connection:
         live_runs.beat(connection, "killed")
     _pass(pipeline, 100)
-    seen = look(pipeline.services.database(), pipeline.services.queue())
+    seen = read_health(pipeline.services.database(), pipeline.services.queue())
     assert seen.conditions(max_rejection_rate=0.05, freshness_hours=24) == {}, "within the time of a report"
     _pass(pipeline, 100)
-    seen = look(pipeline.services.database(), pipeline.services.queue())
+    seen = read_health(pipeline.services.database(), pipeline.services.queue())
     assert seen.runs_without_worker == ["killed"]
     assert "queue_depth" in seen.conditions(max_rejection_rate=0.05, freshness_hours=24)["runs_without_worker"]

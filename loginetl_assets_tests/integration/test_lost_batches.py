@@ -11,7 +11,7 @@ from sqlalchemy import text
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.steps.health import look
+from loginetl_assets.steps.health import read_health
 from loginetl_assets.storage import batches
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
@@ -73,7 +73,7 @@ def test_a_batch_that_is_given_up_counts_as_lost_and_health_is_well_again(pipeli
     result = pipeline.run(job="process_landed")
     assert checks(result)["counts_reconcile"]
     assert checks(result)["health"]
-    seen = look(pipeline.services.database(), pipeline.services.queue())
+    seen = read_health(pipeline.services.database(), pipeline.services.queue())
     assert (seen.conditions(**RULES), seen.quarantined, seen.oldest_pending_seconds) == ({}, [], None)
     totals = pipeline.totals()
     assert (totals.messages, totals.loaded, totals.lost, totals.pending) == (3, 1, 2, 0)
