@@ -8,26 +8,33 @@ import re
 import shlex
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
-import botocore.exceptions
 import obstore
-from obstore.exceptions import BaseError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, S3Store
 
-from loginetl_assets.aws.session import DEFAULT_REGION, NO_CREDENTIALS, endpoint_of, open_session
+from loginetl_assets.aws.session import DEFAULT_REGION, NO_CREDENTIALS, endpoint_of, error_status, open_session
 from loginetl_assets.durable import make_directory, sync
 from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.landing.object_versions import ObjectVersions
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
-
-    from loginetl_assets.landing.object_versions import ObjectVersions
 
 BATCHES = "batches"
 MASKED = "masked"
@@ -70,44 +77,12 @@ class Landing:
         elif parts.scheme != "s3" or not parts.netloc:
             raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
         try:
-            self._store = self._open(parts.netloc, parts.path.strip("/"))
+            if self._directory is not None:
+                self._store: LocalStore | S3Store = _open_directory(self._directory, url)
+            else:
+                self._store, self._versions = _open_bucket(parts.netloc, parts.path.strip("/"))
         except (BaseError, OSError, ValueError):
             raise OperatorError(f"the landing at {url} cannot be opened: check LOGINETL_LANDING_URL") from None
-
-    def _open(self, bucket: str, prefix: str) -> LocalStore | S3Store:
-        if self._directory is not None:
-            make_directory(self._directory)
-            if self._directory.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                # Masked files name users, and what the library writes below is open to all but for the umask. Not
-                # closed by us: whoever opened it may have had a reason.
-                raise OperatorError(
-                    f"others can enter the landing at {self.url}: `chmod go= {shlex.quote(str(self._directory))}`,"
-                    " or set LOGINETL_LANDING_URL to a directory that does not exist yet"
-                )
-            return LocalStore(prefix=self._directory)
-        from obstore.auth.boto3 import Boto3CredentialProvider
-
-        from loginetl_assets.landing.object_versions import ObjectVersions
-
-        session, endpoint = open_session(), endpoint_of("S3")
-        try:
-            credentials = Boto3CredentialProvider(session)
-        except (ValueError, botocore.exceptions.BotoCoreError):  # none are found, or not all of them
-            raise OperatorError(NO_CREDENTIALS) from None
-        options: dict[str, Any] = {
-            "prefix": prefix or None,
-            "region": session.region_name or DEFAULT_REGION,
-            "retry_config": _RETRIES,
-            "client_options": _TIMEOUTS,
-        }
-        if endpoint:  # an emulator or a store of one's own
-            options |= {
-                "endpoint": endpoint,
-                "virtual_hosted_style_request": False,
-                "client_options": {**_TIMEOUTS, "allow_http": endpoint.startswith("http:")},
-            }
-        self._versions = ObjectVersions(session, bucket, prefix, url=self.url)
-        return S3Store(bucket, credential_provider=credentials, **options)
 
     def put(self, path: str, content: bytes) -> None:
         """Writes a new object, durably.
@@ -119,24 +94,15 @@ class Landing:
         self._put(path, content, mode="overwrite")
 
     def _put(self, path: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
-        try:
-            obstore.put(self._store, path, content, mode=mode)
-            if self._directory is not None:
-                self._sync(self._directory, path)
-        except obstore.exceptions.AlreadyExistsError:
-            return  # as `create` allows: another was first
-        except PermissionError:
-            raise OperatorError(f"the landing at {self.url} is not writable: check LOGINETL_LANDING_URL") from None
-        except (BaseError, OSError) as error:
-            raise self._explained(error, "write to") from None
-
-    def _sync(self, directory: Path, path: str) -> None:
-        """Makes an object durable: obstore makes directories and renames into place, but does not sync."""
-        file = directory / path
-        while file != directory:
-            sync(file)
-            file = file.parent
-        sync(directory)
+        with self._failures_explained("write to"):
+            try:
+                obstore.put(self._store, path, content, mode=mode)
+            except AlreadyExistsError:
+                return  # as `create` allows: another was first
+            if self._directory is not None:  # obstore makes directories and renames into place, but does not sync
+                written = PurePosixPath(path)
+                for part in (written, *written.parents):
+                    sync(self._directory / part)
 
     def check_writable(self) -> None:
         """Writes an object and deletes it.
@@ -177,12 +143,11 @@ class Landing:
             ObjectMissingError: there is no such object.
             OperatorError, TransientError: the store failed.
         """
-        try:
-            return bytes(obstore.get(self._store, path).bytes())
-        except (FileNotFoundError, obstore.exceptions.NotFoundError):
-            raise ObjectMissingError(f"the landing has no object {path}") from None
-        except (BaseError, OSError) as error:
-            raise self._explained(error, "read from") from None
+        with self._failures_explained("read from"):
+            try:
+                return bytes(obstore.get(self._store, path).bytes())
+            except (FileNotFoundError, NotFoundError):
+                raise ObjectMissingError(f"the landing has no object {path}") from None
 
     def delete(self, paths: Iterable[str]) -> list[str]:
         """Deletes objects, in every version that the bucket keeps; one that is gone already is no error.
@@ -192,20 +157,18 @@ class Landing:
         """
         left = []
         for path in paths:
-            try:
-                obstore.delete(self._store, path)
-            except (FileNotFoundError, obstore.exceptions.NotFoundError):
-                pass
-            except (BaseError, OSError) as error:
-                raise self._explained(error, "delete from") from None
-            if self.keeps_versions and not (self._versions and self._versions.delete(path)):
-                left.append(path)
+            with self._failures_explained("delete from"):
+                with suppress(FileNotFoundError, NotFoundError):
+                    obstore.delete(self._store, path)
+                if self.keeps_versions and not (self._versions and self._versions.delete(path)):
+                    left.append(path)
         return left
 
     @cached_property
     def keeps_versions(self) -> bool | None:
         """Whether deleted objects stay as noncurrent versions; None where that may not be asked."""
-        return self._versions.are_kept() if self._versions else False
+        with self._failures_explained("delete from"):
+            return self._versions.are_kept() if self._versions else False
 
     def delete_unfinished(self, before: datetime) -> int:
         """Deletes what writes left behind that were killed before that moment; returns how many files.
@@ -226,22 +189,27 @@ class Landing:
 
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """Yields the paths under a prefix, whoever wrote them, each with the moment it was written."""
-        if self._versions:
-            yield from self._versions.list(prefix)
-            return
-        try:
+        with self._failures_explained("list"):
+            if self._versions:
+                yield from self._versions.list(prefix)
+                return
             for chunk in obstore.list(self._store, prefix):
                 for found in chunk:
                     yield found["path"], found["last_modified"]
-        except (BaseError, OSError) as error:
-            raise self._explained(error, "list") from None
+
+    @contextmanager
+    def _failures_explained(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError, BotoCoreError, ClientError, HTTPClientError) as error:
+            raise self._explained(error, action) from None
 
     def _explained(self, error: Exception, action: str) -> Exception:
         url, text = self.url, str(error)
+        denied = isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
         if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
             return OperatorError(f"the landing at {url} is full: make room or set LOGINETL_LANDING_URL elsewhere")
-        if isinstance(error, (PermissionError, obstore.exceptions.PermissionDeniedError,
-                              obstore.exceptions.UnauthenticatedError)) or "Permission denied" in text:  # fmt: skip
+        if denied or "Permission denied" in text or error_status(error) == 403:
             return OperatorError(
                 f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL"
             )
@@ -252,3 +220,35 @@ class Landing:
         if url.startswith("file:"):
             return OperatorError(f"cannot {action} the landing at {url}: check LOGINETL_LANDING_URL")
         return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")
+
+
+def _open_directory(directory: Path, url: str) -> LocalStore:
+    make_directory(directory)
+    if directory.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        # Masked files name users, and what the library writes below is open to all but for the umask. Not closed by
+        # us: whoever opened it may have had a reason.
+        raise OperatorError(
+            f"others can enter the landing at {url}: `chmod go= {shlex.quote(str(directory))}`,"
+            " or set LOGINETL_LANDING_URL to a directory that does not exist yet"
+        )
+    return LocalStore(prefix=directory)
+
+
+def _open_bucket(bucket: str, prefix: str) -> tuple[S3Store, ObjectVersions]:
+    session, endpoint = open_session(), endpoint_of("S3")
+    try:
+        credentials = Boto3CredentialProvider(session)
+    except (ValueError, BotoCoreError):  # none are found, or not all of them
+        raise OperatorError(NO_CREDENTIALS) from None
+    options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}  # an emulator or a store of one's own
+    store = S3Store(
+        bucket,
+        prefix=prefix or None,
+        region=session.region_name or DEFAULT_REGION,
+        retry_config=_RETRIES,
+        client_options={**_TIMEOUTS, "allow_http": (endpoint or "").startswith("http:")},
+        virtual_hosted_style_request=False,
+        credential_provider=credentials,
+        **options,
+    )
+    return store, ObjectVersions(session, bucket, prefix)

@@ -1,6 +1,7 @@
 """What obstore cannot reach of a bucket: versions of deleted objects, and S3 keys that are not valid paths.
 
 Its listing fails as a whole where somebody else's object has a key with an empty segment, a dot or a control character.
+Failures are boto3's: the landing explains them.
 """
 
 from collections.abc import Iterator
@@ -8,10 +9,9 @@ from datetime import datetime
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ClientError
 
 from loginetl_assets.aws.session import endpoint_of, error_status, open_s3
-from loginetl_assets.errors import OperatorError, TransientError
 
 _CONFIG = Config(
     retries={"total_max_attempts": 5, "mode": "standard"},
@@ -24,59 +24,36 @@ _NOT_KNOWN_HERE = {400, 404, 405, 501}  # a store that has no versions
 class ObjectVersions:
     """The versions of a bucket's objects below a prefix."""
 
-    def __init__(self, session: boto3.Session, bucket: str, prefix: str, *, url: str) -> None:
-        """Takes a session with credentials; nothing is asked yet. The URL is for errors."""
+    def __init__(self, session: boto3.Session, bucket: str, prefix: str) -> None:
+        """Takes a session with credentials; nothing is asked yet."""
         own = Config(s3={"addressing_style": "path"}) if endpoint_of("S3") else None
         self._client = open_s3(session, _CONFIG.merge(own) if own else _CONFIG)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._url = url
 
     def are_kept(self) -> bool | None:
-        """Returns whether the bucket keeps versions, or kept them once; None where that may not be asked.
-
-        Raises:
-            TransientError: the store failed in a way that may pass.
-        """
+        """Returns whether the bucket keeps versions, or kept them once; None where that may not be asked."""
         try:
             return "Status" in self._client.get_bucket_versioning(Bucket=self._bucket)
-        except (ClientError, BotoCoreError, HTTPClientError) as error:
-            status = error_status(error)
-            if status == 403:
+        except ClientError as error:
+            if error_status(error) == 403:
                 return None
-            if status in _NOT_KNOWN_HERE:
+            if error_status(error) in _NOT_KNOWN_HERE:
                 return False
-            raise self._explained(error, "delete from") from None
+            raise
 
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Yields the paths below a prefix of the landing, each with the moment it was written.
-
-        Raises:
-            OperatorError: it may not be listed, or there is no such bucket.
-            TransientError: the store failed in a way that may pass.
-        """
+        """Yields the paths below a prefix of the landing, each with the moment it was written."""
         below = f"{self._prefix}{prefix}/"
-        try:
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below):
-                for found in page.get("Contents", ()):
-                    if found["Key"].endswith("/"):
-                        continue  # an empty folder, as the web console makes it
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below):
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):  # an empty folder, as the web console makes it
                     yield found["Key"].removeprefix(self._prefix), found["LastModified"]
-        except (ClientError, BotoCoreError, HTTPClientError) as error:
-            if error_status(error) in {403, 404}:
-                raise OperatorError(
-                    f"not allowed to list the landing at {self._url}, or there is no such bucket: check its rights and"
-                    " LOGINETL_LANDING_URL"
-                ) from None
-            raise self._explained(error, "list") from None
 
     def delete(self, path: str) -> bool:
         """Deletes all versions of a deleted object; returns whether none is left.
 
         Delete markers go last: without its marker a version that stays would be the object again.
-
-        Raises:
-            TransientError: the store failed in a way that may pass.
         """
         key = self._prefix + path
         try:
@@ -84,11 +61,8 @@ class ObjectVersions:
             for kind in ("Versions", "DeleteMarkers"):
                 for one in (one for page in pages for one in page.get(kind, ()) if one["Key"] == key):
                     self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=one["VersionId"])
-        except (ClientError, BotoCoreError, HTTPClientError) as error:
+        except ClientError as error:
             if 400 <= error_status(error) < 500 and error_status(error) != 429:
                 return False
-            raise self._explained(error, "delete from") from None
+            raise
         return True
-
-    def _explained(self, error: Exception, action: str) -> TransientError:
-        return TransientError(f"cannot {action} the landing at {self._url} just now ({type(error).__name__})")

@@ -16,7 +16,6 @@ import pytest
 from loginetl_assets.errors import TransientError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import UnreadableError, read_masked
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
 from loginetl_assets.steps.batch_objects import read_batch
@@ -32,7 +31,7 @@ from loginetl_assets_tests.support.http_proxy import (
     forward_then_drop,
     operation,
 )
-from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata, new_bucket
+from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 from loginetl_assets_tests.support.proxy import Rule
 
 _CHANCE = Random(7)  # noqa: S311 - reproducible on purpose
@@ -111,7 +110,7 @@ DAMAGES: list[Damage] = [
 
 
 def damage_all_but_every_second(paths: list[Path]) -> dict[Path, bytes]:
-    """Does each kind of damage to an object between two whole ones; gives what the damaged ones held."""
+    """Does each kind of damage to an object between two whole ones; returns what the damaged ones held."""
     damaged = dict(zip(paths[1::2], DAMAGES, strict=True))
     whole = {path: path.read_bytes() for path in damaged}
     for (path, damage), other in zip(damaged.items(), paths[::2], strict=False):
@@ -156,7 +155,7 @@ def test_damaged_batches_are_quarantined_and_loaded_once_they_are_fixed(pipeline
     assert_all_loaded(pipeline)
 
 
-def test_damaged_masked_files_are_never_loaded_and_made_anew_by_the_next_run(pipeline: Pipeline) -> None:
+def test_damaged_masked_files_are_never_loaded_and_written_again_by_the_next_run(pipeline: Pipeline) -> None:
     land_users(pipeline, *USERS)
     pipeline.materialize("masked_logins")
     damage_all_but_every_second(objects(pipeline, "masked_path"))
@@ -213,18 +212,6 @@ def test_a_bit_altered_anywhere_in_either_object_is_noticed(pipeline: Pipeline) 
 
 
 # On S3
-
-
-@pytest.fixture
-def on_s3(
-    pipeline: Pipeline, addresses: Addresses, proxy: HttpProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Pipeline]:
-    """The pipeline with its landing on the emulator's S3, behind the proxy; its queue is reached without."""
-    name = new_bucket(addresses.sqs_endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-    settings = replace(pipeline.settings, landing_url=f"s3://{name}/login", visibility_seconds=2)
-    with Pipeline.on(settings, tmp_path / "on-s3") as on_s3:
-        yield on_s3
 
 
 WRITES = operation("PUT /")
@@ -299,7 +286,7 @@ def test_a_write_that_is_never_answered_leaves_an_orphan_that_is_not_loaded(on_s
 
 
 @pytest.mark.parametrize("matches", [WRITES, BATCH_READS])
-def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_sets_nothing_aside(
+def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_quarantines_nothing(
     on_s3: Pipeline, proxy: HttpProxy, matches: Callable[[Request], bool]
 ) -> None:
     on_s3.send([login(user_id="one")])

@@ -47,10 +47,9 @@ def s3_error(status: int, code: str) -> Any:
 
 
 @pytest.fixture
-def proxy(addresses: Addresses, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpProxy]:
-    with HttpProxy(addresses.sqs_endpoint) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        yield proxy
+def proxy(proxy: HttpProxy, monkeypatch: pytest.MonkeyPatch) -> HttpProxy:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    return proxy
 
 
 @pytest.fixture
@@ -155,7 +154,7 @@ def test_on_a_fifo_queue_nothing_overtakes_a_message_whose_payload_fails_in_pass
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_bucket_that_goes_away_in_the_midst_gives_the_messages_back_at_once(
+def test_a_bucket_that_goes_away_during_a_drain_makes_the_messages_visible_at_once(
     following: Pipeline, proxy: HttpProxy, processes: int
 ) -> None:
     # The run looks whether it is there, and so does each drain process: after that it is gone.
@@ -168,7 +167,7 @@ def test_a_bucket_that_goes_away_in_the_midst_gives_the_messages_back_at_once(
     assert depth.waiting >= 1
 
 
-def test_a_store_that_fails_in_the_midst_lands_what_it_can(following: Pipeline, proxy: HttpProxy) -> None:
+def test_a_store_that_fails_during_a_drain_lands_what_it_can(following: Pipeline, proxy: HttpProxy) -> None:
     proxy.add(Rule(reading_any, drop(), nth=1, times=None))
     with pytest.raises(TransientError, match="LOGINETL_PAYLOAD_BUCKET"):
         following.drain(visibility_seconds=600)

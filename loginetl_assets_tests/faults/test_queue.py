@@ -1,4 +1,4 @@
-"""What SQS does to its clients: gives messages again, refuses to delete them, throttles, falls silent, keeps order."""
+"""What SQS does to its clients: delivers messages again, keeps deleted ones, throttles, falls silent, keeps order."""
 
 import json
 import time
@@ -126,7 +126,7 @@ def test_messages_that_sqs_once_failed_to_delete_are_deleted_at_the_second_try(
     assert loaded_users(faulty) == users(30)
 
 
-def test_messages_that_sqs_does_not_delete_are_told_and_come_again_as_duplicates(
+def test_messages_that_sqs_does_not_delete_are_counted_and_come_again_as_duplicates(
     faulty: Pipeline, proxy: HttpProxy, addresses: Addresses
 ) -> None:
     send_users(faulty, 25)
@@ -201,7 +201,7 @@ def test_throttling_that_passes_is_no_failure(faulty: Pipeline, proxy: HttpProxy
     ("call", "status", "code"),
     [("ReceiveMessage", 400, "RequestThrottled"), *(("DeleteMessageBatch", *busy) for busy in BUSY[:2])],
 )
-def test_throttling_that_stays_is_said_and_loses_nothing(
+def test_throttling_that_stays_is_reported_and_loses_nothing(
     faulty: Pipeline, proxy: HttpProxy, call: str, status: int, code: str
 ) -> None:
     send_users(faulty, 12)
@@ -275,7 +275,7 @@ def test_an_outage_of_several_runs_is_made_up_for(faulty: Pipeline, proxy: HttpP
     assert loaded_users(faulty) == sorted(users(15) * 2)
 
 
-def test_a_queue_made_anew_under_its_name_is_drained_like_the_one_before(
+def test_a_queue_created_again_under_its_name_is_drained_like_the_one_before(
     pipeline: Pipeline, addresses: Addresses
 ) -> None:
     client = sqs_client(addresses.sqs_endpoint)
@@ -385,7 +385,7 @@ def test_each_group_of_a_fifo_queue_is_landed_and_loaded_in_its_order_past_what_
 def test_one_run_drains_the_groups_of_a_fifo_queue_to_their_ends(
     pipeline: Pipeline, addresses: Addresses, tmp_path: Path
 ) -> None:
-    """The emulator gives no more of a group before what it gave is deleted, as AWS does."""
+    """The emulator delivers no more of a group before what it delivered is deleted, as AWS does."""
     bodies = [(group, login(user_id=f"{group}-{number:03}")) for number in range(30) for group in ("a", "b")]
     with fifo(pipeline, addresses.sqs_endpoint, tmp_path / "fifo") as ordered:
         send_in_groups(ordered, addresses.sqs_endpoint, bodies)
