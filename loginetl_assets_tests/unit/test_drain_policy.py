@@ -18,7 +18,6 @@ from loginetl_assets.steps.drain.policy import (
     Situation,
     StoppedReason,
     decide,
-    is_due,
 )
 
 LIMITS = DrainLimits(max_messages=1_000, max_seconds=60)
@@ -125,7 +124,6 @@ def test_a_batch_waits_for_no_more_once_a_receive_was_empty() -> None:
 
 def test_a_batch_without_messages_is_never_landed() -> None:
     assert not decide(Situation(received=1_000, batch=Gathered(seconds=99)), LIMITS).land
-    assert not is_due(Gathered(seconds=99), LIMITS)
 
 
 @given(situations, all_limits)

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from loginetl_assets.aws.payloads import Payloads, PayloadUnavailableError
 from loginetl_assets.aws.sqs import MAX_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.steps.batch_objects import LandedBatch
-from loginetl_assets.steps.drain.policy import DrainLimits, Gathered, Receive, Situation, StoppedReason, decide, is_due
+from loginetl_assets.steps.drain.policy import DrainLimits, Gathered, Receive, Situation, StoppedReason, decide
 from loginetl_assets.steps.totals import StepTotals
 
 # A message whose payload goes on failing is landed as the pointer it is, to be rejected and replayed: before a redrive
@@ -65,14 +65,12 @@ class _OpenBatch:
         return Gathered(len(self.received), self._size, now - self._opened_at)
 
 
-@dataclass(frozen=True)
-class _Received:
+class _Received(NamedTuple):
     messages: list[ReceivedMessage]
     postponed: int
 
 
-@dataclass(frozen=True)
-class _Landed:
+class _Landed(NamedTuple):
     size: int
     receipt_handles: list[str]
 
@@ -127,16 +125,17 @@ class Drain:
             for receive in decision.receives:
                 self._receives[self._pool.submit(self._receive, receive)] = receive
             if decision.land:
-                self._land_batch()
+                received, self._batch = self._batch.received, _OpenBatch()
+                self._landings.add(self._pool.submit(self._land_batch, received))
             running: list[Future[Any]] = [*self._receives, *self._landings, *self._deletes]
             if not running:
                 break
             done, _ = wait(running, timeout=_SECONDS_BETWEEN_DECISIONS, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    self._take(future)
-                except (OperatorError, TransientError) as error:
-                    self._failure = self._failure or error
+            try:
+                if done:  # one result a decision; the others are there at the next wait
+                    self._take(done.pop())
+            except (OperatorError, TransientError) as error:
+                self._failure = self._failure or error
         if self._failure:
             raise self._failure
         return self._totals + DrainTotals(stopped_reason=decision.stopped or StoppedReason.QUEUE_EMPTY)
@@ -159,7 +158,10 @@ class Drain:
         """Takes the result of what has ended, and starts what follows from it."""
         if future in self._receives:
             del self._receives[future]
-            self._take_received(future.result())
+            received: _Received = future.result()
+            self._totals += DrainTotals(messages=len(received.messages), postponed=received.postponed)
+            self._empty_in_a_row = 0 if received.messages or received.postponed else self._empty_in_a_row + 1
+            self._batch.add(received.messages, self._clock())
         elif future in self._landings:
             self._landings.remove(future)
             landed: _Landed = future.result()
@@ -171,18 +173,6 @@ class Drain:
             self._totals += DrainTotals(undeleted=future.result())
             if self._queue.is_fifo and not (self._landings or self._deletes):
                 self._empty_in_a_row = 0  # what they held up is delivered now
-
-    def _take_received(self, received: _Received) -> None:
-        self._totals += DrainTotals(messages=len(received.messages), postponed=received.postponed)
-        self._empty_in_a_row = 0 if received.messages or received.postponed else self._empty_in_a_row + 1
-        now = self._clock()
-        self._batch.add(received.messages, now)
-        if is_due(self._batch.gathered(now), self._limits):
-            self._land_batch()
-
-    def _land_batch(self) -> None:
-        received, self._batch = self._batch.received, _OpenBatch()
-        self._landings.add(self._pool.submit(self._landed, received))
 
     def _receive(self, receive: Receive) -> _Received:
         received = self._queue.receive(
@@ -213,7 +203,7 @@ class Drain:
         except PayloadUnavailableError:
             return received if received.receives >= RECEIVES_FOR_A_PAYLOAD else None
 
-    def _landed(self, received: list[ReceivedMessage]) -> _Landed:
+    def _land_batch(self, received: list[ReceivedMessage]) -> _Landed:
         """Lands a batch; after this its messages may leave the queue."""
         landed = self._land([one.message for one in received])
         handles = [one.receipt_handle for one in received]

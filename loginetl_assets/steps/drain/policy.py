@@ -86,11 +86,11 @@ def decide(situation: Situation, limits: DrainLimits) -> Decision:
     receives = [] if stopped or situation.failed else _next_receives(situation, limits)
     # An empty queue has nothing to wait for; on a FIFO queue waiting would hold up the whole group.
     waits = (situation.receives or receives) and not situation.empty_in_a_row
-    land = situation.batch.messages > 0 and (not waits or is_due(situation.batch, limits))
+    land = situation.batch.messages > 0 and (not waits or _is_due(situation.batch, limits))
     return Decision(receives, land, stopped)
 
 
-def is_due(batch: Gathered, limits: DrainLimits) -> bool:
+def _is_due(batch: Gathered, limits: DrainLimits) -> bool:
     """Returns whether a batch is landed whatever else may come for it."""
     return batch.messages > 0 and (
         batch.messages >= limits.batch_messages
