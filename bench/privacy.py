@@ -25,9 +25,10 @@ from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_p
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.steps.batch_objects import land

@@ -16,7 +16,7 @@ from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 
 if TYPE_CHECKING:
-    from loginetl_assets.privacy.erase import ErasureCounts
+    from loginetl_assets.privacy.erase import ErasureTotals
 
 app = typer.Typer()
 
@@ -123,7 +123,8 @@ def erase(
 
     Exit code 1 where nothing of that person is found, 3 where not every batch could be searched.
     """
-    from loginetl_assets.privacy.erase import Erasure, subject_of
+    from loginetl_assets.privacy.erase import Erasure
+    from loginetl_assets.privacy.subjects import subject_of
 
     services = configured_services()
     subject = subject_of(user_id, list(tokens or []), services.keyring)
@@ -155,7 +156,7 @@ def erase(
     _require_found(counts)
 
 
-def _require_found(counts: "ErasureCounts") -> None:
+def _require_found(counts: "ErasureTotals") -> None:
     """Makes sure that every place was searched, and that something was there.
 
     Raises:
@@ -183,7 +184,7 @@ def _require_found(counts: "ErasureCounts") -> None:
 @app.command()
 def roles() -> None:
     """Create the Postgres roles loginetl_loader, loginetl_analyst and loginetl_privacy with their grants."""
-    from loginetl_assets.privacy.roles import grant_roles
+    from loginetl_assets.storage.roles import grant_roles
 
     grant_roles(configured_services().database(application_name="loginetl roles"))
     err.print("roles are in place: GRANT loginetl_loader (or _analyst, _privacy) TO your logins")

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import polars as pl
 
+from loginetl_assets.logins.contract import TOKEN_COLUMNS
+
 TOKEN_PATTERN = r"^[0-9]{1,10}\.[A-Za-z0-9_-]{43}$"  # noqa: S105 - a shape, not a secret
 
 _BYTES = 32
@@ -48,3 +50,8 @@ class Tokenizer:
 def is_token(column: pl.Expr) -> pl.Expr:
     """Returns whether a value has the shape of a token (which no IP address or short id has)."""
     return column.str.contains(TOKEN_PATTERN)
+
+
+def tokens_in(masked: pl.DataFrame) -> set[str]:
+    """Returns the tokens of masked rows."""
+    return {token for column in TOKEN_COLUMNS.values() for token in masked[column].drop_nulls()}

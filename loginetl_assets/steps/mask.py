@@ -23,6 +23,7 @@ from loginetl_assets.storage import batches, installation, message_ids, rejectio
 from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.rejections import encrypted_rejection
+from loginetl_assets.storage.token_map import map_tokens
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class _Masker:
         known = vault.known_tokens(connection, masked.vault["token"].to_list())
         new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
         # While keys rotate, every value is entered under both before its row is loaded: see the view loginetl.logins.
-        vault.map_tokens(
+        map_tokens(
             connection,
             (
                 (old.token(field, value), token)

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.tokens import tokens_in
 from loginetl_assets.steps.batch_objects import pending_logins
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_rows import tokens_without_rows, unneeded_tokens
 from loginetl_assets.storage.login_table import require_every_row
+from loginetl_assets.storage.token_map import token_pairs
 
 VALUES_PER_PAGE = 10_000
 
@@ -45,7 +48,7 @@ def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[s
     while after is not None:
         with database.transaction() as connection:
             require_every_row(connection)
-            after, unused = vault.without_rows(connection, after=after, limit=VALUES_PER_PAGE)
+            after, unused = tokens_without_rows(connection, after=after, limit=VALUES_PER_PAGE)
         found |= unused.difference(keep)
         if found and (after is None or len(found) >= VALUES_PER_PAGE):
             with database.transaction() as connection:
@@ -59,7 +62,7 @@ def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[s
 def _remove(connection: Connection, landing: Landing, found: set[str]) -> tuple[int, int]:
     """Returns how many entries were removed, and how many masked files cannot be read: with any, none is removed."""
     vault.lock_exclusive(connection)  # masking enters no value that the vault has, so it must not rely on one that goes
-    pairs = vault.token_pairs(connection, found)
+    pairs = token_pairs(connection, found)
     tokens = found.union(*pairs)
     # The files before the rows: a batch that is loaded meanwhile is met in one of the two.
     unreadable = 0
@@ -67,7 +70,7 @@ def _remove(connection: Connection, landing: Landing, found: set[str]) -> tuple[
         if logins is None:
             unreadable += 1
         else:
-            tokens -= {*logins["masked_ip"], *logins["masked_device_id"]}
+            tokens -= tokens_in(logins)
     if unreadable:
         return 0, unreadable
-    return vault.remove(connection, vault.unneeded(connection, tokens, pairs)), 0
+    return vault.remove(connection, unneeded_tokens(connection, tokens, pairs)), 0

@@ -1,19 +1,18 @@
 """The access log: who asked for what, when and why. A row is committed before anything is shown or removed.
 
 Who (the database login), from where and when is set by the database. It is this software that writes before it shows:
-whoever holds the officer's key and may read the vault can open values without it, and without a row.
+whoever holds the officer's key and may read the vault can decrypt values without it, and without a row.
 """
 
 import getpass
-import json
 import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from sqlalchemy import text
-
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.statements import named
+from loginetl_assets.storage.tables import pii_access_log
 
 
 class Action(StrEnum):
@@ -23,8 +22,8 @@ class Action(StrEnum):
     TOKEN = "token"  # noqa: S105 - a name
     ERASE = "erase"
     ERASED = "erased"
-    RETOKEN = "retokenize"
-    REWRAP = "reencrypt"
+    RETOKENIZE = "retokenize"
+    REENCRYPT = "reencrypt"
 
 
 def record(
@@ -40,7 +39,7 @@ def record(
     Args:
         database: as a role that may add to `loginetl.pii_access_log`.
         action: what is about to happen (or, for `ERASED`, what has).
-        reason: why, in the words of the one who asks; not empty.
+        reason: why, in the words of the person who asks; not empty.
         tokens: which values it is about, as tokens.
         counts: how many of what.
 
@@ -50,20 +49,15 @@ def record(
     """
     if not reason.strip():
         raise SettingsError("give --reason: it is logged beside your name")
+    row = pii_access_log.insert().values(
+        claimed_user=_system_user(),
+        action=action.value,
+        reason=reason.strip(),
+        tokens=list(tokens),
+        counts=dict(counts or {}),
+    )
     with database.transaction() as connection:
-        connection.execute(
-            text(
-                "INSERT INTO loginetl.pii_access_log (claimed_user, action, reason, tokens, counts)"
-                " VALUES (:claimed_user, :action, :reason, :tokens, CAST(:counts AS jsonb))"
-            ),
-            {
-                "claimed_user": _system_user(),
-                "action": action.value,
-                "reason": reason.strip(),
-                "tokens": list(tokens),
-                "counts": json.dumps(dict(counts or {})),
-            },
-        )
+        connection.execute(named("record_access", row.inline()))
 
 
 def _system_user() -> str:

@@ -1,269 +1,215 @@
-"""The vault: token -> sealed value, the tokens a value had before, which were erased; in the caller's transaction."""
+"""The vault: token to encrypted value, the data keys these are encrypted with, and which tokens were erased.
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
+Works in the caller's transaction.
+"""
 
-from sqlalchemy import Connection, text
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from loginetl_assets.storage.adoption import login_table
+from sqlalchemy import Connection, Select, Text, delete, exists, func, literal, not_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+
 from loginetl_assets.storage.database import copy_rows
-from loginetl_assets.storage.statements import named
+from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.tables import erased_tokens, pii_vault, token_map, vault_data_keys
+from loginetl_assets.storage.token_map import forget_pairs
 
 # Held shared by whoever puts an object into the landing, until a batch names it, and by whoever masks; exclusively by
 # an erasure or a sweep while it decides which values nobody else needs, and what in the landing nobody is to name. It
 # is taken after the lock on a batch, never before it.
-_LOCK = {"lock": 0x6C6F67696E76}
+_LOCK = 0x6C6F67696E76
+
+_STAGE_VALUES = "CREATE TEMP TABLE new_vault (token text, field text, encrypted_value bytea) ON COMMIT DROP"
+_ADD_VALUES = (
+    "INSERT INTO loginetl.pii_vault (token, field, encrypted_value, data_key_id)"
+    " SELECT token, field, encrypted_value, :data_key_id FROM pg_temp.new_vault ORDER BY token ON CONFLICT DO NOTHING"
+)
+_UNMARK_ADDED_TOKENS = "DELETE FROM loginetl.erased_tokens WHERE token IN (SELECT token FROM pg_temp.new_vault)"
+_MARK_TOKENS = (
+    "INSERT INTO loginetl.erased_tokens (token)"
+    " SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens) ORDER BY token ON CONFLICT DO NOTHING"
+)
+_ERASE_VALUES = (
+    "WITH gone AS (DELETE FROM loginetl.pii_vault WHERE token = ANY(:tokens) RETURNING token)"
+    " INSERT INTO loginetl.erased_tokens (token) SELECT token FROM gone UNION"
+    " SELECT old_token FROM loginetl.token_map JOIN gone ON new_token = token ON CONFLICT DO NOTHING"
+)
+
+
+@dataclass(frozen=True)
+class DataKey:
+    """A data key, encrypted for one of the privacy officer's keys."""
+
+    data_key_id: int
+    wrapped_key: bytes
+    officer_key_id: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A token and its encrypted value."""
+
+    token: str
+    field: str
+    encrypted_value: bytes
+    data_key: DataKey
+
+
+_DATA_KEY = (vault_data_keys.c.data_key_id, vault_data_keys.c.wrapped_key, vault_data_keys.c.officer_key_id)
 
 
 def lock_shared(connection: Connection) -> None:
-    """Keeps erasures from deciding about vault and landing until the transaction ends; others may share it."""
-    connection.execute(text("SELECT pg_advisory_xact_lock_shared(:lock)"), _LOCK)
+    """Keeps erasures from deciding about vault and landing until the transaction ends; others may share the lock."""
+    connection.execute(named("lock_vault_shared", select(func.pg_advisory_xact_lock_shared(_LOCK))))
 
 
 def lock_exclusive(connection: Connection) -> None:
     """Waits until nobody lands or masks, and keeps it so until the transaction ends."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), _LOCK)
+    connection.execute(named("lock_vault_exclusive", select(func.pg_advisory_xact_lock(_LOCK))))
 
 
-def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
-    """Records, for tokens under old keys, the token of the same value under the new one."""
-    pairs = sorted(set(pairs))
-    if not pairs:
-        return
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.token_map (old_token, new_token)"
-            " SELECT * FROM unnest(CAST(:old AS text[]), CAST(:new AS text[]))"
-            " ON CONFLICT (old_token) DO UPDATE SET new_token = excluded.new_token"
-            " WHERE token_map.new_token <> excluded.new_token"
-        ),
-        {"old": [old for old, _ in pairs], "new": [new for _, new in pairs]},
-    )
-    # Where an earlier keyset was put back, its tokens are current again and lead nowhere.
-    connection.execute(
-        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:new)"), {"new": [new for _, new in pairs]}
-    )
-
-
-def shorten_token_map(connection: Connection) -> None:
-    """Where a token points at one that points on, lets it point there itself."""
-    connection.execute(
-        text(
-            "UPDATE loginetl.token_map m SET new_token = n.new_token FROM loginetl.token_map n"
-            " WHERE n.old_token = m.new_token AND n.new_token <> m.old_token"
-        )
-    )
-
-
-def known_tokens(connection: Connection, tokens: Sequence[str]) -> set[str]:
-    """Which tokens the vault has already."""
-    return set(
-        connection.execute(
-            named("known_tokens", "SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens)"),
-            {"tokens": list(tokens)},
-        ).scalars()
-    )
+def known_tokens(connection: Connection, tokens: Collection[str]) -> set[str]:
+    """Returns which of the tokens have a value."""
+    known = select(pii_vault.c.token).where(among(pii_vault.c.token, tokens))
+    return set(connection.scalars(named("known_tokens", known)))
 
 
 def add(
     connection: Connection, wrapped_key: bytes, officer_key_id: int, entries: Iterable[tuple[str, str, bytes]]
 ) -> int:
-    """Adds entries (token, field, sealed value) under a data key; one that is there already stays as it is.
+    """Adds entries (token, field, encrypted value) under a data key; one that is there already stays as it is.
 
-    Gives back how many were new.
+    Returns how many were new.
     """
-    data_key_id: int = connection.execute(
-        text(
-            "INSERT INTO loginetl.vault_data_keys (wrapped_key, officer_key_id) VALUES (:wrapped, :officer)"
-            " RETURNING data_key_id"
-        ),
-        {"wrapped": wrapped_key, "officer": officer_key_id},
-    ).scalar_one()
-    connection.execute(
-        text("CREATE TEMP TABLE new_vault (token text, field text, encrypted_value bytea) ON COMMIT DROP")
-    )
+    data_key = vault_data_keys.insert().values(wrapped_key=wrapped_key, officer_key_id=officer_key_id)
+    data_key_id = connection.scalars(named("add_data_key", data_key.returning(vault_data_keys.c.data_key_id))).one()
+    connection.execute(named("stage_values", _STAGE_VALUES))
     copy_rows(connection, "pg_temp.new_vault", ("token", "field", "encrypted_value"), entries)
-    added: int = connection.execute(
-        named(
-            "add_values",
-            "INSERT INTO loginetl.pii_vault (token, field, encrypted_value, data_key_id)"
-            " SELECT token, field, encrypted_value, :data_key_id FROM pg_temp.new_vault ORDER BY token"
-            " ON CONFLICT DO NOTHING",
-        ),
-        {"data_key_id": data_key_id},
-    ).rowcount
-    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token IN (SELECT token FROM pg_temp.new_vault)"))
-    connection.execute(text("DROP TABLE pg_temp.new_vault"))
+    added: int = connection.execute(named("add_values", _ADD_VALUES), {"data_key_id": data_key_id}).rowcount
+    connection.execute(named("unmark_added_tokens", _UNMARK_ADDED_TOKENS))
+    connection.execute(named("drop_staged_values", "DROP TABLE pg_temp.new_vault"))
     return added
 
 
-def tokens_of_nobody_else(
-    connection: Connection, tokens: Sequence[str], condition: str, values: dict[str, object]
-) -> list[str]:
-    """Which tokens stand in no row of the table of logins but those the condition holds for; by index."""
-    table = login_table(connection)
-    return list(
-        connection.execute(
-            text(
-                "SELECT token FROM unnest(CAST(:candidates AS text[])) token"
-                # Not NOT: a row of an older table whose user_id is null is somebody else's too.
-                f" WHERE NOT EXISTS (SELECT FROM {table} WHERE masked_ip = token AND ({condition}) IS NOT TRUE)"
-                " AND NOT EXISTS"
-                f" (SELECT FROM {table} WHERE masked_device_id = token AND ({condition}) IS NOT TRUE)"
-            ),
-            {"candidates": list(tokens), **values},
-        ).scalars()
-    )
+def entries_of(connection: Connection, tokens: Collection[str]) -> list[Entry]:
+    """Returns the entries of those of the tokens that have one."""
+    return _entries(connection, "entries_of", select(pii_vault).where(among(pii_vault.c.token, tokens)))
 
 
-def unneeded(
-    connection: Connection,
-    tokens: Collection[str],
-    pairs: Sequence[tuple[str, str]],
-    condition: str = "false",
-    values: Mapping[str, object] = MappingProxyType({}),
-) -> set[str]:
-    """Which tokens neither stand in a row that the condition does not hold for, nor are another name of one that does.
+def unmoved_entries(connection: Connection, prefix: str, *, after: str, limit: int) -> list[Entry]:
+    """Returns entries that were not moved to the new masking key, in the order of their tokens.
 
     Args:
-        connection: in a transaction that sees every row.
-        tokens: those that nothing else needs.
-        pairs: as `token_pairs` gives them; a token that is part of one and not among the tokens is needed.
-        condition: on a row of the table; by default no row is passed over.
-        values: bound in it.
-    """
-    alone = set(tokens_of_nobody_else(connection, sorted(tokens), condition, dict(values)))
-    for pair in (*pairs, *pairs):  # twice, since a new token may have several old ones
-        if not alone.issuperset(pair):
-            alone.difference_update(pair)
-    return alone
-
-
-def without_rows(connection: Connection, *, after: str, limit: int) -> tuple[str | None, set[str]]:
-    """Looks for the next tokens of the vault in the table; which are in no row, and the last of them all.
-
-    Args:
-        connection: in a transaction that sees every row.
+        connection: in a transaction.
+        prefix: what the tokens of the new key start with.
         after: only tokens that sort after this one.
         limit: as many at most.
-
-    Returns:
-        the last token that was looked for, None where there were no more; and those that no row has.
     """
-    table = login_table(connection)
-    row = connection.execute(
-        text(
-            "SELECT max(token) AS last, coalesce(array_agg(token) FILTER (WHERE NOT is_there), '{}') AS unused FROM ("
-            "  SELECT token, CASE field"
-            f"   WHEN 'ip' THEN EXISTS (SELECT FROM {table} WHERE masked_ip = token)"
-            f"   ELSE EXISTS (SELECT FROM {table} WHERE masked_device_id = token) END AS is_there"
-            "  FROM (SELECT token, field FROM loginetl.pii_vault WHERE token > :after ORDER BY token LIMIT :limit)"
-            "    page) looked_for"
-        ),
-        {"after": after, "limit": limit},
-    ).one()
-    return row.last, set(row.unused)
+    unmoved = select(pii_vault).where(*_unmoved(prefix), pii_vault.c.token > after)
+    return _entries(connection, "unmoved_entries", unmoved.order_by(pii_vault.c.token).limit(limit))
+
+
+def _entries(connection: Connection, name: str, values: Select[Any]) -> list[Entry]:
+    page = values.subquery()
+    entries = (
+        select(page.c.token, page.c.field, page.c.encrypted_value, *_DATA_KEY)
+        .join(vault_data_keys, vault_data_keys.c.data_key_id == page.c.data_key_id)
+        .order_by(page.c.token)
+    )
+    return [
+        Entry(row.token, row.field, row.encrypted_value, DataKey(row.data_key_id, row.wrapped_key, row.officer_key_id))
+        for row in connection.execute(named(name, entries))
+    ]
+
+
+def count_unmoved(connection: Connection, prefix: str) -> int:
+    """Returns how many entries were not moved to the new masking key."""
+    count = select(func.count()).select_from(pii_vault).where(*_unmoved(prefix))
+    return connection.scalars(named("count_unmoved_entries", count)).one()
+
+
+def _unmoved(prefix: str) -> Sequence[Any]:
+    moved = exists().where(token_map.c.old_token == pii_vault.c.token, func.starts_with(token_map.c.new_token, prefix))
+    return not_(func.starts_with(pii_vault.c.token, prefix)), not_(moved)
 
 
 def remove(connection: Connection, tokens: Collection[str]) -> int:
-    """Removes values that no row has, and data keys that hold none any more; gives back how many values.
+    """Removes values that no row has, and data keys without a value; returns how many values were removed.
 
-    Only while the vault is claimed.
+    Requires the exclusive lock. It is a function of the database that looks for the rows itself, so that the loader
+    role may remove what nobody needs and nothing else.
     """
-    removed: int = connection.execute(
-        text("SELECT loginetl.remove_values_without_rows(CAST(:tokens AS text[]))"), {"tokens": list(tokens)}
-    ).scalar_one()
+    unneeded = func.loginetl.remove_values_without_rows(literal(list(tokens), ARRAY(Text)))
+    removed: int = connection.scalars(named("remove_unneeded_values", select(unneeded))).one()
     forget_pairs(connection, tokens)
     return removed
 
 
-def forget_pairs(connection: Connection, tokens: Collection[str]) -> None:
-    """Forgets which tokens became which in a rotation, where one of them is among these."""
-    connection.execute(
-        text("DELETE FROM loginetl.token_map WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"),
-        {"tokens": list(tokens)},
-    )
-
-
-def count(connection: Connection, tokens: Sequence[str]) -> int:
-    """How many of the tokens the vault has."""
-    return len(known_tokens(connection, tokens))
-
-
-def mark_tokens(connection: Connection, tokens: Iterable[str]) -> None:
+def mark_tokens(connection: Connection, tokens: Collection[str]) -> None:
     """Lists tokens as erased ahead of their values, in the transaction that removes what else names them.
 
     So an erasure that is killed before it comes to the vault leaves them to be found.
     """
-    connection.execute(
-        text(
-            "INSERT INTO loginetl.erased_tokens (token)"
-            " SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens) ORDER BY token ON CONFLICT DO NOTHING"
-        ),
-        {"tokens": list(tokens)},
-    )
+    connection.execute(named("mark_tokens", _MARK_TOKENS), {"tokens": list(tokens)})
 
 
 def marked_tokens(connection: Connection) -> set[str]:
-    """Tokens that are listed as erased and whose value is still there."""
-    return set(
-        connection.execute(
-            text("SELECT token FROM loginetl.erased_tokens JOIN loginetl.pii_vault USING (token)")
-        ).scalars()
-    )
+    """Returns the tokens that are listed as erased and whose value is still there."""
+    marked = select(pii_vault.c.token).join(erased_tokens, erased_tokens.c.token == pii_vault.c.token)
+    return set(connection.scalars(named("marked_tokens", marked)))
 
 
-def unmark_tokens(connection: Connection, tokens: Iterable[str]) -> None:
-    """Takes tokens whose value stays off the list."""
-    connection.execute(text("DELETE FROM loginetl.erased_tokens WHERE token = ANY(:tokens)"), {"tokens": list(tokens)})
+def unmark_tokens(connection: Connection, tokens: Collection[str]) -> None:
+    """Removes tokens whose value stays from the list of erased ones."""
+    connection.execute(named("unmark_tokens", delete(erased_tokens).where(among(erased_tokens.c.token, tokens))))
 
 
-def erase(connection: Connection, tokens: Sequence[str]) -> None:
-    """Removes values, data keys that hold none any more, and remembers which tokens were erased, old names included."""
-    connection.execute(
-        text(
-            "WITH gone AS (DELETE FROM loginetl.pii_vault WHERE token = ANY(:tokens) RETURNING token)"
-            " INSERT INTO loginetl.erased_tokens (token) SELECT token FROM gone UNION"
-            " SELECT old_token FROM loginetl.token_map JOIN gone ON new_token = token ON CONFLICT DO NOTHING"
-        ),
-        {"tokens": list(tokens)},
-    )
+def erased_among(connection: Connection, tokens: Collection[str]) -> set[str]:
+    """Returns which of the tokens are listed as erased."""
+    erased = select(erased_tokens.c.token).where(among(erased_tokens.c.token, tokens))
+    return set(connection.scalars(named("erased_among", erased)))
+
+
+def erase(connection: Connection, tokens: Collection[str]) -> None:
+    """Removes values and data keys without a value, and lists the tokens as erased, those of before a rotation too."""
+    connection.execute(named("erase_values", _ERASE_VALUES), {"tokens": list(tokens)})
     forget_pairs(connection, tokens)
     drop_empty_data_keys(connection)
 
 
 def drop_empty_data_keys(connection: Connection) -> None:
-    """Removes data keys that hold no value any more; only while the vault is claimed."""
-    connection.execute(
-        text(
-            "DELETE FROM loginetl.vault_data_keys k WHERE NOT EXISTS"
-            " (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id)"
-        )
+    """Removes data keys that have no value any more. Requires the exclusive lock."""
+    in_use = exists().where(pii_vault.c.data_key_id == vault_data_keys.c.data_key_id)
+    connection.execute(named("drop_empty_data_keys", delete(vault_data_keys).where(not_(in_use))))
+
+
+def officer_key_ids(connection: Connection) -> set[int]:
+    """Returns the ids of the officer's keys that data keys are encrypted for."""
+    ids = select(vault_data_keys.c.officer_key_id).distinct()
+    return set(connection.scalars(named("officer_key_ids", ids)))
+
+
+def count_data_keys_of_others(connection: Connection, officer_key_id: int) -> int:
+    """Returns how many data keys are encrypted for another of the officer's keys than this one."""
+    count = select(func.count()).select_from(vault_data_keys).where(vault_data_keys.c.officer_key_id != officer_key_id)
+    return connection.scalars(named("count_data_keys_of_others", count)).one()
+
+
+def lock_data_keys_of_others(connection: Connection, officer_key_id: int, *, limit: int) -> list[DataKey]:
+    """Locks data keys that are encrypted for another of the officer's keys, in the order of their ids."""
+    others = (
+        select(*_DATA_KEY)
+        .where(vault_data_keys.c.officer_key_id != officer_key_id)
+        .order_by(vault_data_keys.c.data_key_id)
+        .limit(limit)
+        .with_for_update()
     )
+    return [DataKey(*row) for row in connection.execute(named("lock_data_keys_of_others", others))]
 
 
-def mapped_tokens(connection: Connection, tokens: Sequence[str]) -> dict[str, str]:
-    """The new token of each of the tokens that has one."""
-    rows = connection.execute(
-        text("SELECT old_token, new_token FROM loginetl.token_map WHERE old_token = ANY(:tokens)"),
-        {"tokens": list(set(tokens))},
-    )
-    return {row.old_token: row.new_token for row in rows}
-
-
-def token_pairs(connection: Connection, tokens: Collection[str]) -> list[tuple[str, str]]:
-    """The pairs (old, new) of the token map that lead to or from the tokens: all tokens of the same values."""
-    pairs: list[tuple[str, str]] = []
-    reached = set(tokens)
-    while True:
-        rows = connection.execute(
-            text(
-                "SELECT old_token, new_token FROM loginetl.token_map"
-                " WHERE old_token = ANY(:tokens) OR new_token = ANY(:tokens)"
-            ),
-            {"tokens": list(reached)},
-        ).all()
-        if len(rows) == len(pairs):
-            return pairs
-        pairs = [(row.old_token, row.new_token) for row in rows]
-        reached.update(*pairs)
+def replace_data_key(connection: Connection, data_key_id: int, wrapped_key: bytes, officer_key_id: int) -> None:
+    """Records that a data key is encrypted for another of the officer's keys."""
+    replaced = update(vault_data_keys).where(vault_data_keys.c.data_key_id == data_key_id)
+    values = {"wrapped_key": wrapped_key, "officer_key_id": officer_key_id}
+    connection.execute(named("replace_data_key", replaced.values(values)))

@@ -17,7 +17,8 @@ from loginetl_assets.errors import TransientError
 from loginetl_assets.landing.object_store import MASKED
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.privacy.erase import Erasure, ErasureTotals
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, answer
 from loginetl_assets_tests.support.pipeline import Pipeline, login, s3_client
@@ -55,7 +56,7 @@ def _named(pipeline: Pipeline) -> set[str]:
     return {key for row in rows for key in row if key}
 
 
-def _erase(pipeline: Pipeline) -> ErasureCounts:
+def _erase(pipeline: Pipeline) -> ErasureTotals:
     services = Services(pipeline.settings)
     subject = subject_of(ANNA, [], services.keyring)
     return Erasure(services.database(), services.landing(), services.keyring, subject).run("she asked")

@@ -10,12 +10,12 @@ import pytest
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.privacy.roles import ANALYST, LOADER, grant_roles
-from loginetl_assets.privacy.rotate import RetokenCounts, retokenize
+from loginetl_assets.privacy.rotate import RetokenizeTotals, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import export_csv
 from loginetl_assets.storage.migrations.login_columns import add_login_columns
+from loginetl_assets.storage.roles import ANALYST, LOADER, grant_roles
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 from loginetl_assets_tests.support.server import COLUMNS, Server, erased, indexes, keys_rotated
 
@@ -323,6 +323,6 @@ def test_a_retokenize_whose_rows_a_trigger_keeps_is_not_called_done(server: Serv
     assert server.execute(f"SELECT count(*) FROM public.user_logins WHERE {moved}") == [(2,)]
 
 
-def _retokenized(services: Services) -> RetokenCounts:
+def _retokenized(services: Services) -> RetokenizeTotals:
     officer = Officer(services.settings)
     return retokenize(services.database(), services.landing(), services.keyring, officer, reason="yearly")

@@ -32,7 +32,8 @@ from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.orchestration import our_runs
 from loginetl_assets.orchestration.automation_state import SENSORS
 from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Identity, KeysetRole, Settings
 from loginetl_assets.steps import load

@@ -22,9 +22,10 @@ from loginetl_assets.landing.batch_files import read_masked
 from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.canonical import canonical_text
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.privacy.erase import Erasure, ErasureTotals
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import read_batch
@@ -138,7 +139,7 @@ def test_what_is_the_persons_goes_and_what_is_others_stays(pipeline: Pipeline) -
     pipeline.send([*ANNAS, *BERTS])
     pipeline.run()
     counts = _erasure(pipeline).run("she asked")
-    assert counts == ErasureCounts(
+    assert counts == ErasureTotals(
         rows=2,
         rejected_bodies=2,
         landed_messages=4,
@@ -241,8 +242,8 @@ def test_erasing_again_removes_nothing_and_is_no_error(pipeline: Pipeline) -> No
     _load(pipeline)
     _erasure(pipeline).run("she asked")
     before = pipeline.rows(), pipeline.totals(), _landed(pipeline)
-    assert _erasure(pipeline).run("she asked again") == ErasureCounts()
-    assert _erasure(pipeline, "nobody at all").run("a mistake") == ErasureCounts()
+    assert _erasure(pipeline).run("she asked again") == ErasureTotals()
+    assert _erasure(pipeline, "nobody at all").run("a mistake") == ErasureTotals()
     assert (pipeline.rows(), pipeline.totals(), _landed(pipeline)) == before
 
 
@@ -432,9 +433,9 @@ def test_a_bad_bodys_strings_are_made_canonical_together(pipeline: Pipeline, mon
     monkeypatch.setattr("loginetl_assets.logins.canonical.canonical_text", count)
     subject = subject_of(None, [_token(pipeline, "device_id", ANNA_DEVICE)], pipeline.services.keyring)
     others = [f"{name}-{number}" for name in ("a", "b") for number in range(500)]
-    assert not subject.is_meant(json.dumps(others).encode())
+    assert not subject.matches(json.dumps(others).encode())
     assert len(frames) == 1
-    assert subject.is_meant(json.dumps([*others, f" {ANNA_DEVICE}\t"]).encode())
+    assert subject.matches(json.dumps([*others, f" {ANNA_DEVICE}\t"]).encode())
     assert len(frames) == 2
 
 
@@ -449,7 +450,7 @@ def test_large_rejected_bodies_are_read_a_few_at_a_time(pipeline: Pipeline, monk
 
     rejections_page = rejections.page
     monkeypatch.setattr(rejections, "page", page)
-    monkeypatch.setattr("loginetl_assets.privacy.erase._PAGE_BYTES", most)
+    monkeypatch.setattr("loginetl_assets.privacy.erase.MAX_PAGE_BYTES", most)
     sizes = [100, 4_000, 4_000, 4_000, 3 * most, 100, 3 * most, 4_000]
     pipeline.land(_messages([f'{{"user_id": "{ANNA}", "x": "{"x" * size}"' for size in sizes]))
     _mask(pipeline)
@@ -599,8 +600,8 @@ def test_only_what_must_be_touched_is(pipeline: Pipeline) -> None:
     ):
         with pipeline.services.database().transaction() as connection:
             plan = connection.execute(
-                text(f"EXPLAIN (FORMAT JSON) DELETE FROM user_logins WHERE {subject.condition}"),  # noqa: S608 - a constant
-                subject.values,
+                text(f"EXPLAIN (FORMAT JSON) DELETE FROM user_logins WHERE {subject.rows.condition}"),  # noqa: S608 - a constant
+                subject.rows.values,
             ).scalar_one()
         nodes = list(_nodes(plan[0]["Plan"]))
         assert {node["Index Name"] for node in nodes if "Index Name" in node} == indexes

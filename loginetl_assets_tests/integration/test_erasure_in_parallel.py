@@ -10,8 +10,9 @@ from sqlalchemy import text
 
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.privacy.erase import Erasure, ErasureTotals
 from loginetl_assets.privacy.recover import Outcome, recover
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.steps.batch_objects import land, read_batch
 from loginetl_assets.storage import batches, vault
@@ -27,7 +28,7 @@ def _messages(*user_ids: str) -> list[QueuedMessage]:
     ]
 
 
-def _erase(pipeline: Pipeline, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureCounts:
+def _erase(pipeline: Pipeline, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureTotals:
     services = Services(pipeline.settings)
     erasure = Erasure(services.database(), services.landing(), services.keyring, subject_of(ANNA, [], services.keyring))
     return erasure.run("she asked", progress)

@@ -8,7 +8,8 @@ from sqlalchemy import text
 from loginetl_assets.landing.batch_files import read_masked, write_masked, write_messages
 from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.privacy.erase import Erasure, ErasureTotals
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.storage import batches
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
@@ -21,7 +22,7 @@ def _messages() -> list[QueuedMessage]:
     return [QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in BODIES]
 
 
-def _erase(pipeline: Pipeline) -> ErasureCounts:
+def _erase(pipeline: Pipeline) -> ErasureTotals:
     services = Services(pipeline.settings)
     subject = subject_of(ANNA, [], services.keyring)
     return Erasure(services.database(), services.landing(), services.keyring, subject).run("she asked")

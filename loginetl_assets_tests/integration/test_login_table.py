@@ -19,12 +19,12 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
-from loginetl_assets.privacy.roles import ANALYST, LOADER, PRIVACY, grant_roles
 from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import export_csv
+from loginetl_assets.storage.roles import ANALYST, LOADER, PRIVACY, grant_roles
 from loginetl_assets.table_name import TableName
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 from loginetl_assets_tests.support.server import COLUMNS, Server, erased, indexes, keys_rotated

@@ -10,7 +10,8 @@ from sqlalchemy import text
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.steps.health import read_health
 from loginetl_assets.storage import batches
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login

@@ -16,9 +16,10 @@ from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLAT
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.encryption import VaultEncryptor
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, Recovered, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import vault
@@ -216,7 +217,7 @@ def test_the_token_of_a_value_is_the_one_in_the_table_for_any_spelling(pipeline:
 
 @pytest.mark.parametrize(("field", "value"), [("ip", "300.1.1.1"), ("ip", ""), ("device_id", "   ")])
 def test_a_value_that_its_field_cannot_have_has_no_token(pipeline: Pipeline, field: str, value: str) -> None:
-    with pytest.raises(SettingsError, match=f"^that is no {field}$"):
+    with pytest.raises(SettingsError, match=f"^the value is not a valid {field}$"):
         tokens_of_value(pipeline.services.database(), pipeline.services.keyring, field, value, reason=WHY)
     assert _log(pipeline) == []
 

@@ -12,10 +12,11 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import Addresses
-from loginetl_assets.privacy.erase import Erasure, subject_of
-from loginetl_assets.privacy.roles import grant_roles
+from loginetl_assets.privacy.erase import Erasure
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase, attempt, copy_rows
+from loginetl_assets.storage.roles import grant_roles
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
 REFUSED = "refused_by_table"

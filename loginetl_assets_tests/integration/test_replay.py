@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from loginetl_assets.errors import SettingsError
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import UnknownFields
 from loginetl_assets.steps.replay import ReplayTotals, replay_rejected, selection
 from loginetl_assets.storage import rejections

@@ -20,14 +20,15 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import write_messages
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user, tokens_of_value
-from loginetl_assets.privacy.roles import ANALYST, LOADER, PRIVACY, grant_roles
 from loginetl_assets.privacy.rotate import reencrypt_data_keys, retokenize
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.storage import audit
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.roles import ANALYST, LOADER, PRIVACY, grant_roles
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login
 
 DENIED = "lacks a right"

@@ -23,7 +23,7 @@ from loginetl_assets.landing.batch_files import read_masked
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.privacy import rotate
 from loginetl_assets.privacy.recover import Outcome, recover
-from loginetl_assets.privacy.rotate import RetokenCounts, reencrypt_data_keys, retokenize
+from loginetl_assets.privacy.rotate import RetokenizeTotals, reencrypt_data_keys, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.storage import batches, installation, vault
@@ -56,7 +56,7 @@ def _rotated(pipeline: Pipeline, role: str = "masking") -> Pipeline:
 
 def _retokenize(
     pipeline: Pipeline, progress: Callable[[str, int, int], None] = lambda step, done, total: None
-) -> RetokenCounts:
+) -> RetokenizeTotals:
     services = pipeline.services
     officer = Officer(pipeline.settings)
     return retokenize(services.database(), services.landing(), services.keyring, officer, reason=WHY, progress=progress)
@@ -158,7 +158,7 @@ def test_retokenize_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pi
     assert [
         row.reason for row in rotated.query("SELECT * FROM loginetl.pii_access_log WHERE action = 'retokenize'")
     ] == [WHY]
-    assert _retokenize(rotated) == RetokenCounts()
+    assert _retokenize(rotated) == RetokenizeTotals()
     (empty,) = rotated.query(
         "SELECT count(*) FROM loginetl.vault_data_keys k WHERE NOT EXISTS"
         " (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id)"
@@ -201,8 +201,8 @@ def test_without_a_reason_nothing_is_moved(pipeline: Pipeline) -> None:
 def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retokenize(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotate, "_VALUES_PER_CHUNK", 20)
-    monkeypatch.setattr(rotate, "_PAGES_PER_CHUNK", 2)
+    monkeypatch.setattr(rotate, "VALUES_PER_CHUNK", 20)
+    monkeypatch.setattr(rotate, "PAGES_PER_CHUNK", 2)
     first, second = range(40), range(20, 60)
     _send(pipeline, *first, *first, *first, *first)
     pipeline.run()
@@ -379,7 +379,7 @@ def test_a_retokenize_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline
 def test_a_second_rotation_moves_what_is_under_either_old_key(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
-    monkeypatch.setattr(rotate, "_VALUES_PER_CHUNK", 3)
+    monkeypatch.setattr(rotate, "VALUES_PER_CHUNK", 3)
     _send(pipeline, *range(8))
     pipeline.run()
     oldest = [row[0] for row in pipeline.query("SELECT masked_ip FROM user_logins ORDER BY user_id")]
@@ -532,7 +532,7 @@ def test_a_damaged_vault_value_stops_the_retokenize_with_words_and_leaves_every_
         "UPDATE loginetl.pii_vault SET encrypted_value = encrypted_value || 'x'::bytea WHERE token ="
         " (SELECT masked_ip FROM user_logins WHERE user_id = 'u-1')"
     )
-    with pytest.raises(OperatorError, match="does not open"):
+    with pytest.raises(OperatorError, match="does not decrypt"):
         _retokenize(rotated)
     assert rotated.rows() == rows
 

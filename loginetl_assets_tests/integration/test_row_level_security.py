@@ -10,12 +10,13 @@ from sqlalchemy import make_url
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
-from loginetl_assets.privacy.roles import LOADER, PRIVACY, grant_roles
 from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
+from loginetl_assets.storage.roles import LOADER, PRIVACY, grant_roles
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
 ANNA, BERT, SHARED_IP = "anna-4711", "bert-0815", "203.0.113.1"

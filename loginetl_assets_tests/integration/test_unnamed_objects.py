@@ -22,7 +22,8 @@ from loginetl_assets.landing.object_store import MARKER, Landing
 from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.steps.unregistered_objects import UnnamedObjects, register_unnamed
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login

@@ -11,8 +11,9 @@ from sqlalchemy import text
 
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.privacy.erase import Erasure, subject_of
+from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import Identity
 from loginetl_assets.steps import vault_sweep
 from loginetl_assets.steps.vault_sweep import sweep_vault

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from loginetl_assets.cli.keys import RotatingRole, rotate
-from loginetl_assets.privacy.erase import Erasure, ErasureCounts, subject_of
+from loginetl_assets.privacy.erase import Erasure, ErasureTotals
+from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
@@ -59,7 +60,7 @@ def indexes(server: Server) -> list[Any]:
     )
 
 
-def erased(services: Services, user_id: str) -> ErasureCounts:
+def erased(services: Services, user_id: str) -> ErasureTotals:
     subject = subject_of(user_id, [], services.keyring)
     return Erasure(services.database(), services.landing(), services.keyring, subject).run("test")
 

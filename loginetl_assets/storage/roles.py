@@ -1,22 +1,28 @@
 """The Postgres roles: what each may do, and nothing more.
 
-`loginetl_loader` writes everything the pipeline writes and reads no value of the vault; the sealed bodies it reads, for
-a replay, are those it wrote and has the key for. `loginetl_analyst` reads the table and the views, and what these look
-tokens up in. `loginetl_privacy` recovers, erases and rotates; it can add to the access log (who, from where and when is
-the database's to say) and never change it. All three are group roles without a login: GRANT them to logins of your own.
+`loginetl_loader` writes everything the pipeline writes and reads no value of the vault; the encrypted bodies it reads,
+for a replay, are those it wrote and has the key for. `loginetl_analyst` reads the login table and the views, and what
+these look tokens up in. `loginetl_privacy` recovers, erases and rotates; it can add to the access log (who, from where
+and when are set by the database) and never change it. All three are group roles without a login: GRANT them to logins
+of your own.
 """
-
-from sqlalchemy import text
 
 from loginetl_assets.storage.adoption import login_schema, login_table
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.views import VIEWS
 
 LOADER, ANALYST, PRIVACY = "loginetl_loader", "loginetl_analyst", "loginetl_privacy"
 
+_CREATE = """
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}')
+  THEN CREATE ROLE {role} NOLOGIN; END IF; END $$
+"""
+
 _VIEWS = ", ".join(f"loginetl.{view}" for view in VIEWS)
 
 _GRANTS = f"""
+REVOKE ALL ON FUNCTION loginetl.version_text(integer) FROM PUBLIC;
 GRANT USAGE ON SCHEMA loginetl, {{schema}} TO {LOADER}, {ANALYST}, {PRIVACY};
 GRANT SELECT ON loginetl.alembic_version, loginetl.installation TO {LOADER}, {PRIVACY};
 
@@ -56,14 +62,7 @@ def grant_roles(database: LoginDatabase) -> None:
     """
     with database.transaction() as connection:
         for role in (LOADER, ANALYST, PRIVACY):
-            connection.execute(
-                text(
-                    f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}')"
-                    f" THEN CREATE ROLE {role} NOLOGIN; END IF; END $$"
-                )
-            )
-        connection.execute(text("REVOKE ALL ON FUNCTION loginetl.version_text(integer) FROM PUBLIC"))
+            connection.execute(named("create_role", _CREATE.format(role=role)))
         names = {"table": login_table(connection), "schema": login_schema(connection)}
-        for statement in _GRANTS.split(";\n"):
-            if statement.strip():
-                connection.execute(text(statement.format(**names)))
+        for grant in _GRANTS.strip().split(";\n"):
+            connection.execute(named("grant", grant.format(**names)))

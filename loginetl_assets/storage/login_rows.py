@@ -1,0 +1,197 @@
+"""Rows of the login table by person and by token, and which values of the vault no row needs.
+
+The table may be its users' own, so the statements are text over its recorded name. They read and change what they see:
+the caller's transaction has to see every row (`login_table.require_every_row`).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.contract import TOKEN_COLUMNS
+from loginetl_assets.storage.adoption import login_table
+from loginetl_assets.storage.statements import named
+
+_TOKENS = ", ".join(TOKEN_COLUMNS.values())
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Rows of the login table, by a condition and the values bound in it."""
+
+    condition: str
+    values: Mapping[str, object]
+
+
+def rows_of_user(user_id: str) -> RowFilter:
+    """Returns the filter of a user's rows."""
+    return RowFilter("user_id = :user_id", {"user_id": user_id})
+
+
+def rows_with_tokens(tokens: Collection[str]) -> RowFilter:
+    """Returns the filter of rows that have one of the tokens, in any column."""
+    condition = " OR ".join(f"{column} = ANY(:tokens)" for column in TOKEN_COLUMNS.values())
+    return RowFilter(f"({condition})", {"tokens": sorted(tokens)})
+
+
+NO_ROWS = RowFilter("false", {})
+
+
+def tokens_of_user(connection: Connection, user_id: str) -> list[str]:
+    """Returns the distinct tokens of a user's rows, by index."""
+    table = login_table(connection)
+    tokens = " UNION ".join(
+        f"SELECT {column} FROM {table} WHERE user_id = :user_id AND {column} IS NOT NULL"
+        for column in TOKEN_COLUMNS.values()
+    )
+    return list(connection.scalars(named("tokens_of_user", tokens), {"user_id": user_id}))
+
+
+def count_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]]:
+    """Returns how many rows there are, and their tokens."""
+    rows = f"SELECT {_TOKENS} FROM {login_table(connection)} WHERE {which.condition}"
+    return _found(connection, "count_rows", rows, which)
+
+
+def delete_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]]:
+    """Deletes rows; returns how many, and their tokens.
+
+    Raises:
+        OperatorError: a trigger of the table passes rows over.
+    """
+    table = login_table(connection)
+    rows = f"FROM {table} WHERE {which.condition}"
+    matching, _ = _found(connection, "lock_rows", f"SELECT {_TOKENS} {rows} FOR UPDATE", which)
+    deleted, tokens = _found(connection, "delete_rows", f"DELETE {rows} RETURNING {_TOKENS}", which)
+    if deleted < matching:  # they were locked: nobody else has removed them
+        raise OperatorError(
+            f"{matching - deleted} rows of {table} were not deleted, since a trigger of it passes them over:"
+            " disable it, then erase again; rows and vault are as they were"
+        )
+    return deleted, tokens
+
+
+def _found(connection: Connection, name: str, statement: str, which: RowFilter) -> tuple[int, set[str]]:
+    rows = connection.execute(named(name, statement), which.values).all()
+    return len(rows), {token for row in rows for token in row if token}
+
+
+def retokenize_pages(connection: Connection, prefix: str, first: int, beyond: int) -> int:
+    """Replaces old tokens by new ones in a range of pages, of all partitions at once; returns how many rows changed.
+
+    Args:
+        connection: in a transaction.
+        prefix: what the tokens of the new key start with.
+        first: the first page.
+        beyond: the page after the last.
+    """
+    columns = TOKEN_COLUMNS.values()
+    new = {name: f"(SELECT new_token FROM loginetl.token_map WHERE old_token = u.{name})" for name in columns}
+    statement = (
+        f"UPDATE {login_table(connection)} u"
+        f" SET {', '.join(f'{name} = coalesce({new[name]}, {name})' for name in columns)}"
+        " WHERE ctid >= CAST(:first AS tid) AND ctid < CAST(:beyond AS tid)"
+        # What is under the new key already (moved rows stand on new pages) needs no look-up.
+        f" AND ({' OR '.join(f'NOT starts_with({name}, :prefix)' for name in columns)})"
+        f" AND ({' OR '.join(f'EXISTS {new[name]}' for name in columns)})"
+    )
+    pages = {"first": f"({first},0)", "beyond": f"({beyond},0)", "prefix": prefix}
+    return connection.execute(named("retokenize_pages", statement), pages).rowcount
+
+
+def unneeded_tokens(
+    connection: Connection,
+    tokens: Collection[str],
+    pairs: Sequence[tuple[str, str]],
+    passed_over: RowFilter = NO_ROWS,
+) -> set[str]:
+    """Returns which tokens neither stand in a row nor are another token of a value that does; by index.
+
+    Args:
+        connection: in a transaction that sees every row.
+        tokens: those that nothing else needs.
+        pairs: as `token_pairs` returns them; a token that is part of one and not among the tokens is needed.
+        passed_over: rows that need no token.
+    """
+    table = login_table(connection)
+    # Not NOT: a row of an older table whose user_id is null is somebody else's too.
+    no_other_row = " AND ".join(
+        f"NOT EXISTS (SELECT FROM {table} WHERE {column} = token AND ({passed_over.condition}) IS NOT TRUE)"
+        for column in TOKEN_COLUMNS.values()
+    )
+    statement = f"SELECT token FROM unnest(CAST(:candidates AS text[])) token WHERE {no_other_row}"
+    values = {"candidates": sorted(tokens), **passed_over.values}
+    unneeded = set(connection.scalars(named("tokens_without_other_rows", statement), values))
+    for pair in (*pairs, *pairs):  # twice, since a new token may have several old ones
+        if not unneeded.issuperset(pair):
+            unneeded.difference_update(pair)
+    return unneeded
+
+
+def tokens_without_rows(connection: Connection, *, after: str, limit: int) -> tuple[str | None, set[str]]:
+    """Looks for the next tokens of the vault in the table, by index.
+
+    Args:
+        connection: in a transaction that sees every row.
+        after: only tokens that sort after this one.
+        limit: as many at most.
+
+    Returns:
+        the last token that was looked for, None where there were no more; and those that no row has.
+    """
+    table = login_table(connection)
+    is_there = " ".join(
+        f"WHEN '{field}' THEN EXISTS (SELECT FROM {table} WHERE {column} = token)"
+        for field, column in TOKEN_COLUMNS.items()
+    )
+    statement = (
+        "SELECT max(token) AS last, coalesce(array_agg(token) FILTER (WHERE NOT is_there), '{}') AS unused FROM ("
+        f"  SELECT token, CASE field {is_there} END AS is_there"
+        "  FROM (SELECT token, field FROM loginetl.pii_vault WHERE token > :after ORDER BY token LIMIT :limit)"
+        "    page) looked_for"
+    )
+    row = connection.execute(named("tokens_without_rows", statement), {"after": after, "limit": limit}).one()
+    return row.last, set(row.unused)
+
+
+_MOVED = (
+    "FROM loginetl.pii_vault v WHERE NOT starts_with(token, :prefix) AND token > :after"
+    " AND EXISTS (SELECT FROM loginetl.token_map WHERE old_token = v.token)"
+)
+
+
+def count_moved_entries(connection: Connection, prefix: str) -> int:
+    """Returns how many vault entries there are whose value was moved to the new masking key."""
+    statement = named("count_moved_entries", f"SELECT count(*) {_MOVED}")
+    count: int = connection.scalars(statement, {"prefix": prefix, "after": ""}).one()
+    return count
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A page of moved vault entries: its last token (None for an empty page), how many, how many were removed."""
+
+    last: str | None
+    entries: int
+    removed: int
+
+
+def remove_moved_entries(connection: Connection, prefix: str, *, after: str, limit: int) -> Removed:
+    """Removes the next vault entries whose value was moved and whose old token no row has any more.
+
+    Requires the exclusive lock; the arguments are those of `tokens_without_rows`, and what new tokens start with.
+    """
+    table = login_table(connection)
+    no_row = " AND ".join(
+        f"NOT EXISTS (SELECT FROM {table} WHERE {column} = v.token)" for column in TOKEN_COLUMNS.values()
+    )
+    statement = (
+        f"WITH chunk AS (SELECT token {_MOVED} ORDER BY token LIMIT :limit),"
+        " gone AS (DELETE FROM loginetl.pii_vault v USING chunk WHERE v.token = chunk.token"
+        f" AND {no_row} RETURNING v.token)"
+        " SELECT max(token) AS last, count(*) AS entries, (SELECT count(*) FROM gone) AS removed FROM chunk"
+    )
+    values = {"prefix": prefix, "after": after, "limit": limit}
+    return Removed(**connection.execute(named("remove_moved_entries", statement), values).one()._mapping)
