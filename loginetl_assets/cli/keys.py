@@ -1,7 +1,6 @@
 """`loginetl keys`: make, show and rotate keysets, and move what is stored to new keys."""
 
 import time
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -49,24 +48,23 @@ def init(
 @app.command()
 def show() -> None:
     """Show key ids by keyset, the primary first, and which the database was written with; never a key."""
-    from sqlalchemy import text
+    from loginetl_assets.storage.installation import used_keys
 
     services = configured_services()
     with services.database().transaction() as connection:
-        used = connection.execute(text("SELECT role, key_id, check_value, first_used_at FROM loginetl.keys")).all()
-    since = {(row.role, row.key_id): f"{row.first_used_at:%Y-%m-%d %H:%M}" for row in used}
-    written_with = {(row.role, row.key_id): row.check_value for row in used}
+        used = used_keys(connection)
     table = Table("keyset", "key id", "", "in use since (UTC)")
     for role in KeysetRole:
         held = services.keyring.check_values(role)
-        for key_id, check_value in held.items():
-            what = "primary" if key_id == next(iter(held)) else ""
-            if written_with.get((role, key_id)) not in {None, check_value}:
-                what = "[red]another key under this id[/]"
-            table.add_row(role, str(key_id), what, since.get((role, key_id), "-"))
-        for row in used:
-            if row.role == role and row.key_id not in held:
-                table.add_row(role, str(row.key_id), "[yellow]not held[/]", since[(role, row.key_id)])
+        for key_id in {**held, **used[role]}:
+            key = used[role].get(key_id)
+            if key_id not in held:
+                state = "[yellow]not held[/]"
+            elif key and key.check_value != held[key_id]:
+                state = "[red]another key under this id[/]"
+            else:
+                state = "primary" if key_id == next(iter(held)) else ""
+            table.add_row(role, str(key_id), state, f"{key.first_used_at:%Y-%m-%d %H:%M}" if key else "-")
     out.print(table)
 
 
@@ -102,7 +100,7 @@ def retokenize(reason: Reason = "") -> None:
     started = time.monotonic()
     database = services.database(application_name="loginetl retokenize")
     with progress() as show:
-        counts = retokenize_all(
+        totals = retokenize_all(
             database,
             services.bound_landing(database),
             services.keyring,
@@ -111,7 +109,7 @@ def retokenize(reason: Reason = "") -> None:
             progress=show,
         )
     seconds = time.monotonic() - started
-    print_counts("Moved", {**asdict(counts), "seconds": round(seconds, 1)})
+    print_counts("Moved", {**totals.as_metadata(), "seconds": round(seconds, 1)})
 
 
 @app.command()

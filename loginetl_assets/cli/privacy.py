@@ -40,7 +40,7 @@ class MaskedField(StrEnum):
 
 @app.command()
 def recover(
-    tokens: Annotated[list[str] | None, typer.Argument(help="Tokens, as they stand in the table of logins.")] = None,
+    tokens: Annotated[list[str] | None, typer.Argument(help="Tokens, as the login table has them.")] = None,
     reason: Reason = "",
     user_id: Annotated[str | None, typer.Option(help="All tokens of this user's rows.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with a token a line.")] = None,
@@ -132,20 +132,20 @@ def erase(
     landing = services.bound_landing(database)
     erasure = Erasure(database, landing, services.keyring, subject)
     if dry_run:
-        counts = erasure.dry_run()
-        print_counts("Would be removed", asdict(counts))
-        _require_found(counts)
+        totals = erasure.dry_run()
+        print_counts("Would be removed", totals.as_metadata())
+        _require_found(totals)
         return
     if not reason.strip():
         raise SettingsError("give --reason: it is logged beside your name")
     if not yes and not typer.confirm("Erase for good? (--dry-run shows what)", err=True):
         raise OperatorError("nothing was erased")
     with progress() as show:
-        counts = erasure.run(reason, lambda done, total: show("searching batches", done, total))
-    print_counts("Removed", asdict(counts))
-    if counts.kept_versions:
+        totals = erasure.run(reason, lambda done, total: show("searching batches", done, total))
+    print_counts("Removed", totals.as_metadata())
+    if totals.kept_versions:
         raise OperatorError(
-            f"the landing's bucket keeps versions of {counts.kept_versions} deleted objects: grant"
+            f"the landing's bucket keeps versions of {totals.kept_versions} deleted objects: grant"
             " s3:ListBucketVersions and s3:DeleteObjectVersion, or wait for the end of their lock, and erase again"
         )
     if landing.keeps_versions is None:
@@ -153,10 +153,10 @@ def erase(
             "all was removed, but whether the landing's bucket keeps versions of it cannot be told: grant"
             " s3:GetBucketVersioning and erase again"
         )
-    _require_found(counts)
+    _require_found(totals)
 
 
-def _require_found(counts: "ErasureTotals") -> None:
+def _require_found(totals: "ErasureTotals") -> None:
     """Makes sure that every place was searched, and that something was there.
 
     Raises:
@@ -164,18 +164,18 @@ def _require_found(counts: "ErasureTotals") -> None:
         OperatorError: all was, and nothing of the person is in it.
     """
     not_searched = []
-    if counts.unreadable_batches:
+    if totals.unreadable_batches:
         not_searched.append(
-            f"{counts.unreadable_batches} batches could not be read and so not searched: see `loginetl status`"
+            f"{totals.unreadable_batches} batches could not be read and so not searched: see `loginetl status`"
         )
-    if counts.unreadable_objects:
+    if totals.unreadable_objects:
         not_searched.append(
-            f"{counts.unreadable_objects} objects that no batch names do not open and were not searched: check"
+            f"{totals.unreadable_objects} objects that no batch names do not decrypt and were not searched: check"
             " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
         )
     if not_searched:
         raise NeedsAttentionError("; ".join(not_searched))
-    if not counts.found_anything:
+    if not totals.found_anything:
         raise OperatorError(
             "nothing of that person is here: check the id or token, and the queue, which is not searched"
         )

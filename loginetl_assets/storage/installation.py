@@ -1,6 +1,8 @@
 """Which database this is, and which keys it was written with."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, select
@@ -79,3 +81,19 @@ def remember_key(connection: Connection, role: KeysetRole, key_id: int, check_va
     """Adds a key to those that this database is written with."""
     row = insert(keys).values(role=role.value, key_id=key_id, check_value=check_value)
     connection.execute(named("remember_key", row.on_conflict_do_nothing()))
+
+
+@dataclass(frozen=True)
+class UsedKey:
+    """A key that this database was written with."""
+
+    check_value: bytes
+    first_used_at: datetime
+
+
+def used_keys(connection: Connection) -> dict[KeysetRole, dict[int, UsedKey]]:
+    """Returns the keys that this database was written with, by keyset and key id, oldest first."""
+    used: dict[KeysetRole, dict[int, UsedKey]] = {role: {} for role in KeysetRole}
+    for row in connection.execute(named("used_keys", select(keys).order_by(keys.c.first_used_at, keys.c.key_id))):
+        used[KeysetRole(row.role)][row.key_id] = UsedKey(row.check_value, row.first_used_at)
+    return used
