@@ -16,6 +16,7 @@ from loginetl_assets.assets.metadata import (
     masked_lineage,
     rate,
 )
+from loginetl_assets.logins.contract import MASKED_FIELDS
 from loginetl_assets.orchestration.failures import failures_without_values, retries_left
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.steps.each_batch import FailedBatches
@@ -68,7 +69,7 @@ class MaskingConfig(dg.Config):
                     ("sent_at", "timestamptz", "When SQS took it."),
                     ("rejected_at", "timestamptz", "When it was read."),
                     ("reason", "text", "One of a closed list."),
-                    ("field", "text", "Which of the six fields is to blame, if one is."),
+                    ("field", "text", "Which field is to blame, if one is."),
                     ("encrypted_body", "bytea", "The body, encrypted with the rejects key."),
                 ),
             },
@@ -84,8 +85,8 @@ class MaskingConfig(dg.Config):
                 "dagster/table_name": "loginetl.pii_vault",
                 "dagster/column_schema": column_schema(
                     ("token", "text", "As in the table of logins."),
-                    ("field", "text", "ip or device_id."),
-                    ("sealed", "bytea", "The value, encrypted with a data key."),
+                    ("field", "text", f"One of {', '.join(MASKED_FIELDS)}."),
+                    ("encrypted_value", "bytea", "The value, encrypted with a data key."),
                     (
                         "data_key_id",
                         "bigint",

@@ -14,6 +14,7 @@ from rich.text import Text
 from loginetl_assets.cli.console import Yes, err, for_spreadsheet, for_terminal, out, print_counts, print_json, progress
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
+from loginetl_assets.logins.contract import MASKED_FIELDS
 
 if TYPE_CHECKING:
     from loginetl_assets.privacy.erase import ErasureTotals
@@ -31,11 +32,10 @@ class OutputFormat(StrEnum):
     CSV = "csv"
 
 
-class MaskedField(StrEnum):
-    """The fields that have tokens."""
-
-    IP = "ip"
-    DEVICE_ID = "device_id"
+def _masked_field(value: str) -> str:
+    if value not in MASKED_FIELDS:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(MASKED_FIELDS)}")
+    return value
 
 
 @app.command()
@@ -95,7 +95,10 @@ def recover(
 @app.command()
 def token(
     value: Annotated[str, typer.Argument(help="The value; - reads it from standard input.")],
-    field: Annotated[MaskedField, typer.Option(help="Which field it is of.")],
+    field: Annotated[
+        str,
+        typer.Option(callback=_masked_field, metavar="|".join(MASKED_FIELDS), help="Which field it is of."),
+    ],
     reason: Reason = "",
 ) -> None:
     """Print the token of a value, to search for; needs the masking keyset, and is logged first."""

@@ -17,7 +17,7 @@ import polars as pl
 from sqlalchemy import Connection, text
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
+from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS, TOKEN_COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.storage import message_ids
 from loginetl_assets.storage.adoption import PARTS, login_table
@@ -156,10 +156,10 @@ def tokens_of_several_users(connection: Connection, column: str, tokens: Sequenc
 
     Args:
         connection: in a transaction.
-        column: `masked_ip` or `masked_device_id`.
+        column: one of tokens.
         tokens: distinct ones.
     """
-    if column not in {"masked_ip", "masked_device_id"}:
+    if column not in TOKEN_COLUMNS.values():
         raise ValueError("no masked column")
     table = login_table(connection)
     first, last = (
