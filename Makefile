@@ -48,11 +48,12 @@ PARALLEL := --numprocesses $(PROCESSES) --dist loadgroup
 browser: $(READY) # Installs Chromium where nobody has to be asked, or names the command.
 	@$(BIN)/python -m $(TESTS).support.browser
 
-check: $(READY) ## Lint, types, and the rule which way imports run.
+check: $(READY) ## Lint, types, the rule which way imports run, and tables against migrations.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m loginetl_assets_tests.support.migrations check
 
 bench: $(READY) ## Measure the pipeline beside bare loops and a row-by-row script (needs Node.js 20.6 or newer).
 	@command -v npm >/dev/null || { echo "npm is not installed: install Node.js 20.6 or newer with npm" >&2; exit 1; }

@@ -14,8 +14,8 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage import installation
-from loginetl_assets.storage.adoption import check_table
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table_setup import check_table
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 

@@ -10,8 +10,8 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.orchestration.failures import failures_without_values, retries_left
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.steps.load import load_pending
-from loginetl_assets.storage.adoption import login_table
 from loginetl_assets.storage.login_table import table_rows
+from loginetl_assets.storage.login_table_record import login_table
 
 
 @dg.asset(

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import psycopg
-from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from loginetl_assets.errors import BatchConflictError, BatchError, OperatorError, TransientError
-from loginetl_assets.storage.adoption import Adoption
-from loginetl_assets.storage.tables import REVISION
+from loginetl_assets.storage.login_table_setup import Setup
+from loginetl_assets.storage.statements import named
+from loginetl_assets.storage.tables import REVISION, installation
 from loginetl_assets.table_name import TableName
 
 # A batch is copied in well under a second (5 000 rows at 75 k rows/s with the ledger): these bounds only end what is
@@ -29,13 +30,60 @@ CONNECT_TIMEOUT_SECONDS = 10
 _SEMANTICS = r"-c default_transaction_isolation=read\ committed -c datestyle=ISO -c intervalstyle=postgres"
 
 _RELEASED = re.compile(r"v\d{4}")  # the ids of this version's revisions and of later ones, in their order
-_LOCK = {"lock": 0x6C6F67696E65746C}  # "loginetl": the advisory lock that migrations take
+
+_HAS_REVISION = named("find_revision", "SELECT to_regclass('loginetl.alembic_version') IS NOT NULL")
+_READ_REVISION = named("read_revision", "SELECT version_num FROM loginetl.alembic_version")
+_NO_TIMEOUT = named("wait_for_indexes", "SET statement_timeout = 0")
+_CHECK_CONSTRAINTS = named("check_constraints", "SET CONSTRAINTS ALL IMMEDIATE")
+_TRY_LOCK = named("lock_migrations", f"SELECT pg_try_advisory_lock({0x6C6F67696E65746C})")  # "loginetl"
 
 # Connection, conflict, resources, lock, intervention, system; and our own time-outs of an idle transaction.
 _TRANSIENT = ("08", "40", "53", "55", "57", "58", "25P03", "25P04")
 _OF_THE_SERVER = ("08", "53300", "57P", "58")  # of these, what the next transaction would meet too
 _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")  # data, constraint, view's check, size; RAISE without a code
 _NEVER_OF_A_ROW = ("08", "40", "53", "57P", "58")  # wherever it came up: connection, conflict, resources, server
+
+
+_REFUSED_LOGIN = (OperatorError, "Postgres refuses the login at {where}: correct LOGINETL_DATABASE_URL")
+_NOT_MIGRATED = (OperatorError, "a table or column is missing at {where}: run `loginetl migrate`")
+_BY_CODE: dict[str, tuple[type[Exception], str]] = {
+    "28P01": _REFUSED_LOGIN,
+    "28000": _REFUSED_LOGIN,
+    "3D000": (OperatorError, "no such database at {where}: create it or correct LOGINETL_DATABASE_URL"),
+    "42P01": _NOT_MIGRATED,
+    "42703": _NOT_MIGRATED,
+    "3F000": _NOT_MIGRATED,
+    "42501": (
+        OperatorError,
+        "the role at {where} lacks a right it needs: run `loginetl migrate`, and `loginetl roles` where you grant"
+        " these, as the owner",
+    ),
+    "25006": (OperatorError, "{where} is read-only: point LOGINETL_DATABASE_URL at the primary"),
+    "53100": (OperatorError, "the disk of Postgres is full at {where}: make room and run again"),
+}
+# libpq gives no SQLSTATE where a client is not let in: what is found in its text then, the first that is.
+_WITHOUT_CODE: dict[tuple[str, ...], tuple[type[Exception], str]] = {
+    ("password authentication failed", "no password supplied"): (
+        OperatorError,
+        "Postgres refuses the password at {where}: correct LOGINETL_DATABASE_URL",
+    ),
+    ("pg_hba.conf", "not permitted to log in"): (
+        OperatorError,
+        "Postgres refuses the login at {where}: correct its pg_hba.conf or the role",
+    ),
+    ("too many c", "remaining connection slots"): (  # clients, or connections for a role
+        TransientError,
+        "Postgres at {where} has no connection free: run less at once, or raise max_connections or the limit of the"
+        " role or database",
+    ),
+    ("does not exist",): (
+        OperatorError,
+        "no such database or role at {where}: create it or correct LOGINETL_DATABASE_URL",
+    ),
+}
+_UNREACHABLE = (TransientError, "Postgres cannot be reached at {where}: is it up? See LOGINETL_DATABASE_URL")
+_DRIVER_FAILED = (OperatorError, "the database driver failed at {where} ({error})")
+_DRIVER_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 class RowsRefusedError(Exception):
@@ -117,24 +165,23 @@ class LoginDatabase:
     def snapshot(self) -> Iterator[Connection]:
         """A transaction all of whose statements see the database as the first one did."""
         with self.transaction() as connection:
-            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            connection.execute(named("keep_snapshot", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             yield connection
 
     def revision(self) -> str | None:
         """The schema's state: the last migration that ran, or None before the first."""
         with self.transaction() as connection:
-            if connection.execute(text("SELECT to_regclass('loginetl.alembic_version')")).scalar() is None:
+            if not connection.execute(_HAS_REVISION).scalar_one():
                 return None
-            return connection.execute(text("SELECT version_num FROM loginetl.alembic_version")).scalar()
+            return connection.execute(_READ_REVISION).scalar()
 
     def is_migrated(self) -> bool:
         """Whether a migration to this version has run to its end, which is the record of the login table."""
         if self.revision() != REVISION:
             return False
         with self.transaction() as connection:
-            return bool(
-                connection.execute(text("SELECT login_table IS NOT NULL FROM loginetl.installation")).scalar_one()
-            )
+            recorded = select(installation.c.login_table.is_not(None))
+            return bool(connection.execute(named("has_login_table", recorded)).scalar_one())
 
     def migrate(self, table: TableName | None = None) -> None:
         """Brings schema `loginetl` to this version's state and records the table of logins; two at once take turns.
@@ -154,18 +201,20 @@ class LoginDatabase:
             self._refuse_revision(found)
         try:
             with self._engine.connect() as connection:
-                connection.execute(text("SET statement_timeout = 0"))  # an index on a large table takes its time
+                connection.execute(_NO_TIMEOUT)  # an index on a large table takes its time
                 # Polled, not awaited: a waiting statement holds a snapshot, for which CREATE INDEX CONCURRENTLY in
                 # the other session would wait in turn.
-                while not connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), _LOCK).scalar_one():
+                while not connection.execute(_TRY_LOCK).scalar_one():
                     connection.commit()
                     time.sleep(0.1)
-                adoption = Adoption.plan(connection, table)
-                connection.execute(text("CREATE SCHEMA IF NOT EXISTS loginetl"))
+                setup = Setup.plan(connection, table)
+                connection.execute(named("create_schema", "CREATE SCHEMA IF NOT EXISTS loginetl"))
                 connection.commit()
                 command.upgrade(alembic_config(connection), "head")
                 connection.commit()
-                adoption.make(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                setup.build(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                with self.transaction() as recording:
+                    setup.record(recording)
         except SQLAlchemyError as error:
             raise self._explained(getattr(error, "orig", None) or error) from None
 
@@ -194,42 +243,19 @@ class LoginDatabase:
     def _explained(self, error: BaseException) -> Exception:
         """Sorts an error; the server's text stays out, since its DETAIL line carries values."""
         code = getattr(error, "sqlstate", None)
-        where = self.address
         if code is None:
             said = str(error)
-            if "password authentication failed" in said or "no password supplied" in said:
-                return OperatorError(f"Postgres refuses the password at {where}: mend LOGINETL_DATABASE_URL")
-            if "pg_hba.conf" in said or "not permitted to log in" in said:
-                return OperatorError(f"Postgres refuses the login at {where}: mend its pg_hba.conf or the role")
-            if "too many c" in said or "remaining connection slots" in said:  # clients, or connections for a role
-                return TransientError(
-                    f"Postgres at {where} has no connection free: run less at once, or raise max_connections or the"
-                    " limit of the role or database"
-                )
-            if "does not exist" in said:
-                return OperatorError(f"no such database or role at {where}: create it or mend LOGINETL_DATABASE_URL")
-            if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-                return TransientError(f"Postgres cannot be reached at {where}: is it up? See LOGINETL_DATABASE_URL")
-            return OperatorError(f"the database driver failed at {where} ({type(error).__name__})")
-        if code in {"28P01", "28000"}:
-            return OperatorError(f"Postgres refuses the login at {where}: mend LOGINETL_DATABASE_URL")
-        if code == "3D000":
-            return OperatorError(f"no such database at {where}: create it or mend LOGINETL_DATABASE_URL")
-        if code in {"42P01", "42703", "3F000"}:
-            return OperatorError(f"a table or column is missing at {where}: run `loginetl migrate`")
-        if code == "42501":
-            return OperatorError(
-                f"the role at {where} lacks a right it needs: run `loginetl migrate`, and"
-                " `loginetl roles` where you grant these, as the owner"
-            )
-        if code == "25006":
-            return OperatorError(f"{where} is read-only: point LOGINETL_DATABASE_URL at the primary")
-        if code == "53100":
-            return OperatorError(f"the disk of Postgres is full at {where}: make room and run again")
-        if code.startswith(_TRANSIENT):
+            known = (one for parts, one in _WITHOUT_CODE.items() if any(part in said for part in parts))
+            fallback = _UNREACHABLE if isinstance(error, _DRIVER_ERRORS) else _DRIVER_FAILED
+            kind, words = next(known, fallback)
+        elif code in _BY_CODE:
+            kind, words = _BY_CODE[code]
+        elif code.startswith(_TRANSIENT):
             kind = TransientError if code.startswith(_OF_THE_SERVER) else BatchConflictError
-            return kind(f"Postgres failed in passing at {where} (SQLSTATE {code})")
-        return BatchError(f"Postgres refused a statement at {where} (SQLSTATE {code})")
+            words = "Postgres failed temporarily at {where} (SQLSTATE {code})"
+        else:
+            kind, words = BatchError, "Postgres refused a statement at {where} (SQLSTATE {code})"
+        return kind(words.format(where=self.address, code=code, error=type(error).__name__))
 
 
 @contextmanager
@@ -242,7 +268,7 @@ def attempt(connection: Connection) -> Iterator[None]:
     try:
         with connection.begin_nested():
             yield
-            connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+            connection.execute(_CHECK_CONSTRAINTS)
     except (SQLAlchemyError, psycopg.Error) as error:
         cause = getattr(error, "orig", None) or error
         # COPY runs past SQLAlchemy, and its context quotes the row: what was sent must not look like a trigger's words.

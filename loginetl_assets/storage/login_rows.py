@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import TOKEN_COLUMNS
-from loginetl_assets.storage.adoption import login_table
+from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.statements import named
 
 _TOKENS = ", ".join(TOKEN_COLUMNS.values())

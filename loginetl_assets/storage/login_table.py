@@ -1,4 +1,4 @@
-"""The table of logins, `user_logins`: loading it, and what the checks ask of it, each at the cost of a batch.
+"""The login table: loading it, what the checks read of it, each at the cost of a batch, and exports.
 
 Every statement names the recorded table with its schema, and a temporary one with `pg_temp`: what a search path leads
 to may be another.
@@ -14,27 +14,56 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import polars as pl
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS, TOKEN_COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.storage import message_ids
-from loginetl_assets.storage.adoption import PARTS, login_table
 from loginetl_assets.storage.batches import Batch
 from loginetl_assets.storage.database import RowsRefusedError, attempt, copy_rows
+from loginetl_assets.storage.login_table_record import PARTS, login_table
+from loginetl_assets.storage.statements import named
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 _DECLARED = ", ".join(f"{column.name} {column.base_type}" for column in COLUMNS)  # no width: the table itself refuses
+_CREATE_NEW_LOGINS = named(
+    "create_new_logins",
+    f"CREATE TEMP TABLE new_logins (message_uuid uuid, event_uuid uuid, {_DECLARED},"
+    " position integer GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP",
+)
+_EMPTY_NEW_LOGINS = named("empty_new_logins", "TRUNCATE pg_temp.new_logins")
+_DROP_NEW_LOGINS = named("drop_new_logins", "DROP TABLE pg_temp.new_logins")
+_CREATE_SEEN_LOGINS = named("create_seen_logins", f"CREATE TEMP TABLE seen_logins ({_DECLARED}) ON COMMIT DROP")
+_COLUMNS = ", ".join(COLUMN_NAMES)
+_INSERT = (
+    "WITH fresh AS ("
+    "  INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome, event_uuid)"
+    "  SELECT message_uuid, :batch_id, 'loaded', event_uuid FROM pg_temp.new_logins"
+    "  ORDER BY event_uuid NULLS LAST, message_uuid"
+    "  ON CONFLICT DO NOTHING RETURNING message_uuid),"
+    f" written AS (INSERT INTO {{table}} ({_COLUMNS})"
+    f"  SELECT {_COLUMNS} FROM pg_temp.new_logins JOIN fresh USING (message_uuid) ORDER BY position RETURNING 1)"
+    " SELECT (SELECT count(*) FROM fresh) AS fresh, (SELECT count(*) FROM written) AS written"
+)
+_ESTIMATE_ROWS = named(  # of a table in partitions each has an estimate of its own
+    "estimate_rows",
+    f"{PARTS} SELECT coalesce(sum(greatest(reltuples, 0)) FILTER (WHERE relkind <> 'p'), 0)::bigint"
+    " FROM part JOIN pg_class USING (oid)",
+)
+_COUNT_PAGES = named(
+    "count_pages",
+    f"{PARTS} SELECT max(pg_relation_size(oid)) / current_setting('block_size')::int, count(*)"
+    " FROM part JOIN pg_class USING (oid) WHERE relkind <> 'p'",
+)
 
 
 def is_filtered(connection: Connection) -> bool:
     """Whether row-level security may hide rows of the table from this session's role."""
-    filtered: bool = connection.execute(
-        text("SELECT row_security_active(to_regclass(:name))"), {"name": login_table(connection)}
-    ).scalar_one()
+    active = select(func.row_security_active(func.to_regclass(login_table(connection))))
+    filtered: bool = connection.execute(named("is_filtered", active)).scalar_one()
     return filtered
 
 
@@ -45,9 +74,9 @@ def require_every_row(connection: Connection) -> None:
         OperatorError: row-level security would leave rows out.
     """
     # A policy that is made from here on is an error of Postgres's own, not a filter.
-    connection.execute(text("SET LOCAL row_security = off"))
+    connection.execute(named("require_every_row", "SET LOCAL row_security = off"))
     if is_filtered(connection):
-        role = connection.execute(text("SELECT current_user")).scalar_one()
+        role = connection.execute(named("read_role", select(func.current_user()))).scalar_one()
         raise OperatorError(
             f"row-level security hides rows of {login_table(connection)} from role {role}, and what is decided by the"
             f" others would be wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without FORCE ROW"
@@ -57,29 +86,24 @@ def require_every_row(connection: Connection) -> None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a batch's rows: `inserted`, refused, and the rest settled before."""
+    """How many of a batch's rows were inserted, and which were refused; the rest had ended before."""
 
     inserted: int
-    refused: list[str]  # message keys
+    refused: list[str]  # message ids
 
 
 def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> Loaded:
-    """Loads a batch's masked rows whose message id was not settled before.
+    """Loads those of a batch's masked rows whose message had not ended before.
 
-    A row that the table refuses, or that a trigger of its own passes over, does not sink the others: what holds it is
-    halved until it stands alone, at the cost of two attempts a halving.
+    A row that the table refuses, or that one of its triggers skips, keeps no other from loading: the batch is bisected
+    until the row is alone, at the cost of two attempts each time.
 
     Args:
         connection: in the transaction that holds the batch.
         batch: a masked one.
         logins: its rows, of `MASKED_SCHEMA`.
     """
-    connection.execute(
-        text(
-            f"CREATE TEMP TABLE new_logins (message_uuid uuid, event_uuid uuid, {_DECLARED},"
-            " position integer GENERATED ALWAYS AS IDENTITY) ON COMMIT DROP"
-        )
-    )
+    connection.execute(_CREATE_NEW_LOGINS)
     inserted, refused = 0, list[str]()
     parts = [logins]
     while parts:
@@ -94,65 +118,41 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
             else:
                 half = part.height // 2
                 parts += [part[half:], part[:half]]  # the first half is next: rows keep their order
-    connection.execute(text("DROP TABLE pg_temp.new_logins"))
+    connection.execute(_DROP_NEW_LOGINS)
     return Loaded(inserted, refused)
 
 
 def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     copy_rows(connection, "pg_temp.new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
-    columns = ", ".join(COLUMN_NAMES)
-    counts = connection.execute(
-        text(
-            "WITH fresh AS ("
-            "  INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome, event_uuid)"
-            "  SELECT message_uuid, :batch_id, 'loaded', event_uuid FROM pg_temp.new_logins"
-            "  ORDER BY event_uuid NULLS LAST, message_uuid"
-            "  ON CONFLICT DO NOTHING RETURNING message_uuid),"
-            f" written AS (INSERT INTO {login_table(connection)} ({columns})"
-            f"  SELECT {columns} FROM pg_temp.new_logins JOIN fresh USING (message_uuid) ORDER BY position RETURNING 1)"
-            " SELECT (SELECT count(*) FROM fresh) AS fresh, (SELECT count(*) FROM written) AS written"
-        ),
-        {"batch_id": batch.batch_id},
-    ).one()
+    insert = named("insert_logins", _INSERT.format(table=login_table(connection)))
+    counts = connection.execute(insert, {"batch_id": batch.batch_id}).one()
     fresh, inserted = int(counts.fresh), int(counts.written)
     if inserted < fresh:
-        raise RowsRefusedError  # a trigger passed rows over without a word
-    if inserted < logins.height:  # by its event alone a message may be known, and still has to be settled itself
+        raise RowsRefusedError  # a trigger skipped rows silently
+    if inserted < logins.height:  # where only its event is known, a message is to be recorded itself
         of_events = logins.filter(pl.col("event_uuid").is_not_null())["message_uuid"]
-        message_ids.record_duplicates(connection, batch.batch_id, [UUID(key) for key in of_events])
-    connection.execute(text("TRUNCATE pg_temp.new_logins"))
+        message_ids.record_duplicates(connection, batch.batch_id, [UUID(one) for one in of_events])
+    connection.execute(_EMPTY_NEW_LOGINS)
     return inserted
 
 
 def table_rows(connection: Connection, table: str) -> int:
-    """Rows of a table: exact below 100 000, above that the planner's estimate, which costs nothing."""
-    estimate: int = connection.execute(
-        text(  # of a table in partitions each has an estimate of its own
-            f"{PARTS} SELECT coalesce(sum(greatest(reltuples, 0)) FILTER (WHERE relkind <> 'p'), 0)::bigint"
-            " FROM part JOIN pg_class USING (oid)"
-        ),
-        {"table": table},
-    ).scalar_one()
+    """Returns the rows of a table: exact below 100 000, above that the planner's estimate, which costs nothing."""
+    estimate: int = connection.execute(_ESTIMATE_ROWS, {"table": table}).scalar_one()
     if estimate >= 100_000:
         return estimate
-    exact: int = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+    exact: int = connection.execute(named("count_rows", f"SELECT count(*) FROM {table}")).scalar_one()
     return exact
 
 
 def table_pages(connection: Connection) -> tuple[int, int]:
-    """The pages of the table of logins, or of its longest partition; and in how many partitions it is, 1 if in none."""
-    pages, partitions = connection.execute(
-        text(
-            f"{PARTS} SELECT max(pg_relation_size(oid)) / current_setting('block_size')::int, count(*)"
-            " FROM part JOIN pg_class USING (oid) WHERE relkind <> 'p'"
-        ),
-        {"table": login_table(connection)},
-    ).one()
+    """Returns the pages of the login table, or of its longest partition; and how many partitions it has, 1 if none."""
+    pages, partitions = connection.execute(_COUNT_PAGES, {"table": login_table(connection)}).one()
     return pages or 0, max(partitions, 1)
 
 
 def tokens_of_several_users(connection: Connection, column: str, tokens: Sequence[str]) -> int:
-    """How many of the tokens stand beside more than one user; two index look-ups a token.
+    """Returns how many of the tokens have more than one user; two index look-ups a token.
 
     Args:
         connection: in a transaction.
@@ -166,43 +166,40 @@ def tokens_of_several_users(connection: Connection, column: str, tokens: Sequenc
         f"(SELECT user_id FROM {table} WHERE {column} = token ORDER BY user_id {order} LIMIT 1)"
         for order in ("ASC", "DESC")
     )
-    count: int = connection.execute(
-        text(f"SELECT count(*) FROM unnest(CAST(:tokens AS text[])) token WHERE {first} <> {last}"),
-        {"tokens": list(tokens)},
-    ).scalar_one()
+    shared = f"SELECT count(*) FROM unnest(CAST(:tokens AS text[])) token WHERE {first} <> {last}"
+    count: int = connection.execute(named("count_shared_tokens", shared), {"tokens": list(tokens)}).scalar_one()
     return count
 
 
 def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
-    """How many distinct logins of a frame stand in the table more than once, word for word; by index.
+    """Returns how many distinct logins of a frame the table has more than once, as exact duplicates; by index.
 
     Args:
         connection: in a transaction.
         logins: of `MASKED_SCHEMA`.
     """
     distinct = logins.select(COLUMN_NAMES).unique()
-    connection.execute(text(f"CREATE TEMP TABLE seen_logins ({_DECLARED}) ON COMMIT DROP"))
+    connection.execute(_CREATE_SEEN_LOGINS)
     copy_rows(connection, "pg_temp.seen_logins", COLUMN_NAMES, distinct.iter_rows())
     same = " AND ".join(
         f"u.{name} = s.{name}" if name in {"user_id", "masked_device_id"} else f"u.{name} IS NOT DISTINCT FROM s.{name}"
         for name in COLUMN_NAMES
     )
-    count: int = connection.execute(
-        text(
-            "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
-            f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
-        )
-    ).scalar_one()
+    repeated = (
+        "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
+        f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
+    )
+    count: int = connection.execute(named("count_repeated_logins", repeated)).scalar_one()
     return count
 
 
 def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:
-    """Writes the whole table as CSV with a header line (RFC 4180; null is empty); gives back the rows."""
+    """Writes the whole table as CSV with a header line (RFC 4180; null is empty); returns how many rows."""
     driver: Any = connection.connection.driver_connection
-    # Of a query: COPY of a table fails where it has partitions, and passes over what its heirs hold.
+    # Of a query: COPY of a table fails where it has partitions, and skips what its heirs hold.
     rows_of_table = f"SELECT {', '.join(COLUMN_NAMES)} FROM {login_table(connection)}"
     with driver.cursor() as cursor:
-        with cursor.copy(f"COPY ({rows_of_table}) TO STDOUT (FORMAT csv, HEADER)") as copy:
+        with cursor.copy(f"/* export_logins */ COPY ({rows_of_table}) TO STDOUT (FORMAT csv, HEADER)") as copy:
             for chunk in copy:
                 stream.write(chunk)
         rows: int = cursor.rowcount
@@ -210,7 +207,7 @@ def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:
 
 
 def export_parquet(connection: Connection, path: Path) -> int:
-    """Writes the whole table as one parquet file, in bounded memory; gives back the rows."""
+    """Writes the whole table as one parquet file, in bounded memory; returns how many rows."""
     with TemporaryFile(dir=path.parent) as spool:
         rows = export_csv(connection, spool)
         spool.seek(0)

@@ -7,8 +7,8 @@ and when are set by the database) and never change it. All three are group roles
 of your own.
 """
 
-from loginetl_assets.storage.adoption import login_schema, login_table
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.login_table_record import login_schema, login_table
 from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.views import VIEWS
 

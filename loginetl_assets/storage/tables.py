@@ -1,7 +1,7 @@
-"""Every table of schema `loginetl`. The login table itself is its users' own: see `adoption`.
+"""Every table of schema `loginetl`. The login table itself is its users' own: see `login_table_record`.
 
-After a change here, `python -m loginetl_assets.storage.migrations revision -m "what and why"` writes the migration for
-it and `make check` holds the two together. Functions, triggers and views are SQL in the migrations: Alembic does not
+After a change here `alembic revision --autogenerate` writes the migration for it (CONTRIBUTING.md), and `make check`
+holds the two together. Functions, triggers and views are SQL in the migrations: Alembic does not
 compare them, nor CHECK constraints, for which a test does.
 """
 

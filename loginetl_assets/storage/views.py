@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from loginetl_assets.logins.contract import ADOPTED_COLUMNS, COLUMN_NAMES, COLUMNS, FIELDS, TOKEN_COLUMNS, Kind
+from loginetl_assets.storage.statements import named
 
 _VERSIONS = {field.column.name for field in FIELDS if field.kind is Kind.VERSION}
 
@@ -64,7 +65,8 @@ VIEWS = {
 
 def missing_views(connection: Connection) -> list[str]:
     """Returns which views are not there."""
-    there = connection.execute(text("SELECT viewname FROM pg_views WHERE schemaname = 'loginetl'")).scalars().all()
+    listed = named("list_views", "SELECT viewname FROM pg_views WHERE schemaname = 'loginetl'")
+    there = set(connection.execute(listed).scalars())
     return [view for view in VIEWS if view not in there]
 
 
@@ -80,5 +82,5 @@ def create_views(connection: Connection, table: str, views: Iterable[str] = VIEW
         query, comment = VIEWS[view]
         # With the rights of who asks, else the policies of a table with row-level security would not hold.
         view_of = f"CREATE OR REPLACE VIEW loginetl.{view} WITH (security_invoker = true)"
-        connection.execute(text(f"{view_of} AS {query.format(table=table)}"))
-        connection.execute(text(f"COMMENT ON VIEW loginetl.{view} IS '{comment}'"))
+        connection.execute(named("create_view", f"{view_of} AS {query.format(table=table)}"))
+        connection.execute(named("comment_view", f"COMMENT ON VIEW loginetl.{view} IS '{comment}'"))

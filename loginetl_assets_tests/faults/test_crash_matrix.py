@@ -208,7 +208,7 @@ def failed_entries(response: Response) -> Response:
 
 RECEIVE, DELETE = Call("ReceiveMessage", nth=2), Call("DeleteMessageBatch", nth=2)
 S3_REFUSES = answer(403, b"<Error><Code>AccessDenied</Code><Message>injected</Message></Error>")
-UNREACHABLE, IN_PASSING = "cannot be reached", "failed in passing"
+UNREACHABLE, TEMPORARY = "cannot be reached", "failed temporarily"
 
 
 def refuse_midway(sqlstate: str) -> postgres_proxy.Action:
@@ -240,21 +240,21 @@ FAULTS = {
         Query(CONNECT), refuse("53300", "sorry, too many clients already"), Outcome.RETRIED, "no connection free"
     ),
     "register is dropped": Fault(REGISTER, postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
-    "register meets a shutdown": Fault(REGISTER, refuse("57P01"), Outcome.RETRIED, IN_PASSING),
+    "register meets a shutdown": Fault(REGISTER, refuse("57P01"), Outcome.RETRIED, TEMPORARY),
     "register meets a full disk": Fault(REGISTER, refuse("53100"), Outcome.FAILED, "disk .* full"),
     "register commits unheard": Fault(commit_of(REGISTER), postgres_proxy.forward_then_drop(), Outcome.RETRIED),
     "delete answers 500": Fault(DELETE, sqs_error(500, "InternalFailure"), Outcome.RETRIED, "InternalFailure"),
     "delete is not heard of": Fault(DELETE, http_proxy.forward_then_drop(), Outcome.RETRIED, UNREACHABLE),
     "delete does nothing": Fault(DELETE, alter(failed_entries), Outcome.UNNOTICED),
-    "vault look-up deadlocks": Fault(LOOK_UP_VAULT, refuse("40P01"), Outcome.RETRIED, IN_PASSING),
-    "vault write finds a lock": Fault(WRITE_VAULT, refuse("55P03"), Outcome.RETRIED, IN_PASSING),
+    "vault look-up deadlocks": Fault(LOOK_UP_VAULT, refuse("40P01"), Outcome.RETRIED, TEMPORARY),
+    "vault write finds a lock": Fault(WRITE_VAULT, refuse("55P03"), Outcome.RETRIED, TEMPORARY),
     "mark masked is dropped": Fault(MARK_MASKED, postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
     "masked commits unheard": Fault(commit_of(MARK_MASKED), postgres_proxy.forward_then_drop(), Outcome.RETRIED),
     "copy is dropped midway": Fault(COPY_ROWS, drop_midway(), Outcome.RETRIED, UNREACHABLE),
     "copy fills the disk midway": Fault(COPY_ROWS, refuse_midway("53100"), Outcome.FAILED, "disk .* full"),
-    "copy takes too long": Fault(COPY_ROWS, refuse_midway("57014"), Outcome.RETRIED, IN_PASSING),
+    "copy takes too long": Fault(COPY_ROWS, refuse_midway("57014"), Outcome.RETRIED, TEMPORARY),
     "load is refused": Fault(LOAD, refuse("23514"), Outcome.FAILED, "SQLSTATE 23514"),
-    "load commit conflicts": Fault(commit_of(LOAD), refuse("40001"), Outcome.RETRIED, IN_PASSING),
+    "load commit conflicts": Fault(commit_of(LOAD), refuse("40001"), Outcome.RETRIED, TEMPORARY),
     "load commit is dropped": Fault(commit_of(LOAD), postgres_proxy.drop(), Outcome.RETRIED, UNREACHABLE),
     "load commits unheard": Fault(commit_of(LOAD), postgres_proxy.forward_then_drop(), Outcome.RETRIED, UNREACHABLE),
     "replay is dropped": Fault(HAND_OVER, postgres_proxy.drop(), Outcome.FAILED, UNREACHABLE, REPLAYING),

@@ -1,9 +1,11 @@
 """What a migration calls for a new field of the contract: docs/extending.md."""
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from loginetl_assets.logins.contract import MASKED_FIELDS, TOKEN_COLUMNS
-from loginetl_assets.storage.adoption import add_columns, recorded_table
+from loginetl_assets.storage.login_table_record import recorded_table
+from loginetl_assets.storage.login_table_setup import add_columns
+from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.views import create_views
 
 
@@ -20,12 +22,13 @@ def add_login_columns(connection: Connection) -> None:
         create_views(connection, table.sql)
     fields = ", ".join(f"'{field}'" for field in MASKED_FIELDS)
     connection.execute(
-        text(
+        named(
+            "check_vault_fields",
             "ALTER TABLE loginetl.pii_vault DROP CONSTRAINT pii_vault_field_check,"
-            f" ADD CONSTRAINT pii_vault_field_check CHECK (field IN ({fields}))"
+            f" ADD CONSTRAINT pii_vault_field_check CHECK (field IN ({fields}))",
         )
     )
-    connection.execute(text(remove_values_without_rows(*TOKEN_COLUMNS.values())))
+    connection.execute(named("define_function", remove_values_without_rows(*TOKEN_COLUMNS.values())))
 
 
 def remove_values_without_rows(*token_columns: str) -> str:

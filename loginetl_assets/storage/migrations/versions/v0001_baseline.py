@@ -1,4 +1,4 @@
-"""The whole schema. The views read the login table, and are created with its record: see `storage.adoption`."""
+"""The whole schema but its views: they read the login table, and are created with the record of it."""
 
 from alembic import op
 
