@@ -1,4 +1,4 @@
-"""The whole system on one page: `build_definitions` composes it, and `definitions` is what Dagster loads.
+"""The whole system on one page: `build_definitions` composes it from settings; `definitions.py` is what Dagster loads.
 
     login_queue ──> raw_login_messages ──┬─> masked_logins ──> user_logins
       (external)                         ├─> rejected_logins
@@ -55,7 +55,6 @@ def build_definitions(
     """
     # What builds this runs the pipeline, which has no use for the officer's key; nor has what it starts.
     os.environ.pop(OFFICER_SETTING, None)
-    services = Services(settings)
     if notifier is None:
         url = settings.alert_webhook_url
         notifier = WebhookNotifier(url) if url else LogNotifier()
@@ -88,15 +87,18 @@ def build_definitions(
         schedules=[retention_schedule(days=settings.retention_days, default_status=schedules)],
         executor=dg.in_process_executor,  # `dagster asset materialize` and the Dagster UI use it
         resources={
-            name: fixed(resource)
-            for name, resource in {
-                "queue": LoginQueueResource(services=services),
-                "database": LoginDatabaseResource(services=services),
-                "landing": LandingResource(services=services),
-                "payloads": PayloadsResource(services=services),
-                "keyring": KeyringResource(services=services),
-                "rules": RulesResource.of(settings),
-                **(resource_overrides or {}),
-            }.items()
+            name: fixed(resource) for name, resource in {**_resources(settings), **(resource_overrides or {})}.items()
         },
     )
+
+
+def _resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
+    services = Services(settings)
+    return {
+        "queue": LoginQueueResource(services=services),
+        "database": LoginDatabaseResource(services=services),
+        "landing": LandingResource(services=services),
+        "payloads": PayloadsResource(services=services),
+        "keyring": KeyringResource(services=services),
+        "rules": RulesResource.of(settings),
+    }
