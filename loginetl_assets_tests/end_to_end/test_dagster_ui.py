@@ -368,7 +368,7 @@ def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page
     page.goto("/assets/user_logins?view=events")
     for row in (
         "dagster/row_count 99",
-        "rows_in 99",
+        "rows 99",
         "loaded 99",
         "duplicates 0",
         "batches 1",
@@ -382,7 +382,7 @@ def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page
     ("check", "verdict", "count"),
     [
         ("no_message_loaded_twice", "Succeeded", "loaded_twice 0"),
-        ("counts_reconcile", "Succeeded", "landed 100"),
+        ("counts_reconcile", "Succeeded", "messages 100"),
         ("duplicates", "Failed", "duplicate_rows 1"),  # a warning
     ],
 )
