@@ -103,6 +103,7 @@ class LoginDatabase:
         self._engine = create_engine(
             self.url,
             hide_parameters=True,
+            use_native_hstore=False,  # none is stored: one question less on the first connection
             # A connection a transaction: transactions here are whole batches, so its few milliseconds do not show, a
             # restarted server needs no ping, and nothing is left open for anybody to close.
             poolclass=NullPool,

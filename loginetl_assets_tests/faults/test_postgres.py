@@ -18,7 +18,7 @@ from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage import database
 from loginetl_assets.storage.database import LoginDatabase, copy_rows
-from loginetl_assets_tests.support.postgres_proxy import call_after, call_before, call_during_copy, statement
+from loginetl_assets_tests.support.postgres_proxy import CONNECT, call_after, call_before, call_during_copy, statement
 from loginetl_assets_tests.support.proxy import Rule
 from loginetl_assets_tests.support.scene import DRAIN, Scene, assert_no_value, failures
 
@@ -291,3 +291,11 @@ def test_an_index_whose_build_was_ended_is_built_by_the_next_migration(
 
         indexes = ("user_logins_by_user", "user_logins_by_ip", "user_logins_by_device")
         assert dict(other.execute(validity.encode()).fetchall()) == dict.fromkeys(indexes, True)
+
+
+def test_every_statement_of_a_run_carries_its_name(scene: Scene) -> None:
+    with scene.pipeline() as pipeline:
+        pipeline.run(DRAIN)
+    of_the_driver = {CONNECT, "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "select", "show"}
+    assert {one.name for one in scene.postgres.statements if "/*" not in one.sql} <= of_the_driver
+    assert {"register_batch", "mark_masked", "insert_logins"} <= {one.name for one in scene.postgres.statements}

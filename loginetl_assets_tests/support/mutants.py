@@ -24,7 +24,7 @@ import pytest
 from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.storage import batches, message_ids, objects
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TESTS = "loginetl_assets_tests/integration/test_batches.py"
 MODULES = (message_ids, objects, batches)
 RUNNING_STACK = "TESTS_STACK_HOME"  # the home of a stack that tests use and leave running
