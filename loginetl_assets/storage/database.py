@@ -151,8 +151,8 @@ class LoginDatabase:
         """A transaction: committed at the end of the block, rolled back when it raises.
 
         Raises:
-            OperatorError: what no retry mends, in words.
-            TransientError: what a retry may mend.
+            OperatorError: an error that no retry fixes.
+            TransientError: an error that a retry may fix.
         """
         try:
             with self._engine.begin() as connection:

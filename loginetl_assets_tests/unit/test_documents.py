@@ -98,3 +98,8 @@ def test_every_make_target_that_a_document_names_exists(name: str) -> None:
     named = set(re.findall(r"(?:^    |`)(?:[A-Z]+=\S+ )?make ([a-z0-9]+)", text_of(name), flags=re.MULTILINE))
 
     assert named - targets - {"docs", "dist"} == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_document_has_the_marks_of_a_conflict(name: str) -> None:
+    assert re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", text_of(name), flags=re.MULTILINE) == []

@@ -123,7 +123,7 @@ def test_a_login_is_masked() -> None:
     one = message()
 
     assert only_row(masked(one)) == {
-        **dict.fromkeys(MASKED_SCHEMA),  # null, if it is none of these
+        **dict.fromkeys(MASKED_SCHEMA),  # null, unless it is one of these
         "message_uuid": one.message_id,
         "user_id": LOGIN["user_id"],
         "device_type": "android",
