@@ -1,5 +1,6 @@
 """The files that say how the project is tested and written agree with each other."""
 
+import ast
 import re
 import tomllib
 from configparser import ConfigParser
@@ -51,3 +52,14 @@ def test_editors_and_ruff_agree_about_python_files() -> None:
     assert editors["*.py"]["max_line_length"] == str(project()["tool"]["ruff"]["line-length"])
     assert editors["*.py"]["indent_size"] == "4"
     assert editors["*"]["end_of_line"] == "lf"
+
+
+def test_no_function_of_the_package_is_longer_than_sixty_lines() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sorted((ROOT / "loginetl_assets").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= 60
+    ]
+
+    assert long == []
