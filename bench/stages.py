@@ -90,6 +90,7 @@ def loading(home: Path, server_url: str, *, rows: int = LOADED_ROWS) -> dict[str
         return _copy(url, whole.select(COLUMN_NAMES))
 
     def ours(url: str) -> float:
+        LoginDatabase(url).migrate()
         return _load(home, url, masked)
 
     rates = {}
