@@ -6,7 +6,8 @@ None of them holds a secret as configuration, so none shows up in the repository
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
+from dagster_aws.utils import ResourceWithBoto3Configuration
+from pydantic import PrivateAttr
 
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.session import open_session
@@ -43,19 +44,10 @@ def fixed(resource: dg.ConfigurableResource[Any]) -> dg.ResourceDefinition:
     )
 
 
-# The fields have the names of dagster-aws's resources. Its base class is not used: importing it takes a second of CPU,
-# in every process that loads the definitions.
-class LoginQueueResource(dg.ConfigurableResource[LoginQueue]):
-    """The login queue on SQS; boto3 settings that are unset follow AWS's variables and profiles."""
+class LoginQueueResource(ResourceWithBoto3Configuration):
+    """The login queue on SQS, with dagster-aws's own boto3 settings; unset ones follow AWS's variables and profiles."""
 
     services: dg.ResourceDependency[Services]
-    region_name: str | None = Field(default=None, description="Region of the boto3 session.")
-    profile_name: str | None = Field(default=None, description="Profile of the boto3 session.")
-    endpoint_url: str | None = Field(default=None, description="Endpoint of SQS.")
-    max_attempts: int = Field(default=5, description="Tries per call, the first included.")
-    aws_access_key_id: str | None = Field(default=None, description="Access key id of the boto3 session.")
-    aws_secret_access_key: str | None = Field(default=None, description="Secret access key of the boto3 session.")
-    aws_session_token: str | None = Field(default=None, description="Session token of the boto3 session.")
 
     @property
     def address(self) -> str:

@@ -27,6 +27,8 @@ QUEUE = {
     "aws_access_key_id": "k",
     "aws_secret_access_key": "k",
     "max_attempts": 0,
+    "use_ssl": False,
+    "verify": False,
 }
 
 

@@ -76,7 +76,7 @@ def test_no_library_passes_below_info_whatever_level_is_set(name: str, seen: See
         logger.removeHandler(own)
 
 
-@pytest.mark.parametrize("name", ["botocore.credentials", "a_library_of_next_year", "dagster_postgres"])
+@pytest.mark.parametrize("name", ["botocore.credentials", "a_library_of_next_year", "dagster_aws"])
 def test_libraries_may_speak_at_info(name: str, seen: Seen) -> None:
     logging.getLogger(name).info("Found credentials in environment variables.")
 
