@@ -30,7 +30,7 @@ from loginetl_assets.privacy.subjects import Subject, tokens_of, values_of
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import delete_pending, pending_logins, read_batch
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
+from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_unnamed
 from loginetl_assets.steps.vault_sweep import sweep_vault
 from loginetl_assets.storage import audit, batches, installation, login_rows, objects, rejections, vault
 from loginetl_assets.storage.batches import Batch, BatchState
@@ -178,9 +178,7 @@ class Erasure:
         run that died, and its messages become a batch that is searched as any other.
         """
         registered = register_unnamed(self._database, self._landing, self._keys, before=_ANY_TIME)
-        deleted = self._landing.delete_unfinished(datetime.now(UTC))
-        deleted += delete_unnamed_masked(self._database, self._landing, before=_ANY_TIME)
-        deleted += delete_purged(self._database, self._landing, before=_ANY_TIME)
+        deleted = delete_unneeded(self._database, self._landing, before=_ANY_TIME)
         return ErasureTotals(unnamed_objects=deleted, unreadable_objects=registered.unreadable_objects)
 
     def _search(self, connection: Connection, batch_id: int) -> tuple[ErasureTotals, _Found | None]:
@@ -281,7 +279,7 @@ class Erasure:
         pairs = token_pairs(connection, tokens)
         tokens = tokens.union(*pairs)
         shared = tokens & self._needed
-        for _, masked in pending_logins(connection, self._landing):
+        for masked in pending_logins(connection, self._landing):
             if masked is not None:
                 shared |= tokens & self._tokens_of_others(masked)
         unneeded = login_rows.unneeded_tokens(connection, tokens - shared, pairs, self._subject.rows)

@@ -1,7 +1,8 @@
 """What a batch's row in Postgres and its objects in the landing do together: land, read, delete."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 import polars as pl
@@ -9,7 +10,7 @@ from sqlalchemy import Connection
 
 from loginetl_assets.errors import BatchError
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import UnreadableError, read_masked, read_messages, write_messages
+from loginetl_assets.landing.batch_files import UnreadableError, Written, read_masked, read_messages, write_messages
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.settings import KeysetRole
@@ -41,16 +42,29 @@ def land(
     to be registered.
     """
     written = write_messages(landing, keyring.landing, messages)
-    batch_id = batches.register_batch(
+    key_id = keyring.key_ids(KeysetRole.LANDING)[0]
+    return LandedBatch(register(connection, written, key_id, messages, run_id), written.size)
+
+
+def register(
+    connection: Connection,
+    written: Written,
+    landing_key_id: int,
+    messages: list[QueuedMessage],
+    run_id: str | None,
+    landed_at: datetime | None = None,
+) -> int:
+    """Registers an object that holds these messages as a batch; returns its id, and arguments are the ledger's."""
+    return batches.register_batch(
         connection,
         object_path=written.object_path,
-        landing_key_id=keyring.key_ids(KeysetRole.LANDING)[0],
+        landing_key_id=landing_key_id,
         messages=len(messages),
         size=written.size,
         oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
         run_id=run_id,
+        landed_at=landed_at,
     )
-    return LandedBatch(batch_id, written.size)
 
 
 @dataclass(frozen=True)
@@ -63,11 +77,7 @@ class BatchLanding:
     run_id: str | None = None
 
     def check_ready(self) -> None:
-        """Makes sure that batches can be landed: the right keyset, a database and a landing that take writes.
-
-        Raises:
-            OperatorError, TransientError: why they cannot.
-        """
+        """Fails where no batch could be landed: the wrong keyset, a database or a landing that takes no writes."""
         with self.database.transaction() as connection:
             installation.check_keys(connection, KeysetRole.LANDING, self.keyring.check_values(KeysetRole.LANDING))
             batches.check_writable(connection)
@@ -95,21 +105,16 @@ def read_batch(landing: Landing, keyring: Keyring, batch: Batch) -> list[QueuedM
     return read_messages(landing, keyring.landing, batch.object_path)
 
 
-def pending_logins(connection: Connection, landing: Landing) -> Iterator[tuple[Batch, pl.DataFrame | None]]:
-    """Yields the batches that are masked and not loaded, one by one, with their rows; None where unreadable."""
+def pending_logins(connection: Connection, landing: Landing) -> Iterator[pl.DataFrame | None]:
+    """Yields the rows of each batch that is masked and not loaded, one by one; None where they are unreadable."""
     last = 0
     while page := batches.pending_masked(connection, after=last, limit=_READ_TOGETHER):
         last = page[-1].batch_id
         for batch in page:
             try:
-                yield batch, read_masked(landing, batch.masked_path)
+                yield read_masked(landing, batch.masked_path)
             except UnreadableError:
-                yield batch, None
-
-
-def delete_objects(connection: Connection, landing: Landing, paths: Sequence[str]) -> None:
-    """Deletes objects that no batch needs; those of which versions stay are listed to be tried again."""
-    objects.schedule_deletion(connection, landing.delete(paths))
+                yield None
 
 
 def delete_pending(database: LoginDatabase, landing: Landing) -> int:

@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.steps.batch_objects import delete_objects, delete_pending
+from loginetl_assets.steps.batch_objects import delete_pending
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.steps.unregistered_objects import delete_purged, delete_unnamed_masked, register_unnamed
+from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_unnamed
 from loginetl_assets.steps.vault_sweep import sweep_vault
 from loginetl_assets.storage import batches, message_ids
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.objects import schedule_deletion
 
 # An object that no batch names was left by a run that died, or by a Postgres that was restored to an earlier moment. A
 # run may name it within its transaction's life, so only what is older than this is taken for one.
@@ -50,9 +51,7 @@ def apply_retention(
     cutoff, orphaned = now - older_than, now - ORPHAN_AGE
     objects = _purge_expired(database, landing, cutoff) + delete_pending(database, landing)
     unnamed = register_unnamed(database, landing, keys, before=orphaned, run_id=run_id)
-    orphans = unnamed.deleted + landing.delete_unfinished(orphaned)
-    orphans += delete_unnamed_masked(database, landing, before=orphaned)
-    orphans += delete_purged(database, landing, before=orphaned)
+    orphans = unnamed.deleted + delete_unneeded(database, landing, before=orphaned)
     with database.transaction() as connection:
         pruned = message_ids.prune(
             connection, now - max(message_ids.REDELIVERY, older_than), unread_since=unnamed.unread_since
@@ -80,6 +79,6 @@ def _purge_expired(database: LoginDatabase, landing: Landing, cutoff: datetime) 
                 return objects
             # The files go before the rows that name them: a purge that dies in between meets them again.
             paths = [path for batch in expired for path in (batch.object_path, batch.masked_path) if path]
-            delete_objects(connection, landing, paths)
+            schedule_deletion(connection, landing.delete(paths))  # once more, those of which versions stay
             batches.mark_purged(connection, [batch.batch_id for batch in expired])
             objects += len(paths)

@@ -9,19 +9,20 @@ as if it were ours. What retention had removed, and a backup of the landing brou
 ids of its messages may be forgotten, and no erasure reads it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
 from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import Written
 from loginetl_assets.landing.object_store import BATCHES, MASKED, PROBES, Landing, ObjectMissingError, may_be_ours
 from loginetl_assets.logins.encryption import DecryptionError, decrypt, key_id_of
-from loginetl_assets.logins.message import QueuedMessage, decode_messages
+from loginetl_assets.logins.message import decode_messages
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.steps.batch_objects import delete_pending
-from loginetl_assets.storage import batches, installation, objects
+from loginetl_assets.steps.batch_objects import delete_pending, register
+from loginetl_assets.storage import installation, objects
 from loginetl_assets.storage.database import LoginDatabase
 
 # A run names what it has put within a transaction's life: put, lock and statement have time-outs of minutes. Should one
@@ -54,37 +55,52 @@ def register_unnamed(
     """
     with database.transaction() as connection:
         installation.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
+    held = keys.key_ids(KeysetRole.LANDING)
     found = UnnamedObjects()
-    for key, written_at in _those(objects.unnamed_objects, database, landing, BATCHES, before):
-        if not may_be_ours(key):
+    for path, written_at in _those(objects.unnamed_objects, database, landing, BATCHES, before):
+        if not may_be_ours(path):
             found.unreadable_objects += 1
-        elif key.startswith(PROBES):
-            landing.delete([key])
-            found.deleted += 1
-        else:
-            _register(database, landing, keys, key, written_at, run_id, found)
+            continue
+        with database.transaction() as connection:
+            # Asked again now that nobody else registers, and read after it: an object that was replaced is deleted
+            # before the ledger forgets it.
+            objects.lock_registering(connection)
+            if not objects.unnamed_objects(connection, [path]):
+                continue
+            try:
+                encrypted = landing.get(path)
+                messages = [] if path.startswith(PROBES) else decode_messages(decrypt(keys.landing, encrypted, path))
+            except ObjectMissingError:
+                continue
+            except (DecryptionError, ValueError):
+                found.unreadable_objects += 1
+                found.unread_since = min(written_at, found.unread_since or written_at)
+                continue
+            if messages:
+                key_id = key_id_of(encrypted)
+                key_id = key_id if key_id in held else held[0]
+                register(connection, Written(path, len(encrypted)), key_id, messages, run_id, landed_at=written_at)
+            else:
+                landing.delete([path])
+        found.registered_batches += bool(messages)
+        found.registered_messages += len(messages)
+        found.deleted += not messages
     return found
 
 
-def delete_unnamed_masked(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
-    """Deletes masked files that no batch names and that were written before a moment: they can be made again."""
-    unnamed = [key for key, _ in _those(objects.unnamed_objects, database, landing, MASKED, before)]
-    return _delete(database, landing, filter(may_be_ours, unnamed))
+def delete_unneeded(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
+    """Deletes what was written before a moment and no batch needs; returns how many objects.
 
-
-def delete_purged(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:
-    """Deletes batches' objects that retention had removed, and that were written anew before a moment."""
-    return _delete(
-        database, landing, (key for key, _ in _those(objects.purged_objects, database, landing, BATCHES, before))
-    )
-
-
-def _delete(database: LoginDatabase, landing: Landing, found: Iterable[str]) -> int:
-    keys = list(found)
+    These are masked files that no batch names, since they can be made again, objects that retention had removed and a
+    backup brought back, and what writes left behind that were killed.
+    """
+    unneeded = [path for path, _ in _those(objects.unnamed_objects, database, landing, MASKED, before)]
+    unneeded = [path for path in unneeded if may_be_ours(path)]
+    unneeded += [path for path, _ in _those(objects.purged_objects, database, landing, BATCHES, before)]
     with database.transaction() as connection:
-        objects.schedule_deletion(connection, keys)  # first: a listing shows none of which only old versions are left
+        objects.schedule_deletion(connection, unneeded)  # first: no listing shows what only old versions are left of
     delete_pending(database, landing)
-    return len(keys)
+    return len(unneeded) + landing.delete_unfinished(before)
 
 
 def _those(
@@ -94,61 +110,9 @@ def _those(
     prefix: str,
     before: datetime,
 ) -> Iterator[tuple[str, datetime]]:
-    old = [(key, written_at) for key, written_at in landing.list(prefix) if written_at < before]
+    old = [(path, written_at) for path, written_at in landing.list(prefix) if written_at < before]
     for start in range(0, len(old), _PAGE):
         page = dict(old[start : start + _PAGE])
         with database.transaction() as connection:
             found = which(connection, list(page))
-        yield from ((key, page[key]) for key in found)
-
-
-def _register(
-    database: LoginDatabase,
-    landing: Landing,
-    keys: Keyring,
-    key: str,
-    written_at: datetime,
-    run_id: str | None,
-    found: UnnamedObjects,
-) -> None:
-    with database.transaction() as connection:
-        # Asked again now that nobody else registers, and read after it: an object that was replaced is deleted before
-        # the ledger forgets it.
-        objects.lock_registering(connection)
-        if not objects.unnamed_objects(connection, [key]):
-            return
-        try:
-            encrypted = landing.get(key)
-            messages = decode_messages(decrypt(keys.landing, encrypted, key))
-        except ObjectMissingError:
-            return
-        except (DecryptionError, ValueError):
-            found.unreadable_objects += 1
-            found.unread_since = min(written_at, found.unread_since or written_at)
-            return
-        if not messages:
-            landing.delete([key])
-            found.deleted += 1
-            return
-        batches.register_batch(
-            connection,
-            object_path=key,
-            landing_key_id=_landing_key_id(keys, encrypted),
-            messages=len(messages),
-            size=len(encrypted),
-            oldest_sent_at_ms=_oldest(messages),
-            run_id=run_id,
-            landed_at=written_at,
-        )
-    found.registered_batches += 1
-    found.registered_messages += len(messages)
-
-
-def _landing_key_id(keys: Keyring, encrypted: bytes) -> int:
-    held = keys.key_ids(KeysetRole.LANDING)
-    key_id = key_id_of(encrypted)
-    return key_id if key_id in held else held[0]
-
-
-def _oldest(messages: list[QueuedMessage]) -> int:
-    return min(message.sent_at_ms for message in messages)
+        yield from ((path, page[path]) for path in found)

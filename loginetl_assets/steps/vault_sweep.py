@@ -32,12 +32,7 @@ class SweepTotals(StepTotals):
 
 
 def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[str] = ()) -> SweepTotals:
-    """Removes the values whose token is nowhere; a look-up by index for each value, in pages that commit.
-
-    Args:
-        database: as a role that sees every row of the table.
-        landing: holds the masked files.
-        keep: tokens that stay all the same.
+    """Removes the values whose token is nowhere, but for `keep`; a look-up by index for each, in pages that commit.
 
     Raises:
         OperatorError: row-level security hides rows.
@@ -66,7 +61,7 @@ def _remove(connection: Connection, landing: Landing, found: set[str]) -> tuple[
     tokens = found.union(*pairs)
     # The files before the rows: a batch that is loaded meanwhile is met in one of the two.
     unreadable = 0
-    for _, logins in pending_logins(connection, landing):
+    for logins in pending_logins(connection, landing):
         if logins is None:
             unreadable += 1
         else:
