@@ -18,7 +18,7 @@ from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import message_ids, rejections
 from loginetl_assets.storage.batches import Batch, pending_masked, touched_by_run
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.login_table import is_filtered, repeated_logins, tokens_of_several_users
+from loginetl_assets.storage.login_table import duplicate_rows, is_filtered, tokens_of_several_users
 
 _PAGE = 100
 
@@ -106,7 +106,7 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
         # A row that the table refused may hold what is not even a text to Postgres.
         accepted = logins.filter(~pl.col("message_uuid").is_in(rejected))
         duplicates = Duplicates(
-            duplicate_rows=repeated_logins(connection, accepted),
+            duplicate_rows=duplicate_rows(connection, accepted),
             shared_devices=_shared(connection, logins, "masked_device_id"),
             shared_ips=_shared(connection, logins, "masked_ip"),
             filtered_by_row_level_security=int(is_filtered(connection)),

@@ -171,7 +171,7 @@ def tokens_of_several_users(connection: Connection, column: str, tokens: Sequenc
     return count
 
 
-def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
+def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> int:
     """Returns how many distinct logins of a frame the table has more than once, as exact duplicates; by index.
 
     Args:
@@ -189,7 +189,7 @@ def repeated_logins(connection: Connection, logins: pl.DataFrame) -> int:
         "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
         f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
     )
-    count: int = connection.execute(named("count_repeated_logins", repeated)).scalar_one()
+    count: int = connection.execute(named("count_duplicate_rows", repeated)).scalar_one()
     return count
 
 

@@ -21,7 +21,7 @@ def _select_logins() -> str:
     return f"SELECT {', '.join(selected)} FROM {{table}} u{''.join(joins)}"
 
 
-def _select_repeated_logins() -> str:
+def _select_duplicate_rows() -> str:
     names = [f"{name}_text" if name in _VERSIONS else name for name in COLUMN_NAMES]
     first, later = names[: len(ADOPTED_COLUMNS)], names[len(ADOPTED_COLUMNS) :]
     selected = ", ".join((*first, "count(*) AS times", *later))
@@ -50,8 +50,8 @@ VIEWS = {
         _select_shared("masked_ip"),
         "IP addresses that more than one user has logged in from.",
     ),
-    "repeated_logins": (
-        _select_repeated_logins(),
+    "duplicate_rows": (
+        _select_duplicate_rows(),
         "Logins that were sent more than once on one day, as exact duplicates.",
     ),
     "daily_activity": (

@@ -104,7 +104,7 @@ def test_a_seventh_field_is_added_as_the_document_says(tmp_path: Path) -> None:
 
         rows = copy.run(
             'loginetl psql -At -c "SELECT user_id, country FROM loginetl.logins ORDER BY 1" '
-            '-c "SELECT user_id, country, times FROM loginetl.repeated_logins"'
+            '-c "SELECT user_id, country, times FROM loginetl.duplicate_rows"'
         )
         assert rows.splitlines() == ["landed|FR", "loaded|", "masked|", "queued|DE"]
         described = copy.run(f"python -c '{METADATA}'").splitlines()

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from loginetl_assets.landing.batch_files import read_masked, write_masked
 from loginetl_assets.steps.replay import replay_rejected
 from loginetl_assets.storage import batches, message_ids
-from loginetl_assets.storage.login_table import repeated_logins, tokens_of_several_users
+from loginetl_assets.storage.login_table import duplicate_rows, tokens_of_several_users
 from loginetl_assets.storage.rejections import Selection
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login, metadata
 
@@ -172,7 +172,7 @@ def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipel
     with pipeline.services.database().transaction() as connection:
         (batch,) = batches.touched_by_run(connection, "loaded", "none")
         logins = read_masked(pipeline.services.landing(), batch.masked_path)
-        repeated_logins(connection, logins)
+        duplicate_rows(connection, logins)
         tokens_of_several_users(connection, "masked_ip", logins["masked_ip"].to_list())
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
     assert pipeline.query(scans)[0][0] - read_before == 0

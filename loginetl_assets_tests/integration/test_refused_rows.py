@@ -39,7 +39,7 @@ def _failures(result: dg.ExecuteInProcessResult) -> str:
 
 
 def narrower_column(pipeline: Pipeline) -> None:
-    pipeline.execute("DROP VIEW loginetl.repeated_logins, loginetl.daily_activity, loginetl.shared_ips,"
+    pipeline.execute("DROP VIEW loginetl.duplicate_rows, loginetl.daily_activity, loginetl.shared_ips,"
                      " loginetl.shared_devices, loginetl.logins")  # fmt: skip
     pipeline.execute("ALTER TABLE user_logins ALTER user_id TYPE varchar(6)")
 

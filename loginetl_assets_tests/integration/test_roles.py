@@ -32,7 +32,7 @@ from loginetl_assets.storage.roles import ANALYST, LOADER, PRIVACY, grant_roles
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login
 
 DENIED = "lacks a right"
-VIEWS = ["logins", "shared_devices", "shared_ips", "repeated_logins", "daily_activity"]
+VIEWS = ["logins", "shared_devices", "shared_ips", "duplicate_rows", "daily_activity"]
 
 
 @dataclass(frozen=True)
@@ -430,7 +430,7 @@ def test_the_views_give_analysts_right_answers(pipeline: Pipeline, logins: Login
 
     assert view("shared_devices") == [("1.d-1", "2", "3", "2024-01-01", "2024-01-02")]
     assert view("shared_ips") == [("1.ip-2", "3", "5", "2024-01-02", "2024-01-04")]
-    assert view("repeated_logins") == [
+    assert view("duplicate_rows") == [
         ("a", "ios", "1.ip-1", "1.d-1", "RU", "2.3.0", "2024-01-01", "2"),
         ("c", "android", "1.ip-2", "1.d-3", "None", "0.0.1", "2024-01-02", "2"),
     ]
