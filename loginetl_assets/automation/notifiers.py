@@ -1,10 +1,8 @@
 """Where alerts go. A notifier of your own needs one method, `notify`; pass it to `build_definitions`."""
 
 import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,9 +14,6 @@ _TIMEOUT_SECONDS = 10
 _RETRIED = (429, 500, 502, 503, 504)
 PAUSES_SECONDS = (0, 1, 2)
 _LONGEST_PAUSE_SECONDS = 20  # whatever the server asks for: the daemon's other sensors wait meanwhile
-
-_NOISY_LOGGERS = tuple(logging.getLogger(name) for name in ("urllib3.connectionpool", "urllib3.connection"))
-_SILENCED = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -38,11 +33,11 @@ def run_failed(job: str, run_id: str, failed_steps: list[str]) -> Alert:
     )
 
 
-def condition_changed(condition: str, text: str, *, holds: bool) -> Alert:
+def condition_changed(condition: str, text: str, *, active: bool) -> Alert:
     """Returns the alert of a condition of the pipeline's health that started, or is resolved."""
     return Alert(
-        f"loginetl: {condition}: {text}" if holds else f"loginetl: {condition} is resolved",
-        {"condition": condition, "holds": holds},
+        f"loginetl: {condition}: {text}" if active else f"loginetl: {condition} is resolved",
+        {"condition": condition, "active": active},
     )
 
 
@@ -51,7 +46,6 @@ class Notifier(Protocol):
 
     def notify(self, alert: Alert) -> None:
         """Delivers one alert."""
-        ...
 
 
 class LogNotifier:
@@ -72,8 +66,7 @@ class WebhookNotifier:
     def notify(self, alert: Alert) -> None:
         """Posts, up to three times more (at once, after 1 s, after 2 s, or when a number in Retry-After says).
 
-        Dagster moves on from a failed run though its tick failed, hence the tries; they are made here, since urllib3's
-        own write the path to the log.
+        Dagster moves on from a failed run though its tick failed, hence the tries.
 
         Raises:
             TransientError: not delivered; the tick fails and shows it.
@@ -81,13 +74,9 @@ class WebhookNotifier:
         body = {"text": alert.text, **alert.details}
         for pause in (*PAUSES_SECONDS, None):
             try:
-                with _urllib3_silenced():
-                    requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
+                requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
                 return
-            except (
-                requests.RequestException,
-                ValueError,
-            ) as error:  # by urllib3: not a valid URL
+            except (requests.RequestException, ValueError) as error:  # the latter by urllib3: not a valid URL
                 if pause is None or not _may_pass(error):
                     raise TransientError(
                         f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"
@@ -102,20 +91,3 @@ def _may_pass(error: Exception) -> bool:
     if response is not None:
         return response.status_code in _RETRIED
     return isinstance(error, (requests.ConnectionError, requests.Timeout))
-
-
-@contextmanager
-def _urllib3_silenced() -> Iterator[None]:
-    """Keeps urllib3 from logging for one try, in the whole process.
-
-    At DEBUG it writes each request's path, and at WARNING the URL of an answer with damaged headers.
-    """
-    with _SILENCED:  # else of two at once the second would find it silent and leave it so
-        before = [logger.disabled for logger in _NOISY_LOGGERS]
-        for logger in _NOISY_LOGGERS:
-            logger.disabled = True
-        try:
-            yield
-        finally:
-            for logger, disabled in zip(_NOISY_LOGGERS, before, strict=True):
-                logger.disabled = disabled

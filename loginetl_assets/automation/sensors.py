@@ -225,9 +225,9 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
             active = {**dict.fromkeys(known_conditions, ""), "database_unreachable": str(error)}
             marks = known | active.keys()
         for name in {_condition_of(mark) for mark in marks - known}:
-            notifier.notify(condition_changed(name, active[name], holds=True))
+            notifier.notify(condition_changed(name, active[name], active=True))
         for name in known_conditions - active.keys():
-            notifier.notify(condition_changed(name, "", holds=False))
+            notifier.notify(condition_changed(name, "", active=False))
         context.update_cursor(json.dumps(sorted(marks)))
         return dg.SkipReason("; ".join(text or name for name, text in sorted(active.items())) or "healthy")
 

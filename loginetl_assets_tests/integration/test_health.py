@@ -15,8 +15,8 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from loginetl_assets.automation.notifiers import Alert
 from loginetl_assets.build import build_definitions
+from loginetl_assets.dagster_instance import SENSORS, read_automation
 from loginetl_assets.errors import TransientError
-from loginetl_assets.orchestration.automation_state import SENSORS, read_automation
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Settings
 from loginetl_assets.steps.health import Health, read_health
@@ -34,7 +34,7 @@ class _Recorder:
     def notify(self, alert: Alert) -> None:
         if self.broken:
             raise TransientError("not delivered")
-        self.told.append((str(alert.details["condition"]), bool(alert.details["holds"])))
+        self.told.append((str(alert.details["condition"]), bool(alert.details["active"])))
 
 
 class _Sensor:

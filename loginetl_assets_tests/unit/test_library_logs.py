@@ -45,7 +45,6 @@ def seen() -> Iterator[Seen]:
         "botocore.endpoint",
         "boto3.resources",
         "s3transfer.utils",
-        "urllib3.connectionpool",
         "requests",
         "obstore",
         "sqlalchemy.engine.Engine",
@@ -91,8 +90,9 @@ def test_statements_and_notices_are_not_told_at_info_either(name: str, seen: See
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR])
-def test_the_driver_tells_of_no_error_that_it_passes_over(level: int, seen: Seen) -> None:
-    logging.getLogger("psycopg").log(level, "error ignored: %s", CANARY)
+@pytest.mark.parametrize("name", ["psycopg", "urllib3.connectionpool"])
+def test_neither_the_driver_nor_urllib3_quotes_in_a_log_what_it_passes_over(name: str, level: int, seen: Seen) -> None:
+    logging.getLogger(name).log(level, "error ignored: %s", CANARY)
 
     assert not seen.records
 
