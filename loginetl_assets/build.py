@@ -17,9 +17,8 @@ import dagster as dg
 from loginetl_assets.assets.masked_logins import masked_logins
 from loginetl_assets.assets.raw_login_messages import login_queue, raw_login_messages
 from loginetl_assets.assets.user_logins import user_logins
-from loginetl_assets.automation.jobs import login_etl, process_landed, replay_job, retention
+from loginetl_assets.automation.jobs import login_etl, process_landed, replay_job, retention, retention_schedule
 from loginetl_assets.automation.notifiers import LogNotifier, Notifier, WebhookNotifier
-from loginetl_assets.automation.schedules import retention_schedule
 from loginetl_assets.automation.sensors import failed_run_sensor, health_sensor, queue_depth_sensor
 from loginetl_assets.checks.health import health
 from loginetl_assets.checks.masked_logins import masked_logins_are_sound, rejection_rate
@@ -58,6 +57,15 @@ def build_definitions(
     if notifier is None:
         url = settings.alert_webhook_url
         notifier = WebhookNotifier(url) if url else LogNotifier()
+    services = Services(settings)
+    ours = {
+        "queue": LoginQueueResource(services=services),
+        "database": LoginDatabaseResource(services=services),
+        "landing": LandingResource(services=services),
+        "payloads": PayloadsResource(services=services),
+        "keyring": KeyringResource(services=services),
+        "rules": RulesResource.of(settings),
+    }
     automatic = settings.is_automatic
     sensors = dg.DefaultSensorStatus.RUNNING if automatic else dg.DefaultSensorStatus.STOPPED
     schedules = dg.DefaultScheduleStatus.RUNNING if automatic else dg.DefaultScheduleStatus.STOPPED
@@ -86,19 +94,5 @@ def build_definitions(
         ],
         schedules=[retention_schedule(days=settings.retention_days, default_status=schedules)],
         executor=dg.in_process_executor,  # `dagster asset materialize` and the Dagster UI use it
-        resources={
-            name: fixed(resource) for name, resource in {**_resources(settings), **(resource_overrides or {})}.items()
-        },
+        resources={name: fixed(resource) for name, resource in {**ours, **(resource_overrides or {})}.items()},
     )
-
-
-def _resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
-    services = Services(settings)
-    return {
-        "queue": LoginQueueResource(services=services),
-        "database": LoginDatabaseResource(services=services),
-        "landing": LandingResource(services=services),
-        "payloads": PayloadsResource(services=services),
-        "keyring": KeyringResource(services=services),
-        "rules": RulesResource.of(settings),
-    }

@@ -12,18 +12,28 @@ from pydantic import PrivateAttr
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.session import open_session
 from loginetl_assets.aws.sqs import LoginQueue
+from loginetl_assets.dagster_instance import INSTALLATION_TAG
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG
+from loginetl_assets.logins.masking import MaskingRules
 from loginetl_assets.services import Services
 from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
-from loginetl_assets.steps.mask import MaskingRules
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.live_runs import Heartbeat
 
 EMBEDDED = "embedded in LOGINETL_HOME"
+
+# What boto3 reads in place of each setting of a session.
+_SESSION = {
+    "AWS_REGION": "region_name",
+    "AWS_DEFAULT_REGION": "region_name",
+    "AWS_PROFILE": "profile_name",
+    "AWS_ACCESS_KEY_ID": "aws_access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
+    "AWS_SESSION_TOKEN": "aws_session_token",
+}
 
 
 def fixed(resource: dg.ConfigurableResource[Any]) -> dg.ResourceDefinition:
@@ -32,11 +42,8 @@ def fixed(resource: dg.ConfigurableResource[Any]) -> dg.ResourceDefinition:
     They decide what is read and what is in the table; its page in the Dagster UI shows its address and those fields
     that hold no secret.
     """
-    fields = {
-        name: value
-        for name in type(resource).model_fields
-        if name != "services" and (value := getattr(resource, name)) is not None
-    }
+    fields = {name: getattr(resource, name) for name in type(resource).model_fields if name != "services"}
+    fields = {name: value for name, value in fields.items() if value is not None}
     shown = {"address": getattr(resource, "address", None), **fields}
     lines = [f"{name}: {value}" for name, value in shown.items() if value is not None and not name.startswith("aws_")]
     return resource.get_resource_definition().configured(
@@ -56,15 +63,8 @@ class LoginQueueResource(ResourceWithBoto3Configuration):
 
     def get_client(self, connections: int = 10) -> LoginQueue:
         """Opens the queue for that many calls at once."""
-        session = open_session(
-            region_name=self.region_name,
-            profile_name=self.profile_name,
-            aws_access_key_id=self.aws_access_key_id,
-            aws_secret_access_key=self.aws_secret_access_key,
-            aws_session_token=self.aws_session_token,
-        )
         return self.services.queue(
-            session=session,
+            session=open_session(**{name: getattr(self, name) for name in _SESSION.values()}),
             endpoint_url=self.endpoint_url,
             connections=connections,
             max_attempts=self.max_attempts,
@@ -72,18 +72,11 @@ class LoginQueueResource(ResourceWithBoto3Configuration):
 
     def as_environment(self) -> dict[str, str]:
         """The variables from which a child process opens the same queue."""
-        named = {
-            "AWS_REGION": self.region_name,
-            "AWS_DEFAULT_REGION": self.region_name,
-            "AWS_PROFILE": self.profile_name,
-            "AWS_ENDPOINT_URL_SQS": self.endpoint_url,
-            "AWS_ACCESS_KEY_ID": self.aws_access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self.aws_secret_access_key,
-            "AWS_SESSION_TOKEN": self.aws_session_token,
-        }
+        named = {variable: getattr(self, name) for variable, name in _SESSION.items()}
+        named["AWS_ENDPOINT_URL_SQS"] = self.endpoint_url
         return {
             **self.services.settings.as_environment(),
-            **{name: value for name, value in named.items() if value is not None},
+            **{variable: value for variable, value in named.items() if value is not None},
         }
 
 

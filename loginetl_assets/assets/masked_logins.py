@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import dagster as dg
 from pydantic import Field
@@ -9,19 +10,18 @@ from pydantic import Field
 from loginetl_assets.assets.metadata import (
     LOADED,
     LOGIN_COLUMNS,
+    MASKED_LINEAGE,
     NOT_MASKED,
     OWNERS,
     PRIVACY_OWNERS,
+    RAW,
     column_schema,
-    masked_lineage,
     rate,
 )
+from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.logins.contract import MASKED_FIELDS
-from loginetl_assets.orchestration.failures import failures_without_values, retries_left
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, RulesResource
-from loginetl_assets.steps.each_batch import FailedBatches
-from loginetl_assets.steps.mask import MaskTotals, mask_pending
-from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.steps.mask import mask_pending
 from loginetl_assets.storage.login_table import table_rows
 
 
@@ -39,25 +39,24 @@ class MaskingConfig(dg.Config):
     )
 
 
+_spec = partial(dg.AssetSpec, deps=[RAW], group_name="logins")
+
+
 @dg.multi_asset(
     name="masked_logins",
     specs=[
-        dg.AssetSpec(
+        _spec(
             "masked_logins",
-            deps=["raw_login_messages"],
-            group_name="logins",
             kinds={"polars", "parquet"},
             owners=OWNERS,
             description="One parquet file per batch: logins with `ip` and `device_id` replaced by tokens.",
             metadata={
                 "dagster/column_schema": column_schema(("message_uuid", "uuid", "The message's id."), *LOGIN_COLUMNS),
-                "dagster/column_lineage": masked_lineage(),
+                "dagster/column_lineage": MASKED_LINEAGE,
             },
         ),
-        dg.AssetSpec(
+        _spec(
             "rejected_logins",
-            deps=["raw_login_messages"],
-            group_name="logins",
             kinds={"postgres"},
             owners=PRIVACY_OWNERS,
             description="Messages that could not be loaded: the reason in plaintext, the body encrypted.",
@@ -74,10 +73,8 @@ class MaskingConfig(dg.Config):
                 ),
             },
         ),
-        dg.AssetSpec(
+        _spec(
             "pii_vault",
-            deps=["raw_login_messages"],
-            group_name="logins",
             kinds={"postgres"},
             owners=PRIVACY_OWNERS,
             description="Token to encrypted value. The pipeline can add to it; only the privacy officer can read it.",
@@ -87,11 +84,7 @@ class MaskingConfig(dg.Config):
                     ("token", "text", "As in the table of logins."),
                     ("field", "text", f"One of {', '.join(MASKED_FIELDS)}."),
                     ("encrypted_value", "bytea", "The value, encrypted with a data key."),
-                    (
-                        "data_key_id",
-                        "bigint",
-                        "Which data key; each is encrypted for the officer's public key.",
-                    ),
+                    ("data_key_id", "bigint", "Which data key; each is encrypted for the officer's public key."),
                     ("first_seen_at", "timestamptz", "When the value was first received."),
                 ),
             },
@@ -119,31 +112,18 @@ def masked_logins(
             batch_ids=config.batch_ids,
             run_id=context.run.run_id,
         )
-        if failed.may_pass and retries_left(context):
-            raise failed.error()
-        if totals.quarantined_batches:
-            context.log.warning(f"{totals.quarantined_batches} batches are quarantined: see `loginetl status`")  # noqa: G004 - a count
-        yield from _results(totals, failed, opened, rate(totals.messages, time.monotonic() - started))
+        check_batches(context, failed, totals.quarantined_batches)
+        shown = {**totals.as_metadata(), **rate(totals.messages, time.monotonic() - started)}
+        with opened.transaction() as connection:
+            rejected, vault = (table_rows(connection, f"loginetl.{name}") for name in ("rejected_logins", "pii_vault"))
+        rows = {"masked_logins": totals.masked, "rejected_logins": rejected, "pii_vault": vault}
+        for asset, count in rows.items():
+            not_masked = {NOT_MASKED: str(failed)} if failed and asset == "masked_logins" else {}
+            yield dg.MaterializeResult(asset_key=asset, metadata={"dagster/row_count": count, **shown, **not_masked})
         if failed:
             context.log.error(str(failed))
             if not _load_follows(context):
                 raise failed.error()
-
-
-def _results(
-    totals: MaskTotals, failed: FailedBatches, database: LoginDatabase, speed: dict[str, float]
-) -> Iterator[dg.MaterializeResult[None]]:
-    with database.transaction() as connection:
-        rejected_rows = table_rows(connection, "loginetl.rejected_logins")
-        vault_rows = table_rows(connection, "loginetl.pii_vault")
-    for asset, rows, metadata in (
-        ("masked_logins", totals.masked, {NOT_MASKED: str(failed)} if failed else {}),
-        ("rejected_logins", rejected_rows, {}),
-        ("pii_vault", vault_rows, {}),
-    ):
-        yield dg.MaterializeResult(
-            asset_key=asset, metadata={"dagster/row_count": rows, **totals.as_metadata(), **speed, **metadata}
-        )
 
 
 def _load_follows(context: dg.AssetExecutionContext) -> bool:

@@ -24,15 +24,10 @@ def column_schema(*columns: tuple[str, str, str]) -> dg.TableSchema:
 LOGIN_COLUMNS = tuple((column.name, column.sql_type, column.description) for column in COLUMNS)
 
 
-def masked_lineage() -> dg.TableColumnLineage:
-    """Returns which field of the raw message each masked column comes from."""
-    sources = {"message_uuid": "message_id", **{column.name: column.source for column in COLUMNS}}
-    return dg.TableColumnLineage({name: [dg.TableColumnDep(RAW, source)] for name, source in sources.items()})
-
-
-def table_lineage() -> dg.TableColumnLineage:
-    """Returns the lineage of the table: each column comes from its namesake in the masked file."""
-    return dg.TableColumnLineage({name: [dg.TableColumnDep(MASKED, name)] for name in COLUMN_NAMES})
+# A masked column comes from a field of the raw message, a column of the table from its namesake in the masked file.
+_SOURCES = {"message_uuid": "message_id", **{column.name: column.source for column in COLUMNS}}
+MASKED_LINEAGE = dg.TableColumnLineage({name: [dg.TableColumnDep(RAW, source)] for name, source in _SOURCES.items()})
+TABLE_LINEAGE = dg.TableColumnLineage({name: [dg.TableColumnDep(MASKED, name)] for name in COLUMN_NAMES})
 
 
 def rate(count: int, seconds: float) -> dict[str, Any]:

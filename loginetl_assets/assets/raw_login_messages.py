@@ -9,8 +9,8 @@ from pydantic import Field
 
 from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
 from loginetl_assets.aws.sqs import QueueDepth
+from loginetl_assets.failures import failures_without_values
 from loginetl_assets.logins.contract import FIELDS
-from loginetl_assets.orchestration.failures import failures_without_values
 from loginetl_assets.resources import (
     KeyringResource,
     LandingResource,

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from loginetl_assets.assets.metadata import LOGIN_COLUMNS, NOT_MASKED, OWNERS, column_schema, rate, table_lineage
+from loginetl_assets.assets.metadata import LOGIN_COLUMNS, NOT_MASKED, OWNERS, TABLE_LINEAGE, column_schema, rate
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.orchestration.failures import failures_without_values, retries_left
+from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.steps.load import load_pending
 from loginetl_assets.storage.login_table import table_rows
@@ -25,7 +25,7 @@ from loginetl_assets.storage.login_table_record import login_table
     ),
     metadata={
         "dagster/column_schema": column_schema(*LOGIN_COLUMNS),
-        "dagster/column_lineage": table_lineage(),
+        "dagster/column_lineage": TABLE_LINEAGE,
     },
 )
 def user_logins(
@@ -41,10 +41,7 @@ def user_logins(
         totals, failed = load_pending(
             opened, landing.get_client(opened), keyring.get_client(), run_id=context.run.run_id
         )
-        if failed.may_pass and retries_left(context):
-            raise failed.error()
-        if totals.quarantined_batches:
-            context.log.warning(f"{totals.quarantined_batches} batches are quarantined: see `loginetl status`")  # noqa: G004 - a count
+        check_batches(context, failed, totals.quarantined_batches)
         if totals.batches_to_mask_again:
             context.log.warning(
                 f"{totals.batches_to_mask_again} masked files are gone or damaged: the next run writes them again"  # noqa: G004 - a count

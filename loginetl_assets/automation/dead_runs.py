@@ -7,7 +7,7 @@ ask: the run would stay STARTED and count as in flight until its maximum runtime
 import dagster as dg
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
-from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns
+from loginetl_assets.dagster_instance import INSTALLATION_TAG, OurRuns
 from loginetl_assets.storage import live_runs
 from loginetl_assets.storage.database import LoginDatabase
 

@@ -1,4 +1,4 @@
-"""The jobs: the pipeline in one process, and retention."""
+"""The jobs: the pipeline in one process, replay, and retention with its schedule."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from pydantic import Field
 
-from loginetl_assets.orchestration.failures import failures_without_values
-from loginetl_assets.orchestration.our_runs import OurRuns, label_of
+from loginetl_assets.dagster_instance import OurRuns, label_of
+from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, PayloadsResource
 from loginetl_assets.steps.replay import replay_rejected, selection
 from loginetl_assets.steps.retention import apply_retention
@@ -106,7 +106,7 @@ def purge(
         with opened.transaction() as connection:
             installation = str(installation_id(connection))
         ours = OurRuns(context.instance, installation, label_of(context.run))
-        runs = _purge_runs(context.instance, ours, datetime.now(UTC) - older_than)
+        runs = ours.delete_ended(before=datetime.now(UTC) - older_than)
         totals = apply_retention(
             opened, landing.get_client(opened), keyring.get_client(), older_than=older_than, run_id=context.run.run_id
         )
@@ -120,18 +120,6 @@ def purge(
         )
 
 
-def _purge_runs(instance: dg.DagsterInstance, ours: OurRuns, cutoff: datetime) -> int:
-    """Deletes our runs that ended before the cutoff, with their events and compute logs; returns how many."""
-    run_ids = ours.ids(
-        updated_before=cutoff,
-        statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED],
-    )
-    for run_id in run_ids:
-        instance.compute_log_manager.delete_logs(prefix=[run_id])  # first: without the run nobody finds them
-        instance.delete_run(run_id)
-    return len(run_ids)
-
-
 @dg.job(
     name=RETENTION,
     executor_def=dg.in_process_executor,
@@ -140,3 +128,15 @@ def _purge_runs(instance: dg.DagsterInstance, ours: OurRuns, cutoff: datetime) -
 def retention() -> None:
     """One op: the steps need each other's order and share connections."""
     purge()
+
+
+def retention_schedule(*, days: int, default_status: dg.DefaultScheduleStatus) -> dg.ScheduleDefinition:
+    """Builds the daily schedule that purges what is older than `days`."""
+    return dg.ScheduleDefinition(
+        name="daily_retention",
+        job=retention,
+        cron_schedule="17 3 * * *",  # off the full hour, when everything else starts
+        run_config={"ops": {"purge": {"config": {"days": days}}}},
+        default_status=default_status,
+        description=f"Every day at 03:17 UTC: removes what is older than {days} days.",
+    )

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 
 import dagster as dg
 
@@ -12,9 +13,8 @@ from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
 from loginetl_assets.aws.sqs import LoginQueue
+from loginetl_assets.dagster_instance import ENDED, INSTALLATION_TAG, OurRuns, label_of, read_automation
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.orchestration.automation_state import read_automation
-from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns, label_of
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, read_health
@@ -65,13 +65,8 @@ def queue_depth_sensor(
 ) -> dg.SensorDefinition:
     """Builds the sensor that requests as many bounded drains as the backlog and a maximum allow.
 
-    It reads the queue's depth and the runs in flight and keeps no cursor. Its requests carry no run key: one that
-    was ever launched would be skipped for ever, even when its run failed.
-
-    Args:
-        messages_per_run: what one drain takes at most; the backlog is divided by it.
-        max_runs_in_flight: how many drains may be under way at once, whoever asked for them.
-        default_status: whether it runs without being switched on.
+    It reads the queue's depth and the runs in flight, whoever asked for them, and keeps no cursor. Its requests carry
+    no run key: one that was ever launched would be skipped for ever, even when its run failed.
     """
 
     @dg.sensor(
@@ -125,17 +120,12 @@ def _code_location(context: dg.SensorEvaluationContext) -> str | None:
 
 def _back_off(ours: OurRuns) -> timedelta:
     """Returns how long the next drain must still wait: longer with every failure in a row, not at all after one."""
-    in_a_row = 0
-    ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-    records = _drains(ours.records(statuses=ended, limit=50))
-    for record in records:
-        if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
-            break
-        in_a_row += 1
-    if not in_a_row:
+    records = _drains(ours.records(statuses=ENDED, limit=50))
+    failures = list(takewhile(lambda one: one.dagster_run.status is dg.DagsterRunStatus.FAILURE, records))
+    if not failures:
         return timedelta()
-    pause: timedelta = min(timedelta(seconds=TICK_SECONDS) * (2 ** (in_a_row - 1) - 1), LONGEST_PAUSE)
-    passed: timedelta = datetime.now(UTC) - records[0].update_timestamp
+    pause: timedelta = min(timedelta(seconds=TICK_SECONDS) * (2 ** (len(failures) - 1) - 1), LONGEST_PAUSE)
+    passed: timedelta = datetime.now(UTC) - failures[0].update_timestamp
     return max(pause - passed, timedelta())
 
 
@@ -181,14 +171,10 @@ def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dag
     The database is not asked, as it may be what failed: a run that began names the installation itself.
     """
     ours = OurRuns(instance, run.tags.get(INSTALLATION_TAG), label_of(run))
-    records = ours.records(job_name=run.job_name, limit=50)
-    made = next((one.create_timestamp for one in records if one.dagster_run.run_id == run.run_id), None)
-    earlier = [
-        one.dagster_run
-        for one in records
-        if made is not None and one.create_timestamp < made and one.dagster_run.is_finished
-    ]
-    return earlier[0] if earlier else None
+    newest_first = ours.records(job_name=run.job_name, limit=50)
+    made = next((one.create_timestamp for one in newest_first if one.dagster_run.run_id == run.run_id), None)
+    earlier = (one.dagster_run for one in newest_first if made is not None and one.create_timestamp < made)
+    return next((one for one in earlier if one.is_finished), None)
 
 
 def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:

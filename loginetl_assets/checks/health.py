@@ -2,9 +2,8 @@
 
 import dagster as dg
 
-from loginetl_assets.orchestration.automation_state import read_automation
-from loginetl_assets.orchestration.failures import failures_without_values
-from loginetl_assets.orchestration.our_runs import label_of
+from loginetl_assets.dagster_instance import label_of, read_automation
+from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
 from loginetl_assets.steps.health import read_health
 

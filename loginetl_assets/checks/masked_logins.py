@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from loginetl_assets.checks.results import selected_results
-from loginetl_assets.orchestration.failures import failures_without_values
+from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.steps.verify import verify_masked
 from loginetl_assets.storage.batches import touched_by_run
@@ -45,7 +45,6 @@ def masked_logins_are_sound(
         error = dg.AssetCheckSeverity.ERROR
         yield from selected_results(
             context,
-            "masked_logins",
             {
                 "app_version_in_range": (not any(versions.values()), error, versions),
                 "no_plaintext_identifiers": (not any(plaintext.values()), error, plaintext),

@@ -7,13 +7,16 @@ import dagster as dg
 
 def selected_results(
     context: dg.AssetCheckExecutionContext,
-    asset: str,
     results: Mapping[str, tuple[bool, dg.AssetCheckSeverity, Mapping[str, int]]],
     shared: Mapping[str, int],
 ) -> Iterator[dg.AssetCheckResult]:
     """Yields the selected ones of the results, by check: passed or not, severity, counts; the shared counts in each."""
-    for name, (passed, severity, counts) in results.items():
-        if dg.AssetCheckKey(dg.AssetKey(asset), name) in context.selected_asset_check_keys:
-            yield dg.AssetCheckResult(
-                check_name=name, asset_key=asset, passed=passed, severity=severity, metadata={**counts, **shared}
-            )
+    for key in context.selected_asset_check_keys:
+        passed, severity, counts = results[key.name]
+        yield dg.AssetCheckResult(
+            check_name=key.name,
+            asset_key=key.asset_key,
+            passed=passed,
+            severity=severity,
+            metadata={**counts, **shared},
+        )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from loginetl_assets.checks.results import selected_results
-from loginetl_assets.orchestration.failures import failures_without_values
+from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import LandingResource, LoginDatabaseResource
 from loginetl_assets.steps.verify import verify_loaded
 
@@ -46,7 +46,6 @@ def user_logins_are_sound(
         error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
         yield from selected_results(
             context,
-            "user_logins",
             {
                 "no_message_loaded_twice": (not any(vars(repeats).values()), error, repeats.as_metadata()),
                 "counts_reconcile": (mismatches == 0, error, sums.as_metadata()),

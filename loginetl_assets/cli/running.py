@@ -18,9 +18,9 @@ from rich.table import Table
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
 from loginetl_assets.cli.environment import dagster_home
+from loginetl_assets.dagster_instance import OurRuns
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.rejection import Reason
-from loginetl_assets.orchestration.our_runs import OurRuns
 from loginetl_assets.services import Services
 from loginetl_assets.steps.drain.engine import DrainTotals
 from loginetl_assets.steps.drain.policy import StoppedReason

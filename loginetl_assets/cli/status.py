@@ -129,7 +129,7 @@ def _automation(settings: "Settings") -> tuple[str, dict[str, str]]:
         return f"{default}; DAGSTER_HOME is not set, so more is not known", {}
     import dagster as dg
 
-    from loginetl_assets.orchestration.automation_state import read_automation
+    from loginetl_assets.dagster_instance import read_automation
 
     try:
         with dg.DagsterInstance.get() as instance:

@@ -23,11 +23,9 @@ class Encryptor(Protocol):
 
     def encrypt(self, plaintext: bytes, associated_data: bytes) -> bytes:
         """Encrypts bytes, bound to the associated data."""
-        ...
 
     def decrypt(self, ciphertext: bytes, associated_data: bytes) -> bytes:
         """Decrypts them; raises tink.TinkError where anything was changed."""
-        ...
 
 
 def encrypt(encryptor: Encryptor, plaintext: bytes, place: str) -> bytes:

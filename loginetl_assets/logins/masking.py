@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from typing import NamedTuple
 from uuid import UUID
 
 import polars as pl
@@ -24,10 +25,7 @@ from loginetl_assets.logins.tokens import Tokenizer, is_token
 from loginetl_assets.logins.versions import MAX_PACKED, major_version, pack_version
 
 _DTYPES = {"character varying": pl.String, "integer": pl.Int32, "date": pl.Date}
-_IDS = {
-    "message_uuid": pl.String,
-    "event_uuid": pl.String,
-}  # UUIDs; the second null where events have no id of their own
+_IDS = dict.fromkeys(("message_uuid", "event_uuid"), pl.String)  # the second null where events have no id of their own
 MASKED_SCHEMA = pl.Schema({**_IDS, **{column.name: _DTYPES[column.base_type] for column in COLUMNS}})
 _READ_SCHEMA = pl.Schema(
     {"position": pl.Int64, "sent_at_ms": pl.Int64, **dict.fromkeys(FIELD_NAMES, pl.String), "event_uuid": pl.String}
@@ -35,7 +33,15 @@ _READ_SCHEMA = pl.Schema(
 
 
 @dataclass(frozen=True)
-class RejectedMessage:
+class MaskingRules:
+    """The settings that decide what becomes of a message."""
+
+    reject_unknown_fields: bool = False  # else fields outside the contract are counted
+    major_only: bool = False  # a version's column holds the major version alone, not the packed one
+    by_event_id: bool = False  # the bodies' own `event_id` is read
+
+
+class RejectedMessage(NamedTuple):
     """A message and why it was rejected."""
 
     message: QueuedMessage
@@ -67,22 +73,9 @@ class MaskedBatch:
 
 
 def mask_batch(
-    messages: Sequence[QueuedMessage],
-    tokenizer: Tokenizer,
-    *,
-    reject_unknown_fields: bool = False,
-    major_only: bool = False,
-    by_event_id: bool = False,
+    messages: Sequence[QueuedMessage], tokenizer: Tokenizer, rules: MaskingRules = MaskingRules()
 ) -> MaskedBatch:
-    """Reads, checks and masks a batch.
-
-    Args:
-        messages: as they were landed; an id that comes again is passed over.
-        tokenizer: makes the tokens.
-        reject_unknown_fields: whether a field outside the contract rejects its message.
-        major_only: whether a version's column holds the major version alone instead of the packed one.
-        by_event_id: whether the bodies' own `event_id` is read.
-    """
+    """Reads, checks and masks messages as they were landed; an id that comes again is passed over."""
     distinct: dict[UUID, QueuedMessage] = {}
     for message in messages:
         distinct.setdefault(message.uuid, message)
@@ -92,7 +85,9 @@ def mask_batch(
     rejected: list[RejectedMessage] = []
     unknown_fields = 0
     for position, (_, message) in enumerate(kept):
-        reading = read_login(message.body, reject_unknown_fields=reject_unknown_fields, by_event_id=by_event_id)
+        reading = read_login(
+            message.body, reject_unknown_fields=rules.reject_unknown_fields, by_event_id=rules.by_event_id
+        )
         if isinstance(reading, Login):
             unknown_fields += reading.unknown_fields
             event = str(reading.event_uuid) if reading.event_id else None
@@ -110,14 +105,12 @@ def mask_batch(
     logins = valid.select(
         pl.Series("message_uuid", [str(kept[position][0]) for position in valid["position"]], pl.String),
         "event_uuid",
-        *(_column(field, tokens, major_only).alias(field.column.name) for field in FIELDS),
+        *(_column(field, tokens, rules.major_only).alias(field.column.name) for field in FIELDS),
         pl.from_epoch("sent_at_ms", time_unit="ms").dt.date().alias(CREATE_DATE.name),
     )
-    logins = logins.select(MASKED_SCHEMA.names()).match_to_schema(MASKED_SCHEMA)
     vault = pl.concat(pairs.select("token", pl.lit(field).alias("field"), "value") for field, pairs in tokens.items())
-    return MaskedBatch(
-        logins.match_to_schema(MASKED_SCHEMA), rejected, vault, len(messages) - len(kept), unknown_fields
-    )
+    logins = logins.select(MASKED_SCHEMA.names()).match_to_schema(MASKED_SCHEMA)
+    return MaskedBatch(logins, rejected, vault, len(messages) - len(kept), unknown_fields)
 
 
 def as_masked(frame: pl.DataFrame) -> pl.DataFrame:

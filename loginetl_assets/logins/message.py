@@ -137,12 +137,8 @@ def read_login(body: bytes, *, reject_unknown_fields: bool = False, by_event_id:
     """Reads one message body.
 
     Nested objects are flattened with `_`, one SNS envelope is unwrapped. Time is linear in the length of the body, and
-    nesting is bounded by `MAX_DEPTH`.
-
-    Args:
-        body: the message's bytes, UTF-8.
-        reject_unknown_fields: whether a field outside the contract rejects the message instead of being counted.
-        by_event_id: whether a field `event_id` beside the contract's is read.
+    nesting is bounded by `MAX_DEPTH`. A field outside the contract is counted, or rejects the message; `event_id` is
+    read beside the contract's fields where it is asked for.
     """
     try:
         document = _decode(body)

@@ -22,7 +22,6 @@ class Prf(Protocol):
 
     def compute(self, input_data: bytes, output_length: int) -> bytes:
         """Returns `output_length` bytes: the same for the same input and key, random to who lacks the key."""
-        ...
 
 
 class Tokenizer:

@@ -1,4 +1,4 @@
-"""App versions as integers that sort like versions and can be read back.
+"""App versions as integers that sort like versions; `loginetl.version_text` in Postgres reads them back.
 
 `major * 1_000_000 + minor * 1_000 + patch`, the missing parts being 0: "2.3.0" is 2_003_000, "0.96" is 96_000. The
 largest is 2146.999.999, which still fits Postgres's four-byte integer.
@@ -28,10 +28,3 @@ def pack_version(text: pl.Expr) -> pl.Expr:
 def major_version(packed: pl.Expr) -> pl.Expr:
     """Returns the Int32 of the first part alone."""
     return packed // 1_000_000
-
-
-def version_text(packed: int) -> str:
-    """Returns the version with all three parts: 2_003_000 is "2.3.0"."""
-    major, rest = divmod(packed, 1_000_000)
-    minor, patch = divmod(rest, 1_000)
-    return f"{major}.{minor}.{patch}"

@@ -1,6 +1,7 @@
 """Loads masked batches into the table of logins: one transaction a batch, every message id at most once, ever."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 from sqlalchemy import Connection
@@ -39,60 +40,47 @@ def load_pending(
 ) -> tuple[LoadTotals, FailedBatches]:
     """Loads what is masked and not loaded yet, batch by batch, oldest first.
 
-    Args:
-        database: holds the ledger and the table of logins.
-        landing: holds the masked files, and the bodies of rows that the table refuses.
-        keys: the landing's and the rejects' keysets are used, where the table refuses a row.
-        run_id: of the Dagster run, for the ledger.
+    The keysets of the landing and of the rejects are used only where the table refuses a row.
 
     Raises:
         OperatorError, TransientError: what concerns all batches.
     """
-    return each_batch(database, [BatchState.MASKED], _Loader(landing, keys, run_id).load, LoadTotals())
+    return each_batch(database, [BatchState.MASKED], partial(_load, landing, keys, run_id), LoadTotals())
 
 
-class _Loader:
-    """Loads claimed batches, each in the transaction that claims it."""
+def _load(landing: Landing, keys: Keyring, run_id: str, connection: Connection, batch: Batch) -> LoadTotals:
+    """Loads one batch in the transaction that claims it, or quarantines it where it cannot be read.
 
-    def __init__(self, landing: Landing, keys: Keyring, run_id: str) -> None:
-        self._landing = landing
-        self._keys = keys
-        self._run_id = run_id
+    One whose masked file is gone or damaged becomes pending for masking: the next run makes the file anew.
+    """
+    try:
+        logins = read_masked(landing, batch.masked_path)
+    except UnreadableError:
+        batches.replace_masked(connection, batch, None)
+        return LoadTotals(batches_to_mask_again=1)
+    try:
+        with connection.begin_nested():  # rows of a batch that is quarantined must not stay
+            _refuse_violations(batch, logins)
+            outcome = load_logins(connection, batch, logins)
+            rejected = _reject(landing, keys, connection, batch, outcome.refused)
+    except UnreadableError as error:
+        batches.quarantine(connection, batch, str(error))
+        return LoadTotals(quarantined_batches=1)
+    duplicates = logins.height - outcome.inserted - rejected
+    results = Results(loaded=outcome.inserted, duplicates=duplicates, rejected=rejected)
+    batches.mark_loaded(connection, batch, results, run_id=run_id)
+    return LoadTotals(rows=logins.height, batches=1, loaded=outcome.inserted, rejected=rejected, duplicates=duplicates)
 
-    def load(self, connection: Connection, batch: Batch) -> LoadTotals:
-        """Loads one batch, or quarantines it where it cannot be read.
 
-        One whose masked file is gone or damaged becomes pending for masking: the next run makes the file anew.
-        """
-        try:
-            logins = read_masked(self._landing, batch.masked_path)
-        except UnreadableError:
-            batches.replace_masked(connection, batch, None)
-            return LoadTotals(batches_to_mask_again=1)
-        try:
-            with connection.begin_nested():  # rows of a batch that is quarantined must not stay
-                _refuse_violations(batch, logins)
-                outcome = load_logins(connection, batch, logins)
-                rejected = self._reject(connection, batch, outcome.refused)
-        except UnreadableError as error:
-            batches.quarantine(connection, batch, str(error))
-            return LoadTotals(quarantined_batches=1)
-        duplicates = logins.height - outcome.inserted - rejected
-        results = Results(loaded=outcome.inserted, duplicates=duplicates, rejected=rejected)
-        batches.mark_loaded(connection, batch, results, run_id=self._run_id)
-        return LoadTotals(
-            rows=logins.height, batches=1, loaded=outcome.inserted, rejected=rejected, duplicates=duplicates
-        )
-
-    def _reject(self, connection: Connection, batch: Batch, refused: list[str]) -> int:
-        """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
-        if not refused:
-            return 0
-        bodies = {str(message.uuid): message for message in read_batch(self._landing, self._keys, batch)}
-        reason = Rejection(Reason.REFUSED_BY_TABLE)
-        return rejections.add(
-            connection, batch, (encrypted_rejection(self._keys.rejects, bodies[key], reason) for key in refused)
-        )
+def _reject(landing: Landing, keys: Keyring, connection: Connection, batch: Batch, refused: list[str]) -> int:
+    """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
+    if not refused:
+        return 0
+    bodies = {str(message.uuid): message for message in read_batch(landing, keys, batch)}
+    reason = Rejection(Reason.REFUSED_BY_TABLE)
+    return rejections.add(
+        connection, batch, (encrypted_rejection(keys.rejects, bodies[key], reason) for key in refused)
+    )
 
 
 def _refuse_violations(batch: Batch, logins: pl.DataFrame) -> None:

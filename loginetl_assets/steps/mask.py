@@ -5,7 +5,8 @@ file is a new object, so what a dead run wrote of it is an orphan that nobody lo
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -14,7 +15,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import UnreadableError, write_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.encryption import VaultEncryptor
-from loginetl_assets.logins.masking import MaskedBatch, mask_batch
+from loginetl_assets.logins.masking import MaskedBatch, MaskingRules, mask_batch
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import FailedBatches, each_batch
@@ -24,15 +25,6 @@ from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.rejections import encrypted_rejection
 from loginetl_assets.storage.token_map import map_tokens
-
-
-@dataclass(frozen=True)
-class MaskingRules:
-    """The settings that decide what becomes of a message."""
-
-    reject_unknown_fields: bool = False
-    major_only: bool = False
-    by_event_id: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,14 +55,8 @@ def mask_pending(
 ) -> tuple[MaskTotals, FailedBatches]:
     """Masks what is pending, batch by batch, oldest first; parallel runs skip each other's batches.
 
-    Args:
-        database: holds the ledger, the vault and the rejections.
-        landing: holds the batches' objects.
-        keys: all four keysets are used.
-        rules: decide what becomes of each message.
-        reprocess: reads every batch again that is still in the landing, lost ones only if `batch_ids` names them.
-        batch_ids: only these batches, if any are given.
-        run_id: of the Dagster run, for the ledger.
+    All four keysets are used. If any `batch_ids` are given, only these are masked; `reprocess` reads every batch again
+    that is still in the landing, lost ones only if `batch_ids` names them.
 
     Raises:
         OperatorError, TransientError: what concerns all batches, such as a keyset of another database.
@@ -81,91 +67,85 @@ def mask_pending(
     states = [BatchState.LANDED]
     if reprocess:  # what was given up is not quarantined again by a reprocess of others
         states = [state for state in BatchState if state is not BatchState.LOST or batch_ids]
-    masker = _Masker(landing, keys, rules, run_id)
-    return each_batch(database, states, masker.mask, MaskTotals(), only=batch_ids)
+    mask = partial(_mask, landing, keys, rules, run_id)
+    return each_batch(database, states, mask, MaskTotals(), only=batch_ids)
 
 
-class _Masker:
-    """Masks claimed batches, each in the transaction that claims it."""
+def _mask(
+    landing: Landing, keys: Keyring, rules: MaskingRules, run_id: str, connection: Connection, batch: Batch
+) -> MaskTotals:
+    """Masks one batch in the transaction that claims it, or quarantines it where it cannot be read."""
+    vault.lock_shared(connection)
+    try:
+        messages = read_batch(landing, keys, batch)
+    except UnreadableError as error:
+        batches.quarantine(connection, batch, str(error))
+        return MaskTotals(quarantined_batches=1)
+    rejections.forget_batch(connection, batch)
+    outcomes = message_ids.outcomes_of(connection, [message.uuid for message in messages])
+    loaded_before = sum(end == (batch.batch_id, "loaded") for end in outcomes.values())
+    erased_before = sum(end == (batch.batch_id, "erased") for end in outcomes.values())  # on the batch's own count
+    # What has ended is not masked again: a redelivered message of somebody erased must not fill the vault.
+    fresh = [message for message in messages if message.uuid not in outcomes]
+    masked = mask_batch(fresh, keys.tokenizer, rules)
+    masked, known_events = _without_known_events(connection, masked)
+    masked_path, size = write_masked(landing, masked.logins)
+    # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
+    new_tokens = _fill_vault(connection, keys, masked)
+    message_ids.record_duplicates(connection, batch.batch_id, known_events)
+    rejected = rejections.add(
+        connection,
+        batch,
+        (encrypted_rejection(keys.rejects, one.message, one.rejection) for one in masked.rejected),
+    )
+    duplicates = (
+        masked.repeated
+        + len(known_events)
+        + (len(masked.rejected) - rejected)
+        + (len(messages) - len(fresh) - loaded_before - erased_before)
+    )
+    batches.mark_masked(
+        connection,
+        batch,
+        Results(loaded=loaded_before, duplicates=duplicates, rejected=rejected),
+        masked_path=masked_path,
+        unknown_fields=masked.unknown_fields,
+        run_id=run_id,
+    )
+    return MaskTotals(
+        messages=len(messages),
+        batches=1,
+        masked=masked.logins.height,
+        rejected=rejected,
+        duplicates=duplicates,
+        loaded_before=loaded_before,
+        unknown_fields=masked.unknown_fields,
+        new_tokens=new_tokens,
+        bytes=size,
+    )
 
-    def __init__(self, landing: Landing, keys: Keyring, rules: MaskingRules, run_id: str) -> None:
-        self._landing = landing
-        self._keys = keys
-        self._rules = rules
-        self._run_id = run_id
 
-    def mask(self, connection: Connection, batch: Batch) -> MaskTotals:
-        """Masks one batch, or quarantines it where it cannot be read."""
-        vault.lock_shared(connection)
-        try:
-            messages = read_batch(self._landing, self._keys, batch)
-        except UnreadableError as error:
-            batches.quarantine(connection, batch, str(error))
-            return MaskTotals(quarantined_batches=1)
-        rejections.forget_batch(connection, batch)
-        outcomes = message_ids.outcomes_of(connection, [message.uuid for message in messages])
-        loaded_before = sum(end == (batch.batch_id, "loaded") for end in outcomes.values())
-        erased_before = sum(end == (batch.batch_id, "erased") for end in outcomes.values())  # on the batch's own count
-        # What has ended is not masked again: a redelivered message of somebody erased must not fill the vault.
-        fresh = [message for message in messages if message.uuid not in outcomes]
-        masked = mask_batch(fresh, self._keys.tokenizer, **asdict(self._rules))
-        masked, known_events = _without_known_events(connection, masked)
-        masked_path, size = write_masked(self._landing, masked.logins)
-        # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
-        new_tokens = self._fill_vault(connection, masked)
-        message_ids.record_duplicates(connection, batch.batch_id, known_events)
-        rejected = rejections.add(
-            connection,
-            batch,
-            (encrypted_rejection(self._keys.rejects, one.message, one.rejection) for one in masked.rejected),
-        )
-        duplicates = (
-            masked.repeated
-            + len(known_events)
-            + (len(masked.rejected) - rejected)
-            + (len(messages) - len(fresh) - loaded_before - erased_before)
-        )
-        batches.mark_masked(
-            connection,
-            batch,
-            Results(loaded=loaded_before, duplicates=duplicates, rejected=rejected),
-            masked_path=masked_path,
-            unknown_fields=masked.unknown_fields,
-            run_id=self._run_id,
-        )
-        return MaskTotals(
-            messages=len(messages),
-            batches=1,
-            masked=masked.logins.height,
-            rejected=rejected,
-            duplicates=duplicates,
-            loaded_before=loaded_before,
-            unknown_fields=masked.unknown_fields,
-            new_tokens=new_tokens,
-            bytes=size,
-        )
-
-    def _fill_vault(self, connection: Connection, masked: MaskedBatch) -> int:
-        known = vault.known_tokens(connection, masked.vault["token"].to_list())
-        new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
-        # While keys rotate, every value is entered under both before its row is loaded: see the view loginetl.logins.
-        map_tokens(
-            connection,
-            (
-                (old.token(field, value), token)
-                for token, field, value in masked.vault.iter_rows()
-                for old in self._keys.old_tokenizers
-            ),
-        )
-        if not new:
-            return 0
-        encryptor = VaultEncryptor(self._keys.vault)
-        return vault.add(
-            connection,
-            encryptor.wrapped_key,
-            self._keys.key_ids(KeysetRole.VAULT)[0],
-            ((token, field, encryptor.encrypt(token, value)) for token, field, value in new),
-        )
+def _fill_vault(connection: Connection, keys: Keyring, masked: MaskedBatch) -> int:
+    known = vault.known_tokens(connection, masked.vault["token"].to_list())
+    new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
+    # While keys rotate, every value is entered under both before its row is loaded: see the view loginetl.logins.
+    map_tokens(
+        connection,
+        (
+            (old.token(field, value), token)
+            for token, field, value in masked.vault.iter_rows()
+            for old in keys.old_tokenizers
+        ),
+    )
+    if not new:
+        return 0
+    encryptor = VaultEncryptor(keys.vault)
+    return vault.add(
+        connection,
+        encryptor.wrapped_key,
+        keys.key_ids(KeysetRole.VAULT)[0],
+        ((token, field, encryptor.encrypt(token, value)) for token, field, value in new),
+    )
 
 
 def _without_known_events(connection: Connection, masked: MaskedBatch) -> tuple[MaskedBatch, list[UUID]]:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,19 +19,20 @@ import polars as pl
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.runs import SqlRunStorage
+from dagster._core.storage.runs.schema import RunsTable
 from sqlalchemy import Connection
 
-from loginetl_assets.automation import jobs, notifiers
+from loginetl_assets import dagster_instance
+from loginetl_assets.automation import notifiers
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
 from loginetl_assets.aws.sqs import QueueDepth
 from loginetl_assets.build import build_definitions
 from loginetl_assets.cli.running import run_landed
+from loginetl_assets.dagster_instance import INSTALLATION_TAG, SENSORS, OurRuns
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.orchestration import our_runs
-from loginetl_assets.orchestration.automation_state import SENSORS
-from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG, OurRuns
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
@@ -378,12 +379,10 @@ def test_the_path_of_a_webhook_is_in_no_log_whatever_it_answers(
 ) -> None:
     monkeypatch.setattr(notifiers, "PAUSES_SECONDS", (0, 0, 0))
     caplog.set_level(logging.DEBUG)
-    before = [logging.getLogger(name).disabled for name in ("urllib3.connectionpool", "urllib3.connection")]
     with _webhook(*statuses) as (url, got), nullcontext() if statuses[-1] == 200 else pytest.raises(TransientError):
         WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
     assert len(got) == tries
     assert "secret-path" not in caplog.text
-    assert before == [logging.getLogger(name).disabled for name in ("urllib3.connectionpool", "urllib3.connection")]
 
 
 @pytest.mark.parametrize(
@@ -545,36 +544,31 @@ def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages")[0][0] == 100
 
 
-@pytest.fixture
-def _in_twenty_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retention runs then: Dagster's storage has no runs older than the test."""
-
-    class Then(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override] # of the plain kind, as all else is
-            return datetime.now(tz) + timedelta(days=20)
-
-    monkeypatch.setattr(jobs, "datetime", Then)
+def _age_runs(instance: dg.DagsterInstance) -> None:
+    """Has every run of the instance ended twenty days ago."""
+    runs = instance.run_storage
+    assert isinstance(runs, SqlRunStorage)
+    with runs.connect() as connection:
+        connection.execute(RunsTable.update().values(update_timestamp=datetime.now(UTC) - timedelta(days=20)))
 
 
-@pytest.mark.usefixtures("_in_twenty_days")
 def test_retention_removes_every_expired_run_of_ours_however_many_there_are(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(our_runs, "RUNS_PER_PAGE", 2)
+    monkeypatch.setattr(dagster_instance, "RUNS_PER_PAGE", 2)
     statuses = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     for status in (*statuses, *statuses[:2]):
         _start_run(pipeline, status)
     left = {_start_run(pipeline, dg.DagsterRunStatus.STARTED)}
     for status in statuses:
         left |= _start_runs_of_others(pipeline, status)
+    _age_runs(pipeline.instance)
     result = pipeline.run({"purge": {"days": 15}}, job="retention")
     assert {run.run_id for run in pipeline.instance.get_runs()} == {*left, result.run_id}
     (output,) = (event for event in result.all_events if event.is_successful_output)
     assert output.step_output_data.metadata["dagster_runs"].value == 5
 
 
-@pytest.mark.usefixtures("_in_twenty_days")
 def test_compute_logs_go_with_their_runs(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
@@ -585,6 +579,7 @@ def test_compute_logs_go_with_their_runs(settings: Settings, tmp_path: Path) -> 
         foreign = expired.with_name(_create_run(instance, billing, dg.DagsterRunStatus.SUCCESS, location="billing"))
         foreign.mkdir()
         assert list(expired.rglob("*.out"))
+        _age_runs(instance)
         retention = pipeline.run({"purge": {"days": 15}}, job="retention")
         assert not expired.exists()
         assert foreign.exists()

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
 from loginetl_assets.cli.running import run_landed
-from loginetl_assets.orchestration.our_runs import INSTALLATION_TAG
+from loginetl_assets.dagster_instance import INSTALLATION_TAG
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.health import read_health
 from loginetl_assets.storage import live_runs

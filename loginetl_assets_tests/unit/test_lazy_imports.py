@@ -6,7 +6,8 @@ import sys
 
 WITHOUT_DAGSTER = """
 import importlib, pkgutil, loginetl_assets
-dagsters = ("assets", "automation", "build", "checks", "definitions", "orchestration", "resources", "cli.running")
+dagsters = ("assets", "automation", "build", "checks", "dagster_instance", "definitions", "failures", "resources",
+            "cli.running")
 others = ("local", "storage.migrations")  # the embedded stack; Alembic runs those
 def left_out(name):
     return any(f"{name}.".startswith(f"loginetl_assets.{one}.") for one in dagsters + others)

@@ -18,6 +18,7 @@ from loginetl_assets.logins.contract import COLUMN_NAMES, FIELD_NAMES, FIELDS, M
 from loginetl_assets.logins.masking import (
     MASKED_SCHEMA,
     MaskedBatch,
+    MaskingRules,
     mask_batch,
     violations,
 )
@@ -52,7 +53,7 @@ def message(body: bytes | None = None, *, sent_at_ms: int = NOON, **fields: obje
 
 
 def masked(*messages: QueuedMessage, **options: bool) -> MaskedBatch:
-    return mask_batch(messages, TOKENIZER, **options)
+    return mask_batch(messages, TOKENIZER, MaskingRules(**options))
 
 
 def only_row(batch: MaskedBatch) -> dict[str, Any]:
@@ -448,7 +449,7 @@ def events(*bodies: dict[str, Any], **options: Any) -> MaskedBatch:
         QueuedMessage(str(UUID(int=number)), NOON, json.dumps({**LOGIN, **body}).encode())
         for number, body in enumerate(bodies)
     ]
-    return mask_batch(messages, tokenizer, **options)
+    return mask_batch(messages, tokenizer, MaskingRules(**options))
 
 
 def test_an_event_is_known_by_its_own_id_only_where_that_is_asked_for() -> None:
