@@ -17,7 +17,7 @@ from rich.console import Console
 from bench import database, drain, emulator, hostile, overhead, privacy, report, sqs, stages
 from bench.failure import BenchmarkError
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.local.stack import EmbeddedStack, EmbeddedStackError
+from loginetl_assets.local.stack import EmbeddedStack
 
 _PARTS = ("drain", "stages", "overhead", "privacy", "hostile")
 
@@ -34,7 +34,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as home:
             results = _measure(console, arguments, Path(home))
-    except (BenchmarkError, EmbeddedStackError, OperatorError, TransientError) as error:
+    except (BenchmarkError, OperatorError, TransientError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

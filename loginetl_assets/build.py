@@ -23,7 +23,6 @@ from loginetl_assets.automation.sensors import failed_run_sensor, health_sensor,
 from loginetl_assets.checks.health import health
 from loginetl_assets.checks.masked_logins import masked_logins_are_sound, rejection_rate
 from loginetl_assets.checks.user_logins import user_logins_are_sound
-from loginetl_assets.keys.keyring import OFFICER_SETTING
 from loginetl_assets.resources import (
     KeyringResource,
     LandingResource,
@@ -34,7 +33,7 @@ from loginetl_assets.resources import (
     fixed,
 )
 from loginetl_assets.services import Services
-from loginetl_assets.settings import Settings
+from loginetl_assets.settings import OFFICER_SETTING, Settings
 
 
 def build_definitions(

@@ -39,6 +39,14 @@ class KeysetRole(StrEnum):
     REJECTS = "rejects"
     VAULT = "vault"
 
+    @property
+    def setting(self) -> str:
+        """The variable that names the keyset."""
+        return f"LOGINETL_KEYSET_{self.upper()}"
+
+
+OFFICER_SETTING = "LOGINETL_KEYSET_OFFICER"
+
 
 class UnknownFields(StrEnum):
     """What happens to a message with a field that the contract does not have."""
@@ -73,6 +81,19 @@ class Form(NamedTuple):
 
     read: Callable[[str], Any]  # raises ValueError
     expected: str = ""  # completes "LOGINETL_X must be …"
+    pattern: str = "(?s:.*)"  # of the whole text
+    bounds: tuple[float, float] | None = None  # of the value, both included
+
+    def __call__(self, text: str) -> Any:
+        """Returns the value of a text.
+
+        Raises:
+            ValueError: it has another form.
+        """
+        value = self.read(text) if re.fullmatch(self.pattern, text) else None
+        if value is None or (self.bounds and not self.bounds[0] <= value <= self.bounds[1]):
+            raise ValueError
+        return value
 
 
 TEXT = Form(str)
@@ -84,36 +105,19 @@ def choice(kind: type[StrEnum]) -> Form:
 
 
 def whole_number(low: int, high: int) -> Form:
-    """Accepts decimal digits within the bounds, both included."""
-
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise ValueError
-        return int(text)
-
-    return Form(read, f"a whole number from {low} to {high}")
+    """Accepts decimal digits."""
+    return Form(int, f"a whole number from {low} to {high}", "[0-9]+", (low, high))
 
 
 def number(low: float, high: float) -> Form:
-    """Accepts a decimal number within the bounds, both included."""
-
-    def read(text: str) -> float:
-        if not low <= float(text) <= high:
-            raise ValueError
-        return float(text)
-
-    return Form(read, f"a number from {low:g} to {high:g}")
+    """Accepts a decimal number."""
+    return Form(float, f"a number from {low:g} to {high:g}", bounds=(low, high))
 
 
 def address(pattern: str, example: str) -> Form:
     """Accepts an address that status, errors and alerts show, and that therefore holds no secret."""
-
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
-
-    return Form(read, f"{example}, without user, password, query or fragment: credentials go into AWS's own variables")
+    held = "credentials go into AWS's own variables"
+    return Form(str, f"{example}, without user, password, query or fragment: {held}", pattern)
 
 
 def _path(text: str) -> Path:
@@ -145,21 +149,13 @@ class Variable:
             SettingsError: it has the wrong form.
         """
         try:
-            return self.form.read(text)
+            return self.form(text)
         except ValueError:
             raise SettingsError(f"{self.name} must be {self.form.expected}") from None
 
 
 def setting(name: str, form: Form, meaning: str, *, is_shown: bool = True, **more: Any) -> Any:
-    """Returns a dataclass field for a variable (`Any` to the type checker, as `dataclasses.field`).
-
-    Args:
-        name: the variable.
-        form: what its text must look like.
-        meaning: what the documentation says of it.
-        is_shown: whether `repr` may show it.
-        more: the other fields of `Variable`.
-    """
+    """Returns a dataclass field for the `Variable`; `is_shown` says whether `repr` may show its value."""
     variable = Variable(name, form, meaning, **more)
     return field(
         default_factory=lambda: variable(variable.default) if variable.default else None,
@@ -171,7 +167,7 @@ def setting(name: str, form: Form, meaning: str, *, is_shown: bool = True, **mor
 def keyset_settings(meanings: Mapping[KeysetRole, str]) -> Any:
     """Returns a dataclass field for LOGINETL_KEYSET_<ROLE>, one variable a role; a mapping of those that are set."""
     variables = {
-        role: Variable(f"LOGINETL_KEYSET_{role.upper()}", TEXT, meaning, otherwise="made", is_required=True)
+        role: Variable(role.setting, TEXT, meaning, otherwise="made", is_required=True)
         for role, meaning in meanings.items()
     }
     return field(default_factory=dict, repr=False, metadata={"variables": variables})
@@ -245,7 +241,7 @@ class Settings:
         }
     )
     officer_keyset: str | None = setting(
-        "LOGINETL_KEYSET_OFFICER",
+        OFFICER_SETTING,
         TEXT,
         "the privacy officer's *private* HPKE keyset: for `recover`, `keys retokenize` and `keys reencrypt` only, never"
         " for the pipeline or its child processes",
@@ -368,11 +364,12 @@ class Settings:
             SettingsError: a name is unknown, a value has the wrong form, one that staging and production need is
                 missing, or LOGINETL_ENV is unset where rows or batches would go to services outside LOGINETL_HOME.
         """
-        names = {variable.name for _, _, variable in cls._variables()}
+        variables = list(cls._variables())
+        names = {variable.name for _, _, variable in variables}
         _refuse_unknown_names(environ, names)
-        given = {name: text for name in environ if name in names and (text := environ[name].strip())}
+        given = {name: text for name in names & environ.keys() if (text := environ[name].strip())}
         values: dict[str, Any] = {}
-        for at, key, variable in cls._variables():
+        for at, key, variable in variables:
             if variable.name in given:
                 value = variable(given[variable.name])
                 values[at] = value if key is None else {**values.get(at, {}), key: value}
@@ -384,8 +381,8 @@ class Settings:
                 f"{which} is set and LOGINETL_ENV is not: set LOGINETL_ENV=production, or staging, with the keysets;"
                 " or LOGINETL_ENV=local to use keys that are made in LOGINETL_HOME"
             )
-        required = [variable.name for _, _, variable in cls._variables() if variable.is_required]
-        if not settings.is_local and (missing := [name for name in required if name not in given]):
+        missing = [one.name for _, _, one in variables if one.is_required and one.name not in given]
+        if missing and not settings.is_local:
             raise SettingsError(f"LOGINETL_ENV={settings.environment} needs {', '.join(missing)} to be set")
         return settings
 

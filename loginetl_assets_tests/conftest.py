@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 if TYPE_CHECKING:
-    from loginetl_assets.local.stack import Addresses
+    from loginetl_assets.embedded import Addresses
     from loginetl_assets.settings import Settings
     from loginetl_assets_tests.support.pipeline import Pipeline
 

@@ -4,10 +4,8 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
 
-from loginetl_assets.cli.console import AsJson, Yes, err, for_terminal, note, out, print_json, print_record
+from loginetl_assets.cli.console import AsJson, Yes, err, note, print_json, print_record, print_rows
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import OperatorError, SettingsError
 
@@ -29,21 +27,7 @@ def list_batches(
         raise SettingsError(f"the states are {', '.join(batches.BatchState)}")
     with configured_services().database().transaction() as connection:
         found = batches.newest_batches(connection, batches.BatchState(state) if state else None, limit=limit)
-    if as_json:
-        print_json([asdict(one) for one in found])
-        return
-    table = Table("batch", "state", "messages", "pending", "lost", "landed (UTC)", Column("reason", overflow="fold"))
-    for one in found:
-        table.add_row(
-            str(one.batch_id),
-            one.state,
-            f"{one.messages:,}",
-            f"{one.pending:,}",
-            f"{one.lost:,}",
-            f"{one.landed_at:%Y-%m-%d %H:%M:%S}",
-            escape(for_terminal(one.reason or "")),
-        )
-    out.print(table)
+    print_rows(found, "batch_id", "state", "messages", "pending", "lost", "landed_at", "reason", as_json=as_json)
 
 
 @app.command()

@@ -8,14 +8,16 @@ another order than there is; opened in a spreadsheet, `=HYPERLINK(…)` is a for
 import errno
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, TransientError, withheld
 
@@ -54,6 +56,24 @@ def print_record(record: Mapping[str, object], show: Callable[[Any], str] = str,
 def print_counts(title: str, counts: Mapping[str, float]) -> None:
     """Prints a table of numbers by name."""
     print_record(counts, "{:,}".format, title=title)
+
+
+def print_rows(rows: Sequence[Any], *names: str, as_json: bool) -> None:
+    """Prints dataclasses as a table of the fields named, times in UTC; or as JSON, with all their fields."""
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in names))
+    for row in rows:
+        values = (getattr(row, name) for name in names)
+        table.add_row(*(escape(for_terminal(_cell(one))) for one in values))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return "" if value is None else str(value)
 
 
 @contextmanager
@@ -103,14 +123,13 @@ def for_spreadsheet(text: str) -> str:
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
+@dataclass(frozen=True)
 class TerminalStream:
     """Takes the bytes of UTF-8 text, whole lines at a time, and writes them to a terminal by `for_terminal`."""
 
-    def __init__(self, terminal: TextIO) -> None:
-        """Takes the terminal."""
-        self._terminal = terminal
+    terminal: TextIO
 
     def write(self, content: bytes) -> int:
         """Writes whole lines."""
         text = str(content, "utf-8", "backslashreplace")  # psycopg brings a memoryview, which has no `decode`
-        return self._terminal.write(for_terminal(text, keep="\n"))
+        return self.terminal.write(for_terminal(text, keep="\n"))

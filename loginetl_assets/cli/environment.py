@@ -1,6 +1,7 @@
 """What commands take from the environment: the services of the settings, and DAGSTER_HOME."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ if TYPE_CHECKING:
     from loginetl_assets.services import Services
 
 
-def configured_services() -> "Services":
-    """Returns the services of the environment's settings; nothing is opened yet."""
+def configured_services(queue_url: str | None = None) -> "Services":
+    """Returns the services of the environment's settings, with another queue if one is named; opens nothing yet."""
     from loginetl_assets.services import Services
 
-    return Services(Settings.from_environment())
+    settings = Settings.from_environment()
+    return Services(replace(settings, queue_url=queue_url) if queue_url else settings)
 
 
 def dagster_home(services: "Services") -> Path:

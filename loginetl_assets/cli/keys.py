@@ -33,12 +33,12 @@ def init(
     ] = None,
 ) -> None:
     """Make a set of keysets for staging or production: four for the pipeline, one for the privacy officer."""
-    from loginetl_assets.keys.keyring import OFFICER_FILE, setting_of
+    from loginetl_assets.keys.keyring import OFFICER_FILE
     from loginetl_assets.keys.new_keys import create_keysets
 
     create_keysets(directory, kms_key_uri)
     for role in KeysetRole:
-        print(f"{setting_of(role)}={directory / f'{role}.json'}")  # noqa: T201
+        print(f"{role.setting}={directory / f'{role}.json'}")  # noqa: T201
     err.print(
         f"{directory / OFFICER_FILE} is the privacy officer's: move it to where the pipeline cannot read it, and keep"
         " a copy. Without it no value can be recovered; without the masking keyset no token can be made again."

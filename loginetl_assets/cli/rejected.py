@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
-from loginetl_assets.cli.console import AsJson, Yes, err, out, print_json
+from loginetl_assets.cli.console import AsJson, Yes, err, out, print_json, print_rows
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.cli.run import process_landed
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 
 if TYPE_CHECKING:
+    from loginetl_assets.services import Services
     from loginetl_assets.storage.database import LoginDatabase
     from loginetl_assets.storage.rejections import Selection
 
@@ -31,26 +31,12 @@ def list_rejected(
     reason: OfReason = "", since: Since = "", until: Until = "", limit: Limit = 50, as_json: AsJson = False
 ) -> None:
     """List rejected messages: id, times, reason and field, never the body."""
-    from loginetl_assets.steps.replay import selection
-    from loginetl_assets.storage import rejections
+    from loginetl_assets.storage.rejections import newest
 
-    which = selection([], reason, since, until)
-    with configured_services().database().transaction() as connection:
-        rows = rejections.newest(connection, which, limit=limit)
-    if as_json:
-        print_json([asdict(row) for row in rows])
-        return
-    table = Table(Column("message", overflow="fold"), "batch", "sent (UTC)", "rejected (UTC)", "reason", "field")
-    for row in rows:
-        table.add_row(
-            str(row.message_uuid),
-            str(row.batch_id),
-            f"{row.sent_at:%Y-%m-%d %H:%M:%S}",
-            f"{row.rejected_at:%Y-%m-%d %H:%M:%S}",
-            row.reason,
-            row.field or "",
-        )
-    out.print(table)
+    _, database, which = _selected([], reason, since, until)
+    with database.transaction() as connection:
+        rows = newest(connection, which, limit=limit)
+    print_rows(rows, "message_uuid", "batch_id", "sent_at", "rejected_at", "reason", "field", as_json=as_json)
 
 
 @app.command()
@@ -65,13 +51,9 @@ def show(
     """Show the redacted shape of rejected bodies: letters as x, digits as 9, the rest as sent."""
     from loginetl_assets.logins.encryption import DecryptionError, decrypt
     from loginetl_assets.logins.redacted import redacted_shape
-    from loginetl_assets.steps.replay import selection
     from loginetl_assets.storage import rejections
 
-    which = selection(ids or [], reason, since, until)
-    services = configured_services()
-    database = services.database()
-    _require_rejected(database, which)
+    services, database, which = _selected(ids, reason, since, until)
     shown = []
     with database.transaction() as connection:
         for row in rejections.newest(connection, which, limit=limit):
@@ -98,10 +80,8 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
     """Validate rejected messages again, with the current rules, and load those that pass; each exactly once."""
     from loginetl_assets.steps.replay import replay_rejected
 
-    which = _chosen(ids, reason, since, until, every=every)
-    services = configured_services()
-    database = services.database()
-    _require_rejected(database, which)
+    _require_choice(ids, reason, since, until, every)
+    services, database, which = _selected(ids, reason, since, until)
     landing = services.bound_landing(database)
     counts = replay_rejected(database, landing, services.payloads(), services.keyring, which)
     err.print(f"replayed {counts.messages} messages")
@@ -124,12 +104,7 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
 
 @app.command()
 def drop(
-    ids: Ids = None,
-    reason: OfReason = "",
-    since: Since = "",
-    until: Until = "",
-    every: All = False,
-    yes: Yes = False,
+    ids: Ids = None, reason: OfReason = "", since: Since = "", until: Until = "", every: All = False, yes: Yes = False
 ) -> None:
     """Delete rejected bodies; their ids stay, so that a redelivery is not loaded, and count as erased.
 
@@ -137,9 +112,8 @@ def drop(
     """
     from loginetl_assets.storage import rejections
 
-    which = _chosen(ids, reason, since, until, every=every)
-    database = configured_services().database()
-    _require_rejected(database, which)
+    _require_choice(ids, reason, since, until, every)
+    _, database, which = _selected(ids, reason, since, until)
     with database.transaction() as connection:
         message_uuids = rejections.matching_ids(connection, which)
     if not message_uuids:
@@ -153,25 +127,31 @@ def drop(
     err.print(f"dropped {len(message_uuids)} messages")
 
 
-def _chosen(ids: list[str] | None, reason: str, since: str, until: str, *, every: bool) -> "Selection":
-    from loginetl_assets.steps.replay import selection
-
-    if not (ids or reason or since or until or every):
+def _require_choice(*criteria: object) -> None:
+    if not any(criteria):
         raise SettingsError("name which: message ids, --reason, --since, --until, or --all")
-    return selection(ids or [], reason, since, until)
 
 
-def _require_rejected(database: "LoginDatabase", which: "Selection") -> None:
-    """Makes sure that every message that is named is rejected; other criteria may match none."""
-    from loginetl_assets.storage import rejections
-    from loginetl_assets.storage.rejections import Selection
+def _selected(
+    ids: list[str] | None, reason: str, since: str, until: str
+) -> tuple["Services", "LoginDatabase", "Selection"]:
+    """Returns the services, their database, and the selection that the options describe.
 
-    if not which.message_uuids:
-        return
-    with database.transaction() as connection:
-        rejected = rejections.matching_ids(connection, Selection(which.message_uuids))
-    if unknown := set(which.message_uuids).difference(rejected):
-        raise OperatorError(
-            f"{len(unknown)} of the messages named are not rejected, {min(unknown)} among them: see"
-            " `loginetl rejected list`"
-        )
+    Raises:
+        OperatorError: a message that is named is not rejected; other criteria may match none.
+    """
+    from loginetl_assets.steps.replay import selection
+    from loginetl_assets.storage.rejections import Selection, matching_ids
+
+    which = selection(ids or [], reason, since, until)
+    services = configured_services()
+    database = services.database()
+    if named := which.message_uuids:
+        with database.transaction() as connection:
+            unknown = set(named).difference(matching_ids(connection, Selection(named)))
+        if unknown:
+            raise OperatorError(
+                f"{len(unknown)} of the messages named are not rejected, {min(unknown)} among them: see"
+                " `loginetl rejected list`"
+            )
+    return services, database, which

@@ -4,7 +4,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,6 @@ import typer
 from loginetl_assets.cli.console import err, note, out, progress
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
-from loginetl_assets.settings import Settings
 
 if TYPE_CHECKING:
     from loginetl_assets.cli.running import RunSummary
@@ -80,24 +78,14 @@ def run(
     Exit code 3: it ran to its end, and a batch was quarantined, the table refused rows, more was rejected than
     LOGINETL_MAX_REJECTION_RATE allows, or payloads could not be read. 1: it failed.
     """
-    from loginetl_assets.services import Services
-
-    settings = Settings.from_environment()
-    services = Services(replace(settings, queue_url=queue_url) if queue_url else settings)
+    services = configured_services(queue_url)
     with err.status("starting"):
-        from loginetl_assets.build import build_definitions
         from loginetl_assets.cli import running
 
         services.database()
-        definitions = build_definitions(services.settings)
-    with running.dagster_instance(services) as instance, _load_progress(services):
-        summary = running.run_until_empty(
-            definitions,
-            services,
-            instance,
-            messages_per_run=services.settings.messages_per_run,
-            max_messages=max_messages,
-        )
+        definitions, instance = running.prepare(services)
+    with instance, _load_progress(services):
+        summary = running.run_until_empty(definitions, services, instance, max_messages)
     _conclude(services, summary)
 
 
@@ -129,21 +117,16 @@ def reprocess(
 
 
 def process_landed(services: "Services", masking: dict[str, object]) -> None:
-    """Masks and loads what has landed, and shows the results.
-
-    Args:
-        services: with the database checked.
-        masking: the config of masked_logins.
+    """Masks and loads what has landed, by the given config of masked_logins, and shows the results.
 
     Raises:
         NeedsAttentionError: a person should look at the results.
     """
     with err.status("starting"):
-        from loginetl_assets.build import build_definitions
         from loginetl_assets.cli import running
 
-        definitions = build_definitions(services.settings)
-    with running.dagster_instance(services) as instance:
+        definitions, instance = running.prepare(services)
+    with instance:
         summary = running.run_landed(definitions, services, instance, masking)
     _conclude(services, summary)
 
@@ -155,7 +138,7 @@ def _conclude(services: "Services", summary: "RunSummary") -> None:
             f"[yellow]steps tried again:[/] {summary.steps_tried_again}; the counts above are of their last try,"
             " `loginetl status` has them all"
         )
-    for warning in summary.warnings:
+    for warning in dict.fromkeys(summary.warnings):
         note(f"[yellow]check did not pass:[/] {warning}")
     if services.settings.is_local:
         note("Next: `loginetl status`, `loginetl rejected list`, `loginetl psql`, and `make ui` for the Dagster UI.")

@@ -6,17 +6,19 @@ The one module of the command line that imports the definitions; commands import
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
+from loginetl_assets.build import build_definitions
 from loginetl_assets.cli.environment import dagster_home
 from loginetl_assets.dagster_instance import OurRuns
 from loginetl_assets.errors import OperatorError
@@ -26,96 +28,122 @@ from loginetl_assets.steps.drain.engine import DrainTotals
 from loginetl_assets.steps.drain.policy import StoppedReason
 from loginetl_assets.steps.load import LoadTotals
 from loginetl_assets.steps.mask import MaskTotals
+from loginetl_assets.steps.totals import StepTotals
+from loginetl_assets.steps.verify import Duplicates
 from loginetl_assets.storage import rejections
 from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.table_name import TableName
 
+_TOTALS: Mapping[str, type[StepTotals]] = {
+    "raw_login_messages": DrainTotals,
+    "masked_logins": MaskTotals,
+    "user_logins": LoadTotals,
+}
 
-@dataclass
-class RunSummary:
-    """What the runs did, added up; of a step that was tried again, what its last try did."""
 
-    seconds: float = 0.0
-    messages: int = 0
-    postponed: int = 0  # messages whose payload could not be read just now
-    loaded: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    refused: int = 0  # of the rejected: by the table itself
-    quarantined_batches: int = 0
-    rejections: dict[str, int] = field(default_factory=dict)  # by reason
-    too_many_rejected: bool = False  # in one run of these, by LOGINETL_MAX_REJECTION_RATE
-    stopped_reason: StoppedReason | None = None  # of the last drain
+@dataclass(frozen=True)
+class RunSummary(StepTotals):
+    """What a run did, or several added up: the totals of each asset; of a step that was tried again, its last try's."""
+
+    raw_login_messages: DrainTotals = DrainTotals()
+    masked_logins: MaskTotals = MaskTotals()
+    user_logins: LoadTotals = LoadTotals()
+    table: Duplicates = Duplicates()
+    rejections: Counter[str] = field(default_factory=Counter)  # by reason
+    runs_with_many_rejected: int = 0  # more than LOGINETL_MAX_REJECTION_RATE allows
     steps_tried_again: int = 0
-    duplicate_rows: int = 0
-    shared_devices: int = 0
-    shared_ips: int = 0
-    warnings: list[str] = field(default_factory=list)  # checks that did not pass, at WARN
+    warnings: tuple[str, ...] = ()  # checks that did not pass, at WARN
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, result: dg.ExecuteInProcessResult) -> "RunSummary":
+        """Returns what one run did."""
+        totals: dict[str, Any] = {}
+        for event in result.get_asset_materialization_events():
+            asset = event.asset_key.to_user_string() if event.asset_key else ""
+            if asset in _TOTALS:
+                metadata = event.step_materialization_data.materialization.metadata
+                totals[asset] = _TOTALS[asset].from_metadata(_values(metadata))
+        for check in result.get_asset_check_evaluations():
+            if check.check_name == "duplicates":
+                totals["table"] = Duplicates.from_metadata(_values(check.metadata))
+            # Without a message the check read an earlier run's batch.
+            if check.check_name == "rejection_rate" and totals["masked_logins"].messages:
+                totals["runs_with_many_rejected"] = int(not check.passed)
+        return cls(
+            **totals,
+            steps_tried_again=sum(event.is_step_restarted for event in result.all_events),
+            warnings=tuple(_not_passed(result, dg.AssetCheckSeverity.WARN)),
+        )
+
+    @property
+    def quarantined_batches(self) -> int:
+        """By masking and loading."""
+        return self.masked_logins.quarantined_batches + self.user_logins.quarantined_batches
 
     def needs_attention(self) -> list[str]:
         """Returns what a person should look at, one sentence each."""
         found = []
         if self.quarantined_batches:
             found.append(f"{self.quarantined_batches} batches were quarantined: `loginetl status` says why")
-        if self.refused:
-            refused = f"the table refused {self.refused} rows"
-            found.append(f"{refused}: `loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`")
-        if self.too_many_rejected:
-            found.append(
-                "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows: `loginetl rejected list`"
-            )
-        if self.postponed:
-            found.append(f"{self.postponed} payloads could not be read just now: their messages are delivered again")
+        if refused := self.user_logins.rejected:
+            by_reason = f"`loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`"
+            found.append(f"the table refused {refused} rows: {by_reason}")
+        if self.runs_with_many_rejected:
+            allowed = "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows"
+            found.append(f"{allowed}: `loginetl rejected list`")
+        if postponed := self.raw_login_messages.postponed:
+            found.append(f"{postponed} payloads could not be read just now: their messages are delivered again")
         return found
 
     def as_table(self, table: TableName) -> Table:
         """Returns the results, as the command line prints them."""
-        shown = Table(title="Results", title_justify="left", show_header=False, min_width=44)
-        shown.add_column(style="bold")
-        shown.add_column(justify="right")
+        messages, masked, loaded = self.raw_login_messages.messages, self.masked_logins, self.user_logins
+        shown = Table(
+            "", Column(justify="right"), title="Results", title_justify="left", show_header=False, min_width=44
+        )
         for name, value in {
-            "messages": f"{self.messages:,}",
-            f"loaded into {table}": f"{self.loaded:,}",
-            "duplicates": f"{self.duplicates:,}",
-            "rejected": f"{self.rejected:,}",
-            **{f"  {reason}": f"{count:,}" for reason, count in self.rejections.items()},
-            **({"quarantined batches": f"{self.quarantined_batches:,}"} if self.quarantined_batches else {}),
-            "duplicate rows": f"{self.duplicate_rows:,}",
-            "shared devices": f"{self.shared_devices:,}",
-            "shared IPs": f"{self.shared_ips:,}",
-            "seconds": f"{self.seconds:.1f}",
-            "messages a second": f"{self.messages / self.seconds:,.0f}",
+            "messages": messages,
+            f"loaded into {table}": loaded.loaded,
+            "duplicates": masked.duplicates + loaded.duplicates,
+            "rejected": masked.rejected + loaded.rejected,
+            **{f"  {reason}": count for reason, count in self.rejections.items()},
+            **({"quarantined batches": self.quarantined_batches} if self.quarantined_batches else {}),
+            "duplicate rows": self.table.duplicate_rows,
+            "shared devices": self.table.shared_devices,
+            "shared IPs": self.table.shared_ips,
+            "seconds": round(self.seconds, 1),
+            "messages a second": round(messages / self.seconds),
         }.items():
-            shown.add_row(escape(name), value)
+            shown.add_row(f"[bold]{escape(name)}[/]", f"{value:,}")
         return shown
 
 
-def dagster_instance(services: Services) -> dg.DagsterInstance:
-    """Returns the instance of DAGSTER_HOME; unset, in the local environment, one on the embedded Postgres."""
+def prepare(services: Services) -> tuple[dg.Definitions, dg.DagsterInstance]:
+    """Returns the definitions, and the instance of DAGSTER_HOME; unset, in the local environment, the embedded one."""
     os.environ["DAGSTER_HOME"] = str(dagster_home(services))
-    return dg.DagsterInstance.get()
+    return build_definitions(services.settings), dg.DagsterInstance.get()
 
 
 def run_until_empty(
-    definitions: dg.Definitions,
-    services: Services,
-    instance: dg.DagsterInstance,
-    *,
-    messages_per_run: int,
-    max_messages: int | None = None,
+    definitions: dg.Definitions, services: Services, instance: dg.DagsterInstance, max_messages: int | None = None
 ) -> RunSummary:
     """Runs the job in this process until a drain finds the queue empty or `max_messages` are drained.
 
     Raises:
         OperatorError: a run failed; the text is the failing step's.
     """
-    job = definitions.resolve_job_def(LOGIN_ETL)
-    with _summary(services, instance) as summary:
-        while True:
-            left = messages_per_run if max_messages is None else max_messages - summary.messages
-            _run(summary, job, instance, {"raw_login_messages": {"max_messages": min(left, messages_per_run)}})
-            if summary.stopped_reason is StoppedReason.QUEUE_EMPTY or summary.messages >= (max_messages or math.inf):
-                return summary
+
+    def runs() -> Iterator[RunSummary]:
+        left = math.inf if max_messages is None else max_messages
+        while left > 0:
+            drain = {"max_messages": min(left, services.settings.messages_per_run)}
+            yield (done := _run(definitions, instance, LOGIN_ETL, {"raw_login_messages": drain}))
+            left -= done.raw_login_messages.messages
+            if done.raw_login_messages.stopped_reason is StoppedReason.QUEUE_EMPTY:
+                return
+
+    return _sum_of(runs(), services, instance)
 
 
 def run_landed(
@@ -126,33 +154,33 @@ def run_landed(
     Raises:
         OperatorError: the run failed; the text is the failing step's.
     """
-    with _summary(services, instance) as summary:
-        _run(summary, definitions.resolve_job_def(PROCESS_LANDED), instance, {"masked_logins": masking})
-    return summary
+    run = partial(_run, definitions, instance, PROCESS_LANDED)
+    return _sum_of(map(run, [{"masked_logins": masking}]), services, instance)
 
 
-@contextmanager
-def _summary(services: Services, instance: dg.DagsterInstance) -> Iterator[RunSummary]:
-    summary, started = RunSummary(), time.monotonic()
+def _sum_of(runs: Iterator[RunSummary], services: Services, instance: dg.DagsterInstance) -> RunSummary:
+    """Carries out the runs, and returns what they did together, with the time and the rejections of all."""
+    started = time.monotonic()
     database = services.database()
     with database.transaction() as connection:
         installation = str(installation_id(connection))
-        before = rejections.by_reason(connection)
+        before = Counter(rejections.by_reason(connection))
     # Without a sensor nobody else does: earlier runs of this command, if they were killed, are STARTED still.
     fail_runs_without_worker(instance, OurRuns(instance, installation, None), database)
-    yield summary
+    summary = sum(runs, RunSummary())
     with database.transaction() as connection:
-        after = rejections.by_reason(connection)
-    # A batch that is read again takes its rejections back first, so there may be fewer than before.
-    summary.rejections = {reason: count - before.get(reason, 0) for reason, count in after.items()}
-    summary.rejections = {reason: count for reason, count in summary.rejections.items() if count > 0}
-    summary.seconds = time.monotonic() - started
+        # Where there are fewer than before, a batch was read again, which takes its rejections back first.
+        rejected = Counter(rejections.by_reason(connection)) - before
+    return replace(summary, rejections=rejected, seconds=time.monotonic() - started)
 
 
 def _run(
-    summary: RunSummary, job: dg.JobDefinition, instance: dg.DagsterInstance, config: Mapping[str, Mapping[str, object]]
-) -> None:
-    result = job.execute_in_process(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    job: str,
+    config: Mapping[str, Mapping[str, object]],
+) -> RunSummary:
+    result = definitions.resolve_job_def(job).execute_in_process(
         instance=instance,
         tags=BOUNDED,
         run_config={
@@ -161,44 +189,9 @@ def _run(
         },
         raise_on_error=False,
     )
-    _add(summary, result)
     if not result.success:
         raise OperatorError(_failure(result))
-
-
-def _add(summary: RunSummary, result: dg.ExecuteInProcessResult) -> None:
-    masked, loaded = MaskTotals(), LoadTotals()
-    for event in result.get_asset_materialization_events():
-        metadata = _values(event.step_materialization_data.materialization.metadata)
-        match event.asset_key and event.asset_key.to_user_string():
-            case "raw_login_messages":
-                drained = DrainTotals.from_metadata(metadata)
-                summary.messages += drained.messages
-                summary.postponed += drained.postponed
-                summary.stopped_reason = StoppedReason(drained.stopped_reason)
-            case "masked_logins":
-                masked += MaskTotals.from_metadata(metadata)
-            case "user_logins":
-                loaded += LoadTotals.from_metadata(metadata)
-    summary.loaded += loaded.loaded
-    summary.refused += loaded.rejected
-    for step in (masked, loaded):
-        summary.duplicates += step.duplicates
-        summary.rejected += step.rejected
-        summary.quarantined_batches += step.quarantined_batches
-    summary.steps_tried_again += sum(event.is_step_restarted for event in result.all_events)
-    for evaluation in result.get_asset_check_evaluations():
-        if evaluation.check_name == "duplicates":
-            counts = _values(evaluation.metadata)
-            for name in ("duplicate_rows", "shared_devices", "shared_ips"):
-                setattr(summary, name, getattr(summary, name) + counts[name])
-        # Without a message the check read an earlier run's batch.
-        if evaluation.check_name == "rejection_rate" and masked.messages:
-            summary.too_many_rejected |= not evaluation.passed
-        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN:
-            warning = f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
-            if warning not in summary.warnings:
-                summary.warnings.append(warning)
+    return RunSummary.of(result)
 
 
 def _values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
@@ -211,11 +204,18 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
             data = event.step_failure_data.user_failure_data
             if data is not None and data.description:
                 return data.description
-    failed = [
+    failed = _not_passed(result, dg.AssetCheckSeverity.ERROR)
+    reason = (
+        f"checks failed ({', '.join(failed)}): see run {result.run_id}"
+        if failed
+        else f"run {result.run_id} failed: see it"
+    )
+    return f"{reason} in the Dagster UI (`loginetl ui`)"
+
+
+def _not_passed(result: dg.ExecuteInProcessResult, severity: dg.AssetCheckSeverity) -> list[str]:
+    return [
         f"{check.asset_key.to_user_string()}: {check.check_name}"
         for check in result.get_asset_check_evaluations()
-        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
+        if not check.passed and check.severity is severity
     ]
-    if failed:
-        return f"checks failed ({', '.join(failed)}): see run {result.run_id} in the Dagster UI (`loginetl ui`)"
-    return f"run {result.run_id} failed: see it in the Dagster UI (`loginetl ui`)"

@@ -1,7 +1,7 @@
 """`loginetl status`: addresses, counts, conditions; starts nothing and changes nothing."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,44 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-# Of the ledger's totals.
-_COUNTS = ("messages", "pending_batches", "pending", "quarantined_batches",
-           "loaded", "rejected", "erased", "lost", "duplicates")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """What `loginetl status --json` prints, in this order; None is not known, as all counts while services are down."""
-
-    environment: str
-    running: bool
-    home: str | None
-    queue_url: str | None
-    sqs_endpoint: str | None
-    database_url: str | None = None
-    table: str | None = None
-    landing_url: str
-    queued: int | None = None
-    delayed: int | None = None
-    in_flight: int | None = None
-    messages: int | None = None
-    pending_batches: int | None = None
-    pending: int | None = None
-    quarantined_batches: int | None = None
-    loaded: int | None = None
-    rejected: int | None = None
-    erased: int | None = None
-    lost: int | None = None
-    duplicates: int | None = None
-    last_loaded_at: str | None = None
-    oldest_pending_seconds: int | None = None
-    rejection_rate: float | None = None
-    quarantined: list[dict[str, Any]] | None = None
-    automation: str | None = None
-    runs_at_work: int | None = None
-    runs_without_worker: list[str] | None = None
-    sizes: dict[str, dict[str, int]] | None = None
-    conditions: dict[str, str] | None = None
+# What `--json` prints, in this order. What is not known is null, such as all counts while services are down.
+_NAMES = ("environment", "running", "home", "queue_url", "sqs_endpoint", "database_url", "table", "landing_url",
+          "queued", "delayed", "in_flight", "messages", "pending_batches", "pending", "quarantined_batches", "loaded",
+          "rejected", "erased", "lost", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate",
+          "quarantined", "automation", "runs_at_work", "runs_without_worker", "sizes", "conditions")  # fmt: skip
 
 
 @app.command()
@@ -63,14 +30,14 @@ def status(as_json: AsJson = False) -> None:
     """Show addresses and counts; starts nothing and changes nothing."""
     found = read_status(configured_services())
     if as_json:
-        print_json(asdict(found))
+        print_json(found)
     else:
         print_status(found)
-    if reason := (found.conditions or {}).get("queue_unreachable"):
+    if reason := (found["conditions"] or {}).get("queue_unreachable"):
         raise OperatorError(reason)
 
 
-def read_status(services: "Services") -> Status:
+def read_status(services: "Services") -> dict[str, Any]:
     """Reads it all; a queue that does not answer is a condition.
 
     Raises:
@@ -81,7 +48,7 @@ def read_status(services: "Services") -> Status:
     settings = services.settings
     addresses = services.stack.find() if services.needs_stack else None
     running = not services.needs_stack or addresses is not None
-    where: dict[str, Any] = {
+    known: dict[str, Any] = {
         "environment": settings.environment,
         "running": running,
         "home": str(services.stack.home) if settings.is_local else None,
@@ -89,34 +56,29 @@ def read_status(services: "Services") -> Status:
         "sqs_endpoint": addresses and addresses.sqs_endpoint,
         "landing_url": settings.landing_url or (settings.home / "landing").as_uri(),
     }
-    if not running:
-        return Status(**where)
-    database = services.unchanged_database()
-    seen = read_health(database, services.queue())
-    depth, loaded_at = seen.depth, seen.totals.last_loaded_at
-    automation, conditions = _automation(settings)
-    return Status(
-        **where,
-        database_url=database.address,
-        table=str(settings.table),
-        queued=depth.waiting if depth else None,
-        delayed=depth.delayed if depth else None,
-        in_flight=depth.in_flight if depth else None,
-        **{name: value for name, value in asdict(seen.totals).items() if name in _COUNTS},
-        last_loaded_at=loaded_at.isoformat(timespec="seconds") if loaded_at else None,
-        oldest_pending_seconds=None if seen.oldest_pending_seconds is None else round(seen.oldest_pending_seconds),
-        rejection_rate=round(seen.rejection_rate, 4),
-        quarantined=[asdict(one) for one in seen.quarantined],
-        automation=automation,
-        runs_at_work=seen.runs_at_work,
-        runs_without_worker=seen.runs_without_worker,
-        sizes={name: asdict(size) for name, size in seen.sizes.items()},
-        conditions=seen.conditions(
-            max_rejection_rate=settings.max_rejection_rate, freshness_hours=settings.freshness_hours
+    if running:
+        database = services.unchanged_database()
+        seen = read_health(database, services.queue())
+        loaded_at, age = seen.totals.last_loaded_at, seen.oldest_pending_seconds
+        automation, conditions = _automation(settings)
+        limits = {"max_rejection_rate": settings.max_rejection_rate, "freshness_hours": settings.freshness_hours}
+        known |= (
+            vars(seen.totals)
+            | seen.as_metadata()
+            | {
+                "database_url": database.address,
+                "table": str(settings.table),
+                "last_loaded_at": loaded_at.isoformat(timespec="seconds") if loaded_at else None,
+                "oldest_pending_seconds": None if age is None else round(age),
+                "quarantined": [asdict(one) for one in seen.quarantined],
+                "automation": automation,
+                "runs_at_work": seen.runs_at_work,
+                "runs_without_worker": seen.runs_without_worker,
+                "sizes": {name: asdict(size) for name, size in seen.sizes.items()},
+                "conditions": seen.conditions(**limits) | seen.not_begun() | conditions,
+            }
         )
-        | seen.not_begun()
-        | conditions,
-    )
+    return {name: known.get(name) for name in _NAMES}
 
 
 def _automation(settings: "Settings") -> tuple[str, dict[str, str]]:
@@ -139,22 +101,23 @@ def _automation(settings: "Settings") -> tuple[str, dict[str, str]]:
     return (str(state), state.conditions(settings)) if state else (default, {})
 
 
-def print_status(found: Status) -> None:
+def print_status(found: dict[str, Any]) -> None:
     """Prints it for people."""
-    if not found.running:
-        note(f"the embedded services of {escape(str(found.home))} are down: `loginetl up` starts them")
+    if not found["running"]:
+        note(f"the embedded services of {escape(str(found['home']))} are down: `loginetl up` starts them")
         return
-    shown: dict[str, object] = asdict(found)
-    if found.oldest_pending_seconds is not None:
-        shown["oldest_pending_seconds"] = timedelta(seconds=found.oldest_pending_seconds)
-    shown["rejection_rate"] = f"{found.rejection_rate or 0:.2%} within a day"
-    for name, lines in {
-        "quarantined": [f"batch {one['batch_id']}: {one['reason']}" for one in found.quarantined or ()],
-        "runs_without_worker": found.runs_without_worker,
-        "sizes": [
-            f"{table}: {size['bytes']:,} bytes, ~{size['rows']:,} rows" for table, size in (found.sizes or {}).items()
-        ],
-        "conditions": [f"{name}: {text}" for name, text in (found.conditions or {}).items()] or ["healthy"],
-    }.items():
-        shown[name] = "\n".join(lines or ()) or None
-    print_record(shown)
+    age, sizes = found["oldest_pending_seconds"], found["sizes"].items()
+    lines = {
+        "quarantined": [f"batch {one['batch_id']}: {one['reason']}" for one in found["quarantined"]],
+        "runs_without_worker": found["runs_without_worker"],
+        "sizes": [f"{table}: {size['bytes']:,} bytes, ~{size['rows']:,} rows" for table, size in sizes],
+        "conditions": [f"{name}: {text}" for name, text in found["conditions"].items()] or ["healthy"],
+    }
+    print_record(
+        found
+        | {name: "\n".join(texts) or None for name, texts in lines.items()}
+        | {
+            "oldest_pending_seconds": None if age is None else timedelta(seconds=age),
+            "rejection_rate": f"{found['rejection_rate']:.2%} within a day",
+        }
+    )

@@ -25,9 +25,8 @@ from loginetl_assets.keys.keysets import (
 )
 from loginetl_assets.logins.encryption import Encryptor
 from loginetl_assets.logins.tokens import Tokenizer
-from loginetl_assets.settings import KeysetRole
+from loginetl_assets.settings import OFFICER_SETTING, KeysetRole
 
-OFFICER_SETTING = "LOGINETL_KEYSET_OFFICER"
 OFFICER_FILE = "officer-private.json"
 
 # The vault's keyset is the public half of the officer's, so it has no template of its own.
@@ -127,13 +126,13 @@ class Keyring:
         if setting := self._keysets.get(role):
             return setting
         if self._made_in is None:
-            raise OperatorError(f"{setting_of(role)} is not set: name the file of the {role} keyset")
+            raise OperatorError(f"{role.setting} is not set: name the file of the {role} keyset")
         return str(_made(self._made_in, role))
 
     def handle(self, role: KeysetRole) -> tink.KeysetHandle:
         """Returns the keyset itself."""
         if role not in self._handles:
-            name, source, guarded = setting_of(role), self.source(role), self._made_in is None
+            name, source, guarded = role.setting, self.source(role), self._made_in is None
             if role is KeysetRole.VAULT:  # the pipeline must not be able to read the vault
                 self._handles[role] = read_public_keyset(name, source, guarded=guarded)
             else:
@@ -148,14 +147,9 @@ class Keyring:
             raise _wrong_kind(role) from None
 
 
-def setting_of(role: KeysetRole) -> str:
-    """Returns the variable that names a keyset."""
-    return f"LOGINETL_KEYSET_{role.upper()}"
-
-
 def _wrong_kind(role: KeysetRole) -> OperatorError:
     _, kind = _PRIMITIVES[role]
-    return OperatorError(f"{setting_of(role)} is a keyset of the wrong kind: it must be {kind}")
+    return OperatorError(f"{role.setting} is a keyset of the wrong kind: it must be {kind}")
 
 
 def _made(directory: Path, role: KeysetRole) -> Path:

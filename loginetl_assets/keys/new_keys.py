@@ -8,11 +8,9 @@ from loginetl_assets.durable import make_directory
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.keys.keyring import (
     OFFICER_FILE,
-    OFFICER_SETTING,
     OFFICER_TEMPLATE,
     TEMPLATES,
     Keyring,
-    setting_of,
 )
 from loginetl_assets.keys.keysets import (
     enabled_key_ids,
@@ -24,7 +22,7 @@ from loginetl_assets.keys.keysets import (
     write_once,
 )
 from loginetl_assets.keys.officer import Officer, officer_source
-from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.settings import OFFICER_SETTING, KeysetRole, Settings
 
 
 def create_keysets(directory: Path, kms_key_uri: str | None = None) -> None:
@@ -68,7 +66,7 @@ def rotate_keyset(keyring: Keyring, role: KeysetRole, settings: Settings, output
     if output:
         _write_new({output: text})
     else:
-        replace_keyset(setting_of(role), keyring.source(role), text)
+        replace_keyset(role.setting, keyring.source(role), text)
     return enabled_key_ids(handle)[0]
 
 
@@ -83,7 +81,7 @@ def rotate_officer_keyset(keyring: Keyring, settings: Settings, output: Path | N
     if output:
         _write_new({output: text, output.with_name(f"{output.stem}-public.json"): public})
         return enabled_key_ids(handle)[0]
-    vault = setting_of(KeysetRole.VAULT)
+    vault = KeysetRole.VAULT.setting
     require_replaceable(vault, keyring.source(KeysetRole.VAULT))
     if not officer.opens(keyring.vault):
         raise OperatorError(

@@ -5,10 +5,10 @@ from tink import aead, cleartext_keyset_handle, hybrid
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.home import check_home
-from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_SETTING
+from loginetl_assets.keys.keyring import OFFICER_FILE
 from loginetl_assets.keys.keysets import check_values, enabled_key_ids, read_keyset
 from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, Encryptor
-from loginetl_assets.settings import Settings
+from loginetl_assets.settings import OFFICER_SETTING, Settings
 
 
 def officer_source(settings: Settings) -> str:

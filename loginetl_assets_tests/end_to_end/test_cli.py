@@ -27,8 +27,9 @@ from sqlalchemy import make_url
 from tink import secret_key_access
 
 from loginetl_assets.cli.main import app
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.home import ENTRIES
-from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets_tests.support.command import LOGINETL, run_loginetl
 from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, login, sqs_client
 

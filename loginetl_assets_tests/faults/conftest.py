@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loginetl_assets.local.stack import Addresses
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.support.http_proxy import HttpProxy

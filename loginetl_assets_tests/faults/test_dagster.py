@@ -42,8 +42,9 @@ from dagster._core.scheduler.instigation import (
 from dagster._grpc.client import DagsterGrpcClient
 from sqlalchemy import text
 
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import TransientError
-from loginetl_assets.local.stack import Addresses, EmbeddedStack
+from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase

@@ -10,7 +10,7 @@ import botocore.exceptions
 import pytest
 from botocore.config import Config
 
-from loginetl_assets.local.stack import Addresses
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.support.http_proxy import (
     Action,

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import pytest
 
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import TransientError
 from loginetl_assets.landing.object_store import MASKED
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureTotals
 from loginetl_assets.privacy.subjects import subject_of

@@ -11,8 +11,8 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.drain.engine import DrainTotals
 from loginetl_assets.steps.replay import ReplayTotals, replay_rejected

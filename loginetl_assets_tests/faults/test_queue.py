@@ -14,8 +14,8 @@ from uuid import uuid4
 import pytest
 
 from loginetl_assets.aws.sqs import MAX_BYTES_PER_CALL
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.storage.batches import newest_batches

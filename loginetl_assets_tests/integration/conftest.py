@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from loginetl_assets.local.stack import Addresses
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.support.server import Server
 

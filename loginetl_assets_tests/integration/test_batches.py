@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Connection, text
 
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import batches, installation, message_ids, objects
 from loginetl_assets.storage.batches import Batch, BatchState, Results

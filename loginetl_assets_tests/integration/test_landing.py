@@ -11,9 +11,9 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.landing.object_store import Landing, ObjectMissingError
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline
 
 

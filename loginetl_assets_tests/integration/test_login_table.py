@@ -15,9 +15,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services

@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from loginetl_assets.aws.payloads import MAX_BYTES
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import TransientError
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.steps.replay import replay_rejected
 from loginetl_assets.storage.rejections import Selection

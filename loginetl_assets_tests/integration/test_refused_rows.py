@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import Settings

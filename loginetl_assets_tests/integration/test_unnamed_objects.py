@@ -15,11 +15,11 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from loginetl_assets.aws.session import open_session
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.keys.keysets import with_new_primary
 from loginetl_assets.landing.batch_files import write_messages
 from loginetl_assets.landing.object_store import MARKER, Landing
-from loginetl_assets.local.stack import Addresses
 from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
 from loginetl_assets.privacy.erase import Erasure

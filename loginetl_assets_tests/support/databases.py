@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from sqlalchemy import create_engine, text
 
-from loginetl_assets.local.stack import Addresses
+from loginetl_assets.embedded import Addresses
 from loginetl_assets.storage.database import LoginDatabase
 
 _TEMPLATE = "loginetl_template"

@@ -9,10 +9,10 @@ number makes up for AWS's latency (20 ms a call is 50 calls a second and connect
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from loginetl_assets.aws.payloads import Payloads, PayloadUnavailableError
 from loginetl_assets.aws.sqs import MAX_PER_CALL, LoginQueue, ReceivedMessage
@@ -45,6 +45,11 @@ class DrainTotals(StepTotals):
     def as_metadata(self) -> dict[str, Any]:
         """Returns the totals by name."""
         return {**super().as_metadata(), "stopped_reason": self.stopped_reason.value}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
+        """Returns the totals of such metadata."""
+        return super().from_metadata({**metadata, "stopped_reason": StoppedReason(metadata["stopped_reason"])})
 
 
 class _OpenBatch:
