@@ -11,24 +11,16 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the running stack is reached.
+    """Where the running stack is reached."""
 
-    Attributes:
-        database_url: SQLAlchemy URL (psycopg 3) of the database `loginetl`.
-        dagster_database_url: libpq URL of the database `dagster`.
-        sqs_endpoint: endpoint of SQS, and of S3, on 127.0.0.1.
-        queue_url: URL of the queue `login-queue` there. It lives in region us-east-1 (`local.sqs.REGION`): a client of
-            another region does not see it.
-    """
-
-    database_url: str
-    dagster_database_url: str
-    sqs_endpoint: str
-    queue_url: str
+    database_url: str  # SQLAlchemy's, with psycopg 3; of the database `loginetl`
+    dagster_database_url: str  # libpq's, of the database `dagster`
+    sqs_endpoint: str  # of S3, too; on 127.0.0.1
+    queue_url: str  # in region us-east-1 (`local.sqs.REGION`): a client of another region does not see the queue
 
 
 class Stack(Protocol):
-    """The embedded PostgreSQL and SQS of one LOGINETL_HOME. Each method raises EmbeddedStackError."""
+    """The embedded PostgreSQL and SQS of one LOGINETL_HOME; what they raise names the setting or the log that helps."""
 
     home: Path
 

@@ -47,11 +47,10 @@ def check_home(home: Path) -> None:
 
 
 def make_home(home: Path) -> Path:
-    """Makes a home where it is missing, for its owner alone, and returns its resolved path.
+    """Makes a home where it is missing, for its owner alone, and returns its path as `resolve_home`.
 
     Raises:
-        EmbeddedStackError: as `check_home`.
-        OSError: it cannot be made.
+        OSError: it cannot be made; EmbeddedStackError as for `check_home`.
     """
     home = resolve_home(home)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -13,8 +13,8 @@ from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import Settings
-from loginetl_assets.storage import installation
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.login_table_setup import check_table
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -28,7 +28,6 @@ class Services:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Takes the settings; nothing is opened or started yet."""
         self.settings = settings
 
     @property
@@ -60,8 +59,7 @@ class Services:
         max_attempts: int = 5,
     ) -> LoginQueue:
         """Returns the opened queue; the arguments are those of `open_queue`."""
-        embedded = self.settings.queue_url is None
-        url = self.queue_url
+        embedded, url = self.settings.queue_url is None, self.queue_url
         return open_queue(
             url,
             session=session,
@@ -75,13 +73,7 @@ class Services:
         )
 
     def database(self, *, application_name: str = "loginetl") -> LoginDatabase:
-        """Returns the opened database, its schema checked to be this version's.
-
-        The embedded one is migrated as part of its start; any other is changed by `loginetl migrate` alone.
-
-        Raises:
-            OperatorError, TransientError: it does not answer, or has another schema or table of logins.
-        """
+        """Returns the opened database as `unchanged_database`, after migrating the embedded one, and no other."""
         if self.settings.database_url is None:
             database = LoginDatabase(self.database_url)
             if not database.is_migrated():
@@ -89,7 +81,11 @@ class Services:
         return self.unchanged_database(application_name=application_name)
 
     def unchanged_database(self, *, application_name: str = "loginetl") -> LoginDatabase:
-        """Returns the opened database, embedded or not, and changes nothing; errors as of `database`."""
+        """Returns the opened database, whose schema and table of logins were checked to be this version's.
+
+        Raises:
+            OperatorError, TransientError: they are not, or it does not answer.
+        """
         database = LoginDatabase(self.database_url, application_name=application_name)
         database.check_revision()
         with database.transaction() as connection:
@@ -107,8 +103,8 @@ class Services:
         """Returns the landing, checked to belong to this database."""
         landing = self.landing()
         with database.transaction() as connection:
-            installation_id = installation.installation_id(connection)
-        landing.bind(installation_id)
+            owner = installation_id(connection)
+        landing.bind(owner)
         return landing
 
     def payloads(self) -> Payloads:

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
@@ -84,17 +85,6 @@ class Form(NamedTuple):
     pattern: str = "(?s:.*)"  # of the whole text
     bounds: tuple[float, float] | None = None  # of the value, both included
 
-    def __call__(self, text: str) -> Any:
-        """Returns the value of a text.
-
-        Raises:
-            ValueError: it has another form.
-        """
-        value = self.read(text) if re.fullmatch(self.pattern, text) else None
-        if value is None or (self.bounds and not self.bounds[0] <= value <= self.bounds[1]):
-            raise ValueError
-        return value
-
 
 TEXT = Form(str)
 
@@ -143,15 +133,13 @@ class Variable:
     is_inherited: bool = True  # by child processes
 
     def __call__(self, text: str) -> Any:
-        """Returns the value of a text.
-
-        Raises:
-            SettingsError: it has the wrong form.
-        """
-        try:
-            return self.form(text)
-        except ValueError:
-            raise SettingsError(f"{self.name} must be {self.form.expected}") from None
+        """Returns the value of a text; SettingsError, if it has the wrong form."""
+        read, expected, pattern, bounds = self.form
+        with suppress(ValueError):
+            value = read(text) if re.fullmatch(pattern, text) else None
+            if value is not None and (not bounds or bounds[0] <= value <= bounds[1]):
+                return value
+        raise SettingsError(f"{self.name} must be {expected}")
 
 
 def setting(name: str, form: Form, meaning: str, *, is_shown: bool = True, **more: Any) -> Any:
@@ -164,13 +152,12 @@ def setting(name: str, form: Form, meaning: str, *, is_shown: bool = True, **mor
     )
 
 
-def keyset_settings(meanings: Mapping[KeysetRole, str]) -> Any:
-    """Returns a dataclass field for LOGINETL_KEYSET_<ROLE>, one variable a role; a mapping of those that are set."""
-    variables = {
-        role: Variable(role.setting, TEXT, meaning, otherwise="made", is_required=True)
-        for role, meaning in meanings.items()
-    }
-    return field(default_factory=dict, repr=False, metadata={"variables": variables})
+_KEYSETS = {
+    KeysetRole.MASKING: "PRF keyset (HMAC-SHA256): value to token",
+    KeysetRole.LANDING: "AEAD keyset (AES-256-GCM): batches of raw messages",
+    KeysetRole.REJECTS: "AEAD keyset (AES-256-GCM): bodies of rejected messages",
+    KeysetRole.VAULT: "*public* HPKE keyset; the private half stays with the privacy officer and is refused here",
+}
 
 
 @dataclass(frozen=True)
@@ -231,14 +218,15 @@ class Settings:
         is_required=True,
         is_shown=False,
     )
-    keysets: Mapping[KeysetRole, str] = keyset_settings(
-        {
-            KeysetRole.MASKING: "PRF keyset (HMAC-SHA256): value to token",
-            KeysetRole.LANDING: "AEAD keyset (AES-256-GCM): batches of raw messages",
-            KeysetRole.REJECTS: "AEAD keyset (AES-256-GCM): bodies of rejected messages",
-            KeysetRole.VAULT: "*public* HPKE keyset; the private half stays with the privacy officer and is refused"
-            " here",
-        }
+    keysets: Mapping[KeysetRole, str] = field(
+        default_factory=dict,
+        repr=False,
+        metadata={
+            "variables": {
+                role: Variable(role.setting, TEXT, meaning, otherwise="made", is_required=True)
+                for role, meaning in _KEYSETS.items()
+            }
+        },
     )
     officer_keyset: str | None = setting(
         OFFICER_SETTING,

@@ -37,10 +37,7 @@ def show(batch_id: BatchId, as_json: AsJson = False) -> None:
 
     with configured_services().database().transaction() as connection:
         found = asdict(batches.get_batch(connection, batch_id))
-    if as_json:
-        print_json(found)
-    else:
-        print_record(found)
+    (print_json if as_json else print_record)(found)
 
 
 @app.command()

@@ -43,13 +43,11 @@ def print_json(value: object) -> None:
 
 
 def print_record(record: Mapping[str, object], show: Callable[[Any], str] = str, *, title: str | None = None) -> None:
-    """Prints a table of names and values; None as a dash."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    """Prints a table of names and values; None as a dash, and a field's name with spaces."""
+    table = Table(Column(style="bold"), Column(overflow="fold"), title=title, title_justify="left", show_header=False)
     for name, value in record.items():
         text = "-" if value is None else for_terminal(show(value), keep="\n")
-        table.add_row(name.replace("_", " "), escape(text))
+        table.add_row(escape(name.replace("_", " ") if name.isidentifier() else name), escape(text))
     out.print(table)
 
 

@@ -3,13 +3,14 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginetl_assets.cli.console import err, note, out, progress
+from loginetl_assets.cli.console import err, note, print_counts, progress
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 
@@ -132,7 +133,7 @@ def process_landed(services: "Services", masking: dict[str, object]) -> None:
 
 
 def _conclude(services: "Services", summary: "RunSummary") -> None:
-    out.print(summary.as_table(services.settings.table))
+    print_counts("Results", summary.counts(services.settings.table))
     if summary.steps_tried_again:
         note(
             f"[yellow]steps tried again:[/] {summary.steps_tried_again}; the counts above are of their last try,"
@@ -141,7 +142,7 @@ def _conclude(services: "Services", summary: "RunSummary") -> None:
     for warning in dict.fromkeys(summary.warnings):
         note(f"[yellow]check did not pass:[/] {warning}")
     if services.settings.is_local:
-        note("Next: `loginetl status`, `loginetl rejected list`, `loginetl psql`, and `make ui` for the Dagster UI.")
+        note("Next: `loginetl status`, `loginetl rejected list`, `loginetl psql`, `loginetl ui` (the Dagster UI).")
     if found := summary.needs_attention():
         raise NeedsAttentionError("; ".join(found))
 
@@ -150,30 +151,25 @@ def _conclude(services: "Services", summary: "RunSummary") -> None:
 def _load_progress(services: "Services") -> Iterator[None]:
     """Shows, from the database, how far the runs under way have come."""
     done = threading.Event()
-    with progress() as show:
-        watching = threading.Thread(target=_watch, args=(services, done, show), daemon=True)
-        watching.start()
+    with progress() as show, ThreadPoolExecutor(1) as pool:
+        pool.submit(_watch, services, done, show)  # nobody asks for its errors: the run itself meets and reports them
         try:
             yield
         finally:
             done.set()
-            watching.join()
 
 
 def _watch(services: "Services", done: threading.Event, show: Callable[[str, int, int], None]) -> None:
     from loginetl_assets.storage.batches import totals
 
-    try:
-        database = services.database(application_name="loginetl progress")
-        waiting = services.queue().depth().waiting
+    database = services.database(application_name="loginetl progress")
+    waiting = services.queue().depth().waiting
+    with database.transaction() as connection:
+        before = totals(connection)
+    while not done.wait(0.5):
         with database.transaction() as connection:
-            before = totals(connection)
-        while not done.wait(0.5):
-            with database.transaction() as connection:
-                now = totals(connection)
-            landed = now.messages - before.messages
-            expected = max(waiting, landed)
-            show("drained", landed, expected)
-            show("loaded", landed - now.pending + before.pending, expected + before.pending)
-    except Exception:  # noqa: BLE001 - a display; the run itself meets the same and reports it
-        return
+            now = totals(connection)
+        landed = now.messages - before.messages
+        expected = max(waiting, landed)
+        show("drained", landed, expected)
+        show("loaded", landed - now.pending + before.pending, expected + before.pending)

@@ -13,8 +13,6 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
-from rich.markup import escape
-from rich.table import Column, Table
 
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
@@ -96,13 +94,10 @@ class RunSummary(StepTotals):
             found.append(f"{postponed} payloads could not be read just now: their messages are delivered again")
         return found
 
-    def as_table(self, table: TableName) -> Table:
-        """Returns the results, as the command line prints them."""
+    def counts(self, table: TableName) -> dict[str, float]:
+        """Returns the results by name, as the command line prints them."""
         messages, masked, loaded = self.raw_login_messages.messages, self.masked_logins, self.user_logins
-        shown = Table(
-            "", Column(justify="right"), title="Results", title_justify="left", show_header=False, min_width=44
-        )
-        for name, value in {
+        return {
             "messages": messages,
             f"loaded into {table}": loaded.loaded,
             "duplicates": masked.duplicates + loaded.duplicates,
@@ -114,9 +109,7 @@ class RunSummary(StepTotals):
             "shared IPs": self.table.shared_ips,
             "seconds": round(self.seconds, 1),
             "messages a second": round(messages / self.seconds),
-        }.items():
-            shown.add_row(f"[bold]{escape(name)}[/]", f"{value:,}")
-        return shown
+        }
 
 
 def prepare(services: Services) -> tuple[dg.Definitions, dg.DagsterInstance]:

@@ -29,10 +29,7 @@ _NAMES = ("environment", "running", "home", "queue_url", "sqs_endpoint", "databa
 def status(as_json: AsJson = False) -> None:
     """Show addresses and counts; starts nothing and changes nothing."""
     found = read_status(configured_services())
-    if as_json:
-        print_json(found)
-    else:
-        print_status(found)
+    (print_json if as_json else print_status)(found)
     if reason := (found["conditions"] or {}).get("queue_unreachable"):
         raise OperatorError(reason)
 

