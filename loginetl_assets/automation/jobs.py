@@ -11,6 +11,7 @@ from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, PayloadsResource
 from loginetl_assets.steps.replay import replay_rejected, selection
 from loginetl_assets.steps.retention import apply_retention
+from loginetl_assets.steps.vault_sweep import sweep_vault
 from loginetl_assets.storage.installation import installation_id
 
 LOGIN_ETL = "login_etl"
@@ -98,25 +99,33 @@ def purge(
     database: LoginDatabaseResource,
     keyring: KeyringResource,
 ) -> None:
-    """Purges by age."""
+    """Purges by age: personal data before Dagster's runs, so that no failure of their storage keeps it."""
     with failures_without_values():
         started = time.monotonic()
         older_than = timedelta(days=config.days)
+        cutoff = datetime.now(UTC) - older_than
         opened = database.get_client()
-        with opened.transaction() as connection:
-            installation = str(installation_id(connection))
-        ours = OurRuns(context.instance, installation, label_of(context.run))
-        runs = ours.delete_ended(before=datetime.now(UTC) - older_than)
-        totals = apply_retention(
-            opened, landing.get_client(opened), keyring.get_client(), older_than=older_than, run_id=context.run.run_id
-        )
+        files = landing.get_client(opened)
+        totals = apply_retention(opened, files, keyring.get_client(), older_than=older_than, run_id=context.run.run_id)
         if totals.unreadable_objects:
             context.log.warning(
                 f"{totals.unreadable_objects} objects of the landing belong to no batch and cannot be decrypted: check"  # noqa: G004 - a count
                 " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
             )
+        with opened.transaction() as connection:
+            installation = str(installation_id(connection))
+        try:
+            swept = sweep_vault(opened, files)
+        finally:  # the sweep fails where row-level security hides rows, and Dagster's storage may fail, too
+            ours = OurRuns(context.instance, installation, label_of(context.run))
+            runs = ours.delete_ended(before=cutoff)
         context.add_output_metadata(
-            {**totals.as_metadata(), "dagster_runs": runs, "seconds": round(time.monotonic() - started, 3)}
+            {
+                **totals.as_metadata(),
+                **swept.as_metadata(),
+                "dagster_runs": runs,
+                "seconds": round(time.monotonic() - started, 3),
+            }
         )
 
 

@@ -8,7 +8,6 @@ from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.steps.batch_objects import delete_pending
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_unnamed
-from loginetl_assets.steps.vault_sweep import sweep_vault
 from loginetl_assets.storage import batches, message_ids
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.objects import schedule_deletion
@@ -28,24 +27,19 @@ class RetentionTotals(StepTotals):
     unreadable_objects: int = 0  # that no batch names
     orphans: int = 0
     message_ids: int = 0
-    unneeded_vault_entries: int = 0
-    unreadable_batches: int = 0
 
 
 def apply_retention(
     database: LoginDatabase, landing: Landing, keys: Keyring, *, older_than: timedelta, run_id: str
 ) -> RetentionTotals:
-    """Purges objects, message ids and vault entries that are older than a time and not needed.
+    """Purges objects and message ids that are older than a time and not needed.
 
     Args:
-        database: as a role that sees every row of the table of logins.
+        database: holds the ledger.
         landing: holds batches, masked files and what dead runs left.
         keys: the landing keyset is used, to register objects that no batch names.
         older_than: counted from the moment when a batch was loaded.
         run_id: of the Dagster run, for the ledger.
-
-    Raises:
-        OperatorError: row-level security hides rows (all but the vault is purged by then).
     """
     now = datetime.now(UTC)
     cutoff, orphaned = now - older_than, now - ORPHAN_AGE
@@ -56,7 +50,6 @@ def apply_retention(
         pruned = message_ids.prune(
             connection, now - max(message_ids.REDELIVERY, older_than), unread_since=unnamed.unread_since
         )
-    swept = sweep_vault(database, landing)  # the last: it fails where row-level security hides rows
     return RetentionTotals(
         objects=objects,
         registered_batches=unnamed.registered_batches,
@@ -64,8 +57,6 @@ def apply_retention(
         unreadable_objects=unnamed.unreadable_objects,
         orphans=orphans,
         message_ids=pruned,
-        unneeded_vault_entries=swept.unneeded_vault_entries,
-        unreadable_batches=swept.unreadable_batches,
     )
 
 

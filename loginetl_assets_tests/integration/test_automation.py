@@ -569,6 +569,30 @@ def test_retention_removes_every_expired_run_of_ours_however_many_there_are(
     assert output.step_output_data.metadata["dagster_runs"].value == 5
 
 
+def test_retention_removes_personal_data_though_the_storage_of_runs_fails(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.send(SAMPLE)
+    pipeline.run()
+    pipeline.execute(
+        "UPDATE loginetl.batches SET loaded_at = :old, landed_at = :old", old=datetime(2020, 1, 1, tzinfo=UTC)
+    )
+    pipeline.execute("DELETE FROM user_logins")  # nothing needs the vault's values
+
+    _age_runs(pipeline.instance)
+
+    def unreachable(run_id: str) -> None:
+        raise OSError(run_id)
+
+    monkeypatch.setattr(pipeline.instance, "delete_run", unreachable)
+    assert not pipeline.run({"purge": {"days": 15}}, job="retention", expect_success=False).success
+
+    landing = pipeline.services.landing()
+    assert [*landing.list("batches"), *landing.list("masked")] == []
+    assert pipeline.query("SELECT FROM loginetl.processed_messages WHERE outcome = 'loaded'") == []
+    assert pipeline.query("SELECT FROM loginetl.pii_vault") == []
+
+
 def test_compute_logs_go_with_their_runs(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:

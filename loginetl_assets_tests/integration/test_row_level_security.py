@@ -1,5 +1,6 @@
 """Row-level security on `user_logins`: whoever does not see every row is told so, and removes and moves nothing."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_retention_that_does_not_see_every_row_removes_no_value(
         failed = loader.run(job="retention", expect_success=False)
     assert not failed.success
     _assert_nothing_was_touched(pipeline)
+
+
+def test_retention_that_does_not_see_every_row_tells_what_it_could_not_read(
+    pipeline: Pipeline, restricted: Settings, tmp_path: Path
+) -> None:
+    _load_both(pipeline)
+    pipeline.services.landing().put("batches/a-strangers", b"encrypted otherwise")
+    os.utime(pipeline.settings.home / "landing" / "batches" / "a-strangers", (0, 0))
+    with Pipeline.on(restricted, tmp_path / "restricted") as loader:
+        failed = loader.run(job="retention", expect_success=False)
+        messages = [entry.user_message for entry in loader.instance.all_logs(failed.run_id)]
+    assert not failed.success
+    assert [message for message in messages if "1 objects of the landing" in message]
 
 
 def test_recovery_of_a_user_whose_rows_are_hidden_says_so(pipeline: Pipeline, restricted: Settings) -> None:
