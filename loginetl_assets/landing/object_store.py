@@ -9,7 +9,7 @@ import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 BATCHES = "batches"
 MASKED = "masked"
 PROBES = f"{BATCHES}/probe-"  # what `check_writable` writes
+_PROBE_AGE = timedelta(hours=1)  # whoever wrote an older one is gone: it is written within the time-outs below
 MARKER = "installation.json"  # says which database the landing belongs to
 
 # Together well inside the visibility time-out: the library's own default is ten retries over three minutes.
@@ -173,19 +174,22 @@ class Landing:
     def delete_unfinished(self, before: datetime) -> int:
         """Deletes what writes left behind that were killed before that moment; returns how many files.
 
+        A moment to come is for whoever keeps all others from writing by the vault's lock. Only probes are written under
+        no lock: theirs must be old, too.
         On S3 a lifecycle rule does it (AbortIncompleteMultipartUpload): nothing of it is an object yet.
         """
         if self._directory is None:
             return 0
-        left = [
-            path
-            for prefix in (BATCHES, MASKED)
-            for path in (self._directory / prefix).glob("*#*")  # the library's name for it until it is renamed
-            if path.is_file() and path.stat().st_mtime < before.timestamp()
-        ]
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
+        of_probes = min(before, datetime.now(UTC) - _PROBE_AGE)
+        deleted = 0
+        for prefix in (BATCHES, MASKED):
+            for path in (self._directory / prefix).glob("*#*"):  # the library's name for it until it is renamed
+                is_probe = f"{prefix}/{path.name}".startswith(PROBES)
+                with suppress(FileNotFoundError):  # it was renamed just now
+                    if path.stat().st_mtime < (of_probes if is_probe else before).timestamp():
+                        path.unlink()
+                        deleted += 1
+        return deleted
 
     def list(self, prefix: str) -> Iterator[tuple[str, datetime]]:
         """Yields the paths under a prefix, whoever wrote them, each with the moment it was written."""

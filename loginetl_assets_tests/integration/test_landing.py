@@ -5,6 +5,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -58,6 +59,22 @@ def test_the_pipeline_runs_with_its_landing_on_s3(pipeline: Pipeline, bucket: st
 def test_a_bucket_that_is_missing_is_named(bucket: str) -> None:
     with pytest.raises(OperatorError, match=r"no bucket .* LOGINETL_LANDING_URL"):
         Landing("s3://no-such-bucket-anywhere/prefix").put("batches/one", b"1")
+
+
+def test_what_living_processes_write_under_no_lock_is_no_leftover(tmp_path: Path) -> None:
+    """A probe; all else is written under the vault's lock, which whoever deletes everything else holds alone."""
+    landing = Landing((tmp_path / "landing").as_uri())
+    landing.check_writable()
+    directory = tmp_path / "landing" / "batches"
+    being_written, left, of_a_batch = (directory / f"{name}#1" for name in ("probe-new", "probe-old", "batch"))
+    for path in (being_written, left, of_a_batch):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).timestamp()
+    os.utime(of_a_batch, (tomorrow, tomorrow))  # the landing's clock may be ahead of ours
+
+    assert landing.delete_unfinished(datetime.max.replace(tzinfo=UTC)) == 2
+    assert list(directory.iterdir()) == [being_written]
 
 
 @pytest.mark.parametrize("missing", [["AWS_SECRET_ACCESS_KEY"], ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]])
