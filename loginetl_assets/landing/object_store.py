@@ -217,7 +217,7 @@ class Landing:
             return OperatorError(
                 f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL"
             )
-        if "NoSuchBucket" in text:
+        if "NoSuchBucket" in text or error_status(error) == 404:  # of a listing: no object is asked for
             return OperatorError(
                 f"there is no bucket for the landing at {url}: create it or correct LOGINETL_LANDING_URL"
             )

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from loginetl_assets.errors import TransientError
+from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.logins.encryption import encrypt
@@ -304,6 +304,15 @@ def test_a_landing_that_refuses_stops_the_run_with_its_setting_and_quarantines_n
     proxy.clear()
     on_s3.run_until_empty()
     assert users_of(on_s3) == ["one"]
+
+
+def test_a_listing_that_finds_no_bucket_names_the_setting_whatever_the_store_calls_it(
+    on_s3: Pipeline, proxy: HttpProxy
+) -> None:
+    landing = on_s3.services.landing()
+    proxy.add(Rule(lambda request: request.method == "GET", answer(404), times=None))
+    with pytest.raises(OperatorError, match="LOGINETL_LANDING_URL"):
+        list(landing.list("batches"))
 
 
 def test_a_batch_that_s3_has_lost_is_quarantined_and_loaded_once_it_is_back(on_s3: Pipeline) -> None:
