@@ -101,10 +101,9 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
         encrypted_rejections = rejections.count(connection, ids)
         read, logins = _read_all(landing, batches)
         ids_read = [UUID(one) for one in logins["message_uuid"].unique()]
-        outcomes = message_ids.outcomes_of(connection, ids_read)
-        rejected = [str(one) for one, (_, outcome) in outcomes.items() if outcome == "rejected"]
+        with_outcome, rejected = message_ids.count_ended(connection, ids_read)
         # A row that the table refused may hold what is not even a text to Postgres.
-        accepted = logins.filter(~pl.col("message_uuid").is_in(rejected))
+        accepted = logins.filter(~pl.col("message_uuid").is_in([str(one) for one in rejected]))
         duplicates = Duplicates(
             duplicate_rows=duplicate_rows(connection, accepted),
             shared_devices=_shared(connection, logins, "masked_device_id"),
@@ -113,7 +112,7 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
         )
     repeats = Repeats(
         loaded_twice=sum(max(0, batch.loaded - ended.get((batch.batch_id, "loaded"), 0)) for batch in batches),
-        messages_without_outcome=len(ids_read) - len(outcomes),
+        messages_without_outcome=len(ids_read) - with_outcome,
     )
     rejected_ids = sum(count for (_, outcome), count in ended.items() if outcome == "rejected")
     mismatched = Sums(mismatched_rejections=abs(rejected_ids - encrypted_rejections))

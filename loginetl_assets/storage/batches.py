@@ -12,7 +12,20 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    Update,
+    and_,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.storage import message_ids
@@ -454,9 +467,13 @@ def replace_objects(
     return bodies
 
 
-def move_results(connection: Connection, batch_id: int, added: Results) -> None:
-    """Adds to a batch's counts; what is taken from one of them is negative."""
-    _change(connection, "move_results", batch_id, **_increased(added))
+def move_rejected(counted: FromClause, to: Literal["duplicates", "erased"]) -> Update:
+    """Returns the statement that moves messages from batches' rejected to another count.
+
+    It is one however many batches there are; the caller holds them. `counted` has columns batch_id and messages.
+    """
+    moved = {"rejected": table.c.rejected - counted.c.messages, to: table.c[to] + counted.c.messages}
+    return update(table).where(table.c.batch_id == counted.c.batch_id).values(moved)
 
 
 def _change(connection: Connection, name: str, batch_id: int, **values: Any) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select
 
 from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.tables import Outcome
 from loginetl_assets.storage.tables import processed_messages as ids
 from loginetl_assets.storage.tables import rejected_logins as rejected
 
@@ -50,6 +51,14 @@ def outcomes_of(connection: Connection, message_ids: Sequence[UUID]) -> dict[UUI
         )
     )
     return {row.message_uuid: (row.batch_id, row.outcome) for row in rows}
+
+
+def count_ended(connection: Connection, message_ids: Sequence[UUID]) -> tuple[int, list[UUID]]:
+    """Returns how many of the messages have ended, and which of these as rejected; a run's are counted by Postgres."""
+    rejected_ids = func.array_agg(ids.c.message_uuid).filter(ids.c.outcome == Outcome.REJECTED)
+    statement = select(func.count(), rejected_ids).where(among(ids.c.message_uuid, message_ids))
+    ended, rejected_uuids = connection.execute(named("count_ended", statement)).one()
+    return ended, rejected_uuids or []
 
 
 def loaded_events(connection: Connection, event_ids: Sequence[UUID]) -> set[UUID]:

@@ -1,18 +1,29 @@
 """The rejected messages: reason in plaintext, body encrypted. Works in the caller's transaction."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Connection, cast, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Delete,
+    Update,
+    cast,
+    delete,
+    func,
+    select,
+    update,
+)
 
 from loginetl_assets.logins.encryption import Encryptor, encrypt
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason, Rejection
-from loginetl_assets.storage.batches import Batch, Results, lock_batches, move_results
+from loginetl_assets.storage.batches import Batch, lock_batches, move_rejected
 from loginetl_assets.storage.database import copy_rows
 from loginetl_assets.storage.statements import among, named
 from loginetl_assets.storage.tables import Outcome, processed_messages
@@ -215,26 +226,27 @@ def hand_over(connection: Connection, message_uuids: Sequence[UUID]) -> None:
         connection: in the transaction that holds their batches.
         message_uuids: whose.
     """
-    by_batch = _remove(connection, message_uuids)
-    ids = delete(processed_messages).where(among(processed_messages.c.message_uuid, [*by_batch]))
-    connection.execute(named("forget_rejected_ids", ids))
-    for batch_id, messages in Counter(by_batch.values()).items():
-        move_results(connection, batch_id, Results(rejected=-messages, duplicates=messages))
+    _remove(connection, "hand_over_rejections", message_uuids, delete(processed_messages), "duplicates")
 
 
 def erase(connection: Connection, message_uuids: Sequence[UUID]) -> None:
     """Removes rejected bodies; their ids stay, and their batches count them as erased."""
     batch_ids = select(table.c.batch_id).where(among(table.c.message_uuid, message_uuids)).distinct()
     lock_batches(connection, sorted(connection.execute(named("list_batches_of_rejections", batch_ids)).scalars()))
-    by_batch = _remove(connection, message_uuids)
-    ids = update(processed_messages).where(among(processed_messages.c.message_uuid, [*by_batch]))
-    connection.execute(named("mark_rejections_erased", ids.values(outcome=Outcome.ERASED)))
-    for batch_id, messages in Counter(by_batch.values()).items():
-        move_results(connection, batch_id, Results(rejected=-messages, erased=messages))
+    erased = update(processed_messages).values(outcome=Outcome.ERASED)
+    _remove(connection, "erase_rejections", message_uuids, erased, "erased")
 
 
-def _remove(connection: Connection, message_uuids: Sequence[UUID]) -> dict[UUID, int]:
-    """Removes rejections; returns the batch of each."""
-    gone = delete(table).where(among(table.c.message_uuid, message_uuids))
-    rows = connection.execute(named("remove_rejections", gone.returning(table.c.message_uuid, table.c.batch_id)))
-    return {row.message_uuid: row.batch_id for row in rows}
+def _remove(
+    connection: Connection,
+    name: str,
+    message_uuids: Sequence[UUID],
+    ids: Delete | Update,
+    to: Literal["duplicates", "erased"],
+) -> None:
+    """Removes rejections, does to the message ids of these what `ids` says, and moves their counts: one statement."""
+    removed = delete(table).where(among(table.c.message_uuid, message_uuids))
+    gone = removed.returning(table.c.message_uuid, table.c.batch_id).cte("gone")
+    counted = select(gone.c.batch_id, func.count().label("messages")).group_by(gone.c.batch_id).cte("counted")
+    of_these = ids.where(processed_messages.c.message_uuid == gone.c.message_uuid).cte("ids")
+    connection.execute(named(name, move_rejected(counted, to).add_cte(of_these)))

@@ -55,7 +55,7 @@ WRITE_VAULT = Query("add_values")
 MARK_MASKED = Query("mark_masked")
 COPY_ROWS = Query("copy_new_logins")
 LOAD = Query("mark_loaded")
-HAND_OVER = Query("remove_rejections")
+HAND_OVER = Query("hand_over_rejections")
 MARK_PURGED = Query("mark_purged")
 
 

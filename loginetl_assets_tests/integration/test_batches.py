@@ -4,7 +4,7 @@ The pipeline's own tests show that these rules are used; this file is what `make
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,12 +12,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.storage import batches, installation, message_ids, objects
+from loginetl_assets.storage import batches, installation, message_ids, objects, rejections
 from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.message_ids import REDELIVERY
@@ -291,6 +291,8 @@ def test_what_is_settled_is_known_with_its_batch_and_outcome(rules: Rules) -> No
             rejected: (other, "rejected"),
         }
         assert message_ids.outcomes_of(connection, strangers) == {}
+        assert message_ids.count_ended(connection, [loaded, rejected, *strangers]) == (2, [rejected])
+        assert message_ids.count_ended(connection, strangers) == (0, [])
     rules.settle(one, "loaded")
     with rules.open() as connection:
         assert message_ids.count_by_outcome(connection, [one, other]) == {(one, "loaded"): 2, (other, "rejected"): 1}
@@ -540,6 +542,30 @@ def test_what_was_erased_already_is_counted_once(rules: Rules) -> None:
     _replaced(rules, batch_id, [already, fresh])
     found = rules.batch(batch_id)
     assert (found.loaded, found.duplicates, found.erased) == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("settle", "statements", "outcome"), [(rejections.hand_over, 1, None), (rejections.erase, 3, "erased")]
+)
+def test_rejections_of_many_batches_are_removed_at_the_cost_of_one(
+    rules: Rules, settle: Callable[[Connection, Sequence[UUID]], None], statements: int, outcome: str | None
+) -> None:
+    touched = [rules.add(BatchState.LOADED, messages=3, loaded=0, rejected=3) for _ in range(4)]
+    other = rules.add(BatchState.LOADED, messages=3, loaded=2, rejected=1)
+    keys = {key: one for one in touched for key in rules.settle(one, "rejected", uuid4(), uuid4())}
+    rules.settle(other, "rejected")
+    sent = list[str]()
+    with rules.open() as connection:
+        event.listen(connection, "before_cursor_execute", lambda *details: sent.append(details[2]))
+        settle(connection, [*keys, uuid4()])
+    assert len(sent) == statements
+    for found in (rules.batch(one) for one in touched):
+        erased = 2 if outcome else 0
+        assert (found.rejected, found.erased, found.duplicates) == (1, erased, 2 - erased)
+    assert (rules.batch(other).rejected, len(rules.query("SELECT FROM loginetl.rejected_logins"))) == (1, 1)
+    assert {key: rules.outcomes().get(key) for key in keys} == {
+        key: outcome and (batch_id, outcome) for key, batch_id in keys.items()
+    }
 
 
 def test_a_masked_file_is_replaced_or_asked_for_anew(rules: Rules) -> None:
