@@ -97,12 +97,11 @@ class _Retokenizing:
         audit.record(
             self._database, audit.Action.RETOKENIZE, reason, counts={"new_key_id": self._keys.tokenizer.key_id}
         )
-        return RetokenizeTotals(
-            values=self._move_values(),
-            masked_files=self._move_files(),
-            rows=self._move_rows(),
-            removed_entries=self._remove_old_entries(),
-        )
+        values = self._move_values()  # fills the map by which files and rows are moved
+        masked_files = self._move_files()
+        rows = self._move_rows()  # after the files: one that is loaded behind this walk must hold no old token
+        removed_entries = self._remove_old_entries()
+        return RetokenizeTotals(values, rows, masked_files, removed_entries)
 
     def _check(self) -> None:
         with self._database.transaction() as connection:
