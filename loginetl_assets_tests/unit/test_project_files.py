@@ -63,3 +63,8 @@ def test_no_function_of_the_package_is_longer_than_sixty_lines() -> None:
     ]
 
     assert long == []
+
+
+def test_the_baseline_of_the_schema_is_frozen() -> None:
+    baseline = ROOT / "loginetl_assets" / "storage" / "migrations" / "versions" / "v0001_baseline.py"
+    assert "loginetl_assets" not in baseline.read_text(encoding="utf-8"), "what it would import may change"

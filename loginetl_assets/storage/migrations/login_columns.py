@@ -12,6 +12,9 @@ from loginetl_assets.storage.views import create_views
 def add_login_columns(connection: Connection) -> None:
     """Gives the recorded table the columns of the contract that it lacks, and renews what is derived from these.
 
+    It reads today's contract, whichever migration calls it: statements and views of this version need all of its
+    columns at once. A database that skips versions gets them by the first call, and the later ones find nothing to do.
+
     In a new database no table is recorded yet: it is created, or adopted, with all columns after the migrations.
 
     Args:

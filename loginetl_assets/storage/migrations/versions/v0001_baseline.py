@@ -2,8 +2,6 @@
 
 from alembic import op
 
-from loginetl_assets.storage.migrations.login_columns import remove_values_without_rows
-
 revision = "v0001"  # "0001" to "0010" were the revisions before the first release
 down_revision = None
 
@@ -158,7 +156,28 @@ CREATE FUNCTION loginetl.version_text(packed integer) RETURNS text
   LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
   RETURN packed / 1000000 || '.' || packed / 1000 % 1000 || '.' || packed % 1000
 """,
-    remove_values_without_rows("masked_ip", "masked_device_id"),
+    # With the owner's rights, and the condition in itself: `login_columns` renews it when a field is added.
+    """
+CREATE FUNCTION loginetl.remove_values_without_rows(tokens text[]) RETURNS bigint
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $body$
+DECLARE
+  login_table text;
+  removed bigint;
+  data_keys bigint[];
+BEGIN
+  SELECT i.login_table INTO STRICT login_table FROM loginetl.installation i;
+  EXECUTE format(
+    'WITH gone AS (DELETE FROM loginetl.pii_vault v WHERE v.token = ANY ($1)'
+    ' AND NOT EXISTS (SELECT FROM %1$s WHERE masked_ip = v.token)'
+    ' AND NOT EXISTS (SELECT FROM %1$s WHERE masked_device_id = v.token)'
+    ' RETURNING v.data_key_id)'
+    ' SELECT count(*), array_agg(DISTINCT data_key_id) FROM gone', login_table)
+    INTO removed, data_keys USING tokens;
+  DELETE FROM loginetl.vault_data_keys k WHERE k.data_key_id = ANY (data_keys)
+    AND NOT EXISTS (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id);
+  RETURN removed;
+END $body$
+""",
     "REVOKE ALL ON FUNCTION loginetl.remove_values_without_rows(text[]) FROM PUBLIC",
     # The access log says what the database knows, not what its writer claims, and keeps it.
     """
