@@ -385,7 +385,7 @@ def give_up(connection: Connection, batch_id: int, reason: str) -> int:
     Raises:
         OperatorError: there is no such batch, or it is not quarantined.
     """
-    batch = _one(connection, "lock_batch", _rows().where(table.c.batch_id == batch_id).with_for_update())
+    batch = _one(connection, "lock_batch_to_give_up", _rows().where(table.c.batch_id == batch_id).with_for_update())
     if batch is None or batch.state is not BatchState.QUARANTINED:
         what = "is not in the database" if batch is None else f"is {batch.state}"
         raise OperatorError(

@@ -52,7 +52,7 @@ def tokens_of_user(connection: Connection, user_id: str) -> list[str]:
 def count_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]]:
     """Returns how many rows there are, and their tokens."""
     rows = f"SELECT {_TOKENS} FROM {login_table(connection)} WHERE {which.condition}"
-    return _found(connection, "count_rows", rows, which)
+    return _found(connection, "count_matching_rows", rows, which)
 
 
 def delete_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]]:
