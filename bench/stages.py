@@ -137,7 +137,7 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
                 object_path=str(number),
                 landing_key_id=0,
                 messages=one.logins.height,  # the other messages are no part of the load
-                size=0,
+                bytes=0,
                 oldest_sent_at_ms=0,
                 run_id=None,
             )

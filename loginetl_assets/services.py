@@ -81,7 +81,7 @@ class Services:
         return self.unchanged_database(application_name=application_name)
 
     def unchanged_database(self, *, application_name: str = "loginetl") -> LoginDatabase:
-        """Returns the opened database, whose schema and table of logins were checked to be this version's.
+        """Returns the opened database, whose schema and login table were checked to be this version's.
 
         Raises:
             OperatorError, TransientError: they are not, or it does not answer.

@@ -1,4 +1,4 @@
-"""The name of the table of logins, as LOGINETL_TABLE spells it and SQL reads it."""
+"""The name of the login table, as LOGINETL_TABLE spells it and SQL reads it."""
 
 import re
 from dataclasses import dataclass

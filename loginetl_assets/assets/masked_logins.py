@@ -81,7 +81,7 @@ _spec = partial(dg.AssetSpec, deps=[RAW], group_name="logins")
             metadata={
                 "dagster/table_name": "loginetl.pii_vault",
                 "dagster/column_schema": column_schema(
-                    ("token", "text", "As in the table of logins."),
+                    ("token", "text", "As in the login table."),
                     ("field", "text", f"One of {', '.join(MASKED_FIELDS)}."),
                     ("encrypted_value", "bytea", "The value, encrypted with a data key."),
                     ("data_key_id", "bigint", "Which data key; each is encrypted for the officer's public key."),

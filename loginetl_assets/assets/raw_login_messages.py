@@ -79,7 +79,7 @@ class DrainConfig(dg.Config):
         return DrainLimits(
             **self.model_dump(exclude={"processes"}),
             visibility_seconds=rules.visibility_seconds,
-            expected=min(depth.waiting, self.max_messages),
+            expected=min(depth.queued, self.max_messages),
         )
 
 
@@ -136,8 +136,8 @@ def raw_login_messages(
                 "dagster/row_count": totals.messages,
                 **totals.as_metadata(),
                 "processes": processes,
-                "queue_depth_before": before.waiting,
-                "queue_depth_after": after.waiting,
+                "queue_depth_before": before.queued,
+                "queue_depth_after": after.queued,
                 "queue_in_flight_after": after.in_flight,
                 **rate(totals.messages, time.monotonic() - started),
             }

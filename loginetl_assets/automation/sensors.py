@@ -41,21 +41,21 @@ LONGEST_PAUSE = timedelta(minutes=10)
 class Backlog:
     """What waits, and what is at work on it."""
 
-    waiting: int  # messages on the queue
+    queued: int  # messages on the queue
     pending_batches: int
     drains_in_flight: int
     runs_in_flight: int  # drains among them
 
     def wanted_drains(self, *, messages_per_run: int, max_runs_in_flight: int) -> int:
         """Returns how many more drains the backlog needs, within the maximum; none where those in flight suffice."""
-        if self.waiting == 0:  # batches of a run that failed, or of a replay
+        if self.queued == 0:  # batches of a run that failed, or of a replay
             return int(self.pending_batches > 0 and self.runs_in_flight == 0)
-        return max(min(math.ceil(self.waiting / messages_per_run), max_runs_in_flight) - self.drains_in_flight, 0)
+        return max(min(math.ceil(self.queued / messages_per_run), max_runs_in_flight) - self.drains_in_flight, 0)
 
     def __str__(self) -> str:
         """For people."""
         return (
-            f"{self.waiting} messages wait, {self.pending_batches} batches are pending,"
+            f"{self.queued} messages wait, {self.pending_batches} batches are pending,"
             f" {self.drains_in_flight} drains in flight, {self.runs_in_flight} runs in flight"
         )
 
@@ -97,7 +97,7 @@ def queue_depth_sensor(
         if pause := _back_off(ours):
             seconds = math.ceil(pause.total_seconds())
             return dg.SkipReason(f"{backlog}, but the last runs failed: the next one in {seconds} s")
-        tags = {"loginetl/waiting_messages": str(backlog.waiting), INSTALLATION_TAG: installation, **BOUNDED}
+        tags = {"loginetl/queued_messages": str(backlog.queued), INSTALLATION_TAG: installation, **BOUNDED}
         config = {"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config, tags=tags) for _ in range(wanted)])
 
@@ -107,9 +107,9 @@ def queue_depth_sensor(
 def _read_backlog(database: LoginDatabase, queue: LoginQueue, ours: OurRuns) -> Backlog:
     with database.transaction() as connection:
         pending = batches.totals(connection).pending_batches
-    waiting = queue.depth().waiting
+    queued = queue.depth().queued
     at_work = ours.records(statuses=IN_FLIGHT)
-    return Backlog(waiting, pending, len(_drains(at_work)), len(at_work))
+    return Backlog(queued, pending, len(_drains(at_work)), len(at_work))
 
 
 def _code_location(context: dg.SensorEvaluationContext) -> str | None:

@@ -95,6 +95,6 @@ def is_transient(error: Exception) -> bool:
 
 @cache
 def _models() -> botocore.loaders.Loader:
-    """Returns boto3's models of AWS's services, for all sessions: each would read them anew, 0.2 s of CPU a client."""
+    """Returns boto3's models of AWS's services, for all sessions: each would read them again, 0.2 s of CPU a client."""
     loader: botocore.loaders.Loader = botocore.session.get_session().get_component("data_loader")
     return loader

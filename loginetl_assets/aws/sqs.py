@@ -57,7 +57,7 @@ class ReceivedMessage:
 class QueueDepth:
     """SQS's approximate counts."""
 
-    waiting: int  # a receiver gets them now
+    queued: int  # a receiver gets them now
     in_flight: int  # received, and invisible until they are deleted or their time-out ends
     delayed: int  # sent with a delay (the queue's, or their own) that has not passed: no receiver gets them
 
@@ -167,7 +167,7 @@ class LoginQueue:
             )
         counts = response["Attributes"]
         return QueueDepth(
-            waiting=int(counts.get("ApproximateNumberOfMessages", 0)),
+            queued=int(counts.get("ApproximateNumberOfMessages", 0)),
             in_flight=int(counts.get("ApproximateNumberOfMessagesNotVisible", 0)),
             delayed=int(counts.get("ApproximateNumberOfMessagesDelayed", 0)),
         )

@@ -73,12 +73,12 @@ def register() -> None:
     """
     from datetime import UTC, datetime
 
-    from loginetl_assets.steps.unregistered_objects import REGISTER_AGE, register_unnamed
+    from loginetl_assets.steps.unregistered_objects import REGISTER_AGE, register_objects
 
     services = configured_services()
     database = services.database(application_name="loginetl batches")
     landing = services.bound_landing(database)
-    found = register_unnamed(database, landing, services.keyring, before=datetime.now(UTC) - REGISTER_AGE)
+    found = register_objects(database, landing, services.keyring, before=datetime.now(UTC) - REGISTER_AGE)
     note(
         f"registered {found.registered_batches} batches with {found.registered_messages} messages; objects younger than"
         f" {REGISTER_AGE.total_seconds() / 3600:g} h are left to the runs that may be writing them"

@@ -58,7 +58,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write; - for stdout (csv only).")],
     file_format: Annotated[ExportFormat, typer.Option("--format", help="csv or parquet.")] = ExportFormat.CSV,
 ) -> None:
-    """Write the masked table of logins to a file."""
+    """Write the masked login table to a file."""
     from loginetl_assets.storage.login_table import export_csv, export_parquet
 
     with configured_services().database().transaction() as connection:

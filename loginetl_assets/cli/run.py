@@ -163,13 +163,13 @@ def _watch(services: "Services", done: threading.Event, show: Callable[[str, int
     from loginetl_assets.storage.batches import totals
 
     database = services.database(application_name="loginetl progress")
-    waiting = services.queue().depth().waiting
+    queued = services.queue().depth().queued
     with database.transaction() as connection:
         before = totals(connection)
     while not done.wait(0.5):
         with database.transaction() as connection:
             now = totals(connection)
         landed = now.messages - before.messages
-        expected = max(waiting, landed)
+        expected = max(queued, landed)
         show("drained", landed, expected)
         show("loaded", landed - now.pending + before.pending, expected + before.pending)

@@ -19,10 +19,10 @@ class UnreadableError(Exception):
 
 
 class Written(NamedTuple):
-    """An object of the landing: its path and its size in bytes."""
+    """An object of the landing: its path and its bytes."""
 
     object_path: str
-    size: int
+    bytes: int
 
 
 def write_messages(landing: Landing, encryptor: Encryptor, messages: list[QueuedMessage]) -> Written:

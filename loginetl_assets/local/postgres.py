@@ -112,7 +112,7 @@ class Postgres(Server):
 
     def end(self, recorded: Running | None) -> bool:
         """Ends the server by a fast shutdown, and whatever a killed one left; returns whether anything ran."""
-        # The titles of all children carry the cluster's name, so orphans of a killed server are seen as well.
+        # The titles of all children carry the cluster's name, so children of a killed server are seen as well.
         # They must be gone before a stale lock is removed: it keeps a second server off their shared memory.
         postmasters = with_command_line(lambda line: f" cluster_name={self.mark} " in f"{line} ")
         children = with_command_line(lambda line: line.startswith(f"postgres: {self.mark}: "))

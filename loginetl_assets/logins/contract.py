@@ -1,6 +1,6 @@
 """The contract of a login: every field of a message's body, declared once.
 
-Derived from it are: how bodies are read and checked, the masked frame, the columns of the table of logins and of the
+Derived from it are: how bodies are read and checked, the masked frame, the columns of the login table and of the
 analysts' views, the column schemas and lineage of the assets, and docs/fields.md. docs/extending.md adds a field.
 """
 
@@ -18,7 +18,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of logins."""
+    """A column of the login table."""
 
     name: str
     sql_type: str

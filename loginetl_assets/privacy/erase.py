@@ -4,7 +4,7 @@ Order, and why: the landing first, batch by batch, so that nothing can be loaded
 then rows and rejects; the vault last, while nobody masks, when it can be told who else shares a value. This is repeated
 until a search of ledger and landing, in the transaction that cleans the vault and while nobody lands either, finds
 nothing that was not searched: what was in the landing before that is clean, with all that was made of it, and what
-lands later is new data. Every step commits by itself and finds its work anew, so an erasure that was killed is finished
+lands later is new data. Each step commits by itself and finds its work again: an erasure that was killed is finished
 by asking again. Objects that were replaced are listed in the transaction that replaces them and deleted after it.
 
 What stays: message ids (until retention, so that a redelivery is not loaded), the ledger's counts, the access log, and
@@ -30,7 +30,7 @@ from loginetl_assets.privacy.subjects import Subject, tokens_of, values_of
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import delete_pending, pending_logins, read_batch
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_unnamed
+from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_objects
 from loginetl_assets.steps.vault_sweep import sweep_vault
 from loginetl_assets.storage import audit, batches, installation, login_rows, objects, rejections, vault
 from loginetl_assets.storage.batches import Batch, BatchState
@@ -59,7 +59,9 @@ class ErasureTotals(StepTotals):
     unneeded_vault_entries: int = 0  # whosever they were, nothing had their tokens any more; not by a dry run
     unreadable_batches: int = 0  # quarantined or damaged: they could not be searched
     # Objects that no batch names, which a dry run does not search for either:
-    unnamed_objects: int = 0  # masked files, unfinished writes of runs that died; batches retention had removed before
+    unregistered_objects: int = (
+        0  # masked files, unfinished writes of runs that died; batches retention had removed before
+    )
     kept_versions: int = 0  # deleted objects of which the bucket keeps versions that may not be deleted
     unreadable_objects: int = 0  # they do not decrypt: another's, or written under a key that the keyset lacks
 
@@ -154,7 +156,7 @@ class Erasure:
                 require_every_row(connection)
                 vault.lock_exclusive(connection)
                 # Of all searches the last one counts, since what it finds unreadable is still there.
-                totals = replace(totals, unreadable_objects=0) + self._clean_unnamed()
+                totals = replace(totals, unreadable_objects=0) + self._clean_unregistered()
                 batch_ids = [one for one in batches.batches_in_landing(connection) if one not in searched]
                 if not batch_ids:
                     return totals + self._erase_values(connection)
@@ -170,16 +172,16 @@ class Erasure:
             self._tokens |= self._subject.tokens
             return batches.batches_in_landing(connection)
 
-    def _clean_unnamed(self) -> ErasureTotals:
+    def _clean_unregistered(self) -> ErasureTotals:
         """Registers or deletes what no batch names; only while nobody lands and nobody masks.
 
         What landed meanwhile may be the person's too, sent before the request, and may have a lower id than what was
         searched: ids are taken before the commit. What no batch names now, nobody is about to name: it was left by a
         run that died, and its messages become a batch that is searched as any other.
         """
-        registered = register_unnamed(self._database, self._landing, self._keys, before=_ANY_TIME)
+        registered = register_objects(self._database, self._landing, self._keys, before=_ANY_TIME)
         deleted = delete_unneeded(self._database, self._landing, before=_ANY_TIME)
-        return ErasureTotals(unnamed_objects=deleted, unreadable_objects=registered.unreadable_objects)
+        return ErasureTotals(unregistered_objects=deleted, unreadable_objects=registered.unreadable_objects)
 
     def _search(self, connection: Connection, batch_id: int) -> tuple[ErasureTotals, _Found | None]:
         """Locks a batch and looks for what is the subject's."""
@@ -216,7 +218,7 @@ class Erasure:
             vault.mark_tokens(connection, found.tokens)
             vault.lock_shared(connection)
             batch = found.batch
-            object_path, size = write_messages(self._landing, self._keys.landing, found.others)
+            object_path, written_bytes = write_messages(self._landing, self._keys.landing, found.others)
             masked_path = None
             if batch.state is BatchState.LOADED and found.masked is not None:
                 masked_path, _ = write_masked(self._landing, found.masked.filter(~self._subject.masked()))
@@ -225,7 +227,7 @@ class Erasure:
                 batch,
                 object_path=object_path,
                 landing_key_id=self._keys.key_ids(KeysetRole.LANDING)[0],
-                size=size,
+                bytes=written_bytes,
                 masked_path=masked_path,
                 erased=[message.uuid for message in found.matching],
                 pending_deletion=[path for path in (batch.object_path, batch.masked_path) if path],
@@ -238,7 +240,7 @@ class Erasure:
         A body that the table refused was masked before: its values are in the vault.
         """
         last = UUID(int=0)
-        while page := rejections.page(connection, after=last, messages=MAX_PAGE_MESSAGES, size=MAX_PAGE_BYTES):
+        while page := rejections.page(connection, after=last, max_messages=MAX_PAGE_MESSAGES, max_bytes=MAX_PAGE_BYTES):
             last = page[-1][0]
             bodies = {one: body for one, encrypted in page if (body := self._decrypted(one, encrypted)) is not None}
             matching = {one: body for one, body in bodies.items() if self._subject.matches(body)}

@@ -127,7 +127,7 @@ class _Retokenizing:
                     return moved
                 if page:
                     self._move_entries(connection, page)
-            # An empty page starts anew: entries may be committed behind this walk, and what is moved is not met again.
+            # An empty page starts again: entries may be committed behind this walk, and what is moved is not met again.
             after = page[-1].token if page else ""
             if page:
                 moved += len(page)

@@ -23,10 +23,10 @@ _READ_TOGETHER = 100
 
 
 class LandedBatch(NamedTuple):
-    """A batch that was landed just now: its id and the size of its object in bytes."""
+    """A batch that was landed just now: its id and its bytes in the landing."""
 
     batch_id: int
-    size: int
+    bytes: int
 
 
 def land(
@@ -43,7 +43,7 @@ def land(
     """
     written = write_messages(landing, keyring.landing, messages)
     key_id = keyring.key_ids(KeysetRole.LANDING)[0]
-    return LandedBatch(register(connection, written, key_id, messages, run_id), written.size)
+    return LandedBatch(register(connection, written, key_id, messages, run_id), written.bytes)
 
 
 def register(
@@ -60,7 +60,7 @@ def register(
         object_path=written.object_path,
         landing_key_id=landing_key_id,
         messages=len(messages),
-        size=written.size,
+        bytes=written.bytes,
         oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
         run_id=run_id,
         landed_at=landed_at,

@@ -1,7 +1,7 @@
 """The pipeline's health: a few counts by index, and the conditions that need a person.
 
 SQS does not say how old its oldest message is (CloudWatch does: ApproximateAgeOfOldestMessage); the age here is that of
-the oldest message that has landed and has not ended.
+the oldest message that has landed and is not settled.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Health:
     totals: Totals
     oldest_pending_at: datetime | None  # when SQS took the oldest message that has landed and is not settled
     oldest_landed_at: datetime | None  # when the oldest batch landed that is not settled
-    count_mismatches: int  # with more messages settled than landed; must be 0
+    mismatched_batches: int  # with more settled messages than messages; must be 0
     quarantined: list[QuarantinedBatch]
     rejected_lately: int
     masked_lately: int  # messages read within REJECTION_WINDOW
@@ -54,7 +54,7 @@ class Health:
         """Returns ages, counts and sizes by name."""
         depth = self.depth
         return {
-            "queued": depth.waiting if depth else None,
+            "queued": depth.queued if depth else None,
             "delayed": depth.delayed if depth else None,
             "in_flight": depth.in_flight if depth else None,
             "oldest_pending_seconds": self.oldest_pending_seconds,
@@ -74,7 +74,7 @@ class Health:
 
     @property
     def _messages_wait(self) -> bool:
-        return self.depth is not None and self.depth.waiting > 0
+        return self.depth is not None and self.depth.queued > 0
 
     def not_begun(self) -> dict[str, str]:
         """The condition that messages wait where no run ever landed any, and none is at work.
@@ -121,9 +121,9 @@ class Health:
                 f"{self.rejected_lately} of {self.masked_lately} messages were rejected within"
                 f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected list`"
             )
-        if self.count_mismatches:
+        if self.mismatched_batches:
             found["count_mismatch"] = (
-                f"{self.count_mismatches} batches settled more messages than they have: this is a bug, report it"
+                f"{self.mismatched_batches} batches have settled more messages than they have: this is a bug, report it"
             )
         return found
 
@@ -148,7 +148,7 @@ def read_health(database: LoginDatabase, queue: LoginQueue) -> Health:
             totals=batches.totals(connection),
             oldest_pending_at=unfinished.oldest_sent_at,
             oldest_landed_at=unfinished.oldest_landed_at,
-            count_mismatches=unfinished.count_mismatches,
+            mismatched_batches=unfinished.mismatched_batches,
             quarantined=batches.quarantined_batches(connection, limit=1_000),
             rejected_lately=rejected,
             masked_lately=messages,

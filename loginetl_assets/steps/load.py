@@ -1,4 +1,4 @@
-"""Loads masked batches into the table of logins: one transaction a batch, every message id at most once, ever."""
+"""Loads masked batches into the login table: one transaction a batch, every message id at most once, ever."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +51,7 @@ def load_pending(
 def _load(landing: Landing, keys: Keyring, run_id: str, connection: Connection, batch: Batch) -> LoadTotals:
     """Loads one batch in the transaction that claims it, or quarantines it where it cannot be read.
 
-    One whose masked file is gone or damaged becomes pending for masking: the next run makes the file anew.
+    One whose masked file is gone or damaged becomes pending for masking: the next run makes the file again.
     """
     try:
         logins = read_masked(landing, batch.masked_path)
@@ -79,7 +79,7 @@ def _reject(landing: Landing, keys: Keyring, connection: Connection, batch: Batc
     bodies = {str(message.uuid): message for message in read_batch(landing, keys, batch)}
     reason = Rejection(Reason.REFUSED_BY_TABLE)
     return rejections.add(
-        connection, batch, (encrypted_rejection(keys.rejects, bodies[key], reason) for key in refused)
+        connection, batch, (encrypted_rejection(keys.rejects, bodies[uuid], reason) for uuid in refused)
     )
 
 

@@ -1,7 +1,7 @@
 """Masks pending batches: decrypts, reads, checks, replaces IP addresses and device ids by tokens, writes a new file.
 
 One transaction a batch. The claim is the batch's row lock, so that of a run that dies ends with its session; the masked
-file is a new object, so what a dead run wrote of it is an orphan that nobody loads and retention removes.
+file is a new object, so nobody loads what a dead run wrote of it, and retention removes it.
 """
 
 from collections.abc import Sequence
@@ -85,11 +85,11 @@ def _mask(
     outcomes = message_ids.outcomes_of(connection, [message.uuid for message in messages])
     loaded_before = sum(end == (batch.batch_id, "loaded") for end in outcomes.values())
     erased_before = sum(end == (batch.batch_id, "erased") for end in outcomes.values())  # on the batch's own count
-    # What has ended is not masked again: a redelivered message of somebody erased must not fill the vault.
+    # What is settled is not masked again: a redelivered message of an erased person must not fill the vault.
     fresh = [message for message in messages if message.uuid not in outcomes]
     masked = mask_batch(fresh, keys.tokenizer, rules)
     masked, known_events = _without_known_events(connection, masked)
-    masked_path, size = write_masked(landing, masked.logins)
+    masked_path, written_bytes = write_masked(landing, masked.logins)
     # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
     new_tokens = _fill_vault(connection, keys, masked)
     message_ids.record_duplicates(connection, batch.batch_id, known_events)
@@ -121,7 +121,7 @@ def _mask(
         loaded_before=loaded_before,
         unknown_fields=masked.unknown_fields,
         new_tokens=new_tokens,
-        bytes=size,
+        bytes=written_bytes,
     )
 
 

@@ -1,8 +1,8 @@
 """Replays rejected messages: they land again, in batches of their own, and are read with the current validation rules.
 
-Their ids are forgotten in the transaction that registers the new batch, so each is decided anew exactly once; whatever
-dies before that leaves an orphan in the landing and the rejections as they were. The batch they came with counts them
-as duplicates from then on: it is no longer the one that decides about them.
+Their ids are forgotten in the transaction that registers the new batch, so each is decided again exactly once; a run
+that dies before leaves an unregistered object in the landing and the rejections as they were. The batch they came with
+counts them as duplicates from then on: it is no longer the one that decides about them.
 """
 
 import time
@@ -86,7 +86,9 @@ def replay_rejected(
     totals, after = ReplayTotals(), UUID(int=0)
     while True:
         with database.transaction() as connection:
-            claimed = rejections.claim(connection, which, after=after, messages=_BATCH_MESSAGES, size=_BATCH_BYTES)
+            claimed = rejections.claim(
+                connection, which, after=after, max_messages=_BATCH_MESSAGES, max_bytes=_BATCH_BYTES
+            )
             if not claimed:
                 return totals
             messages, after, done = _read(claimed, payloads, keys)

@@ -7,14 +7,14 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.steps.batch_objects import delete_pending
 from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_unnamed
+from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_objects
 from loginetl_assets.storage import batches, message_ids
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.objects import schedule_deletion
 
 # An object that no batch names was left by a run that died, or by a Postgres that was restored to an earlier moment. A
 # run may name it within its transaction's life, so only what is older than this is taken for one.
-ORPHAN_AGE = timedelta(days=1)
+UNREGISTERED_AGE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RetentionTotals(StepTotals):
     registered_batches: int = 0
     registered_messages: int = 0
     unreadable_objects: int = 0  # that no batch names
-    orphans: int = 0
+    unregistered_objects: int = 0  # that were deleted
     message_ids: int = 0
 
 
@@ -42,20 +42,20 @@ def apply_retention(
         run_id: of the Dagster run, for the ledger.
     """
     now = datetime.now(UTC)
-    cutoff, orphaned = now - older_than, now - ORPHAN_AGE
+    cutoff, day_old = now - older_than, now - UNREGISTERED_AGE
     objects = _purge_expired(database, landing, cutoff) + delete_pending(database, landing)
-    unnamed = register_unnamed(database, landing, keys, before=orphaned, run_id=run_id)
-    orphans = unnamed.deleted + delete_unneeded(database, landing, before=orphaned)
+    unregistered = register_objects(database, landing, keys, before=day_old, run_id=run_id)
+    deleted = unregistered.deleted + delete_unneeded(database, landing, before=day_old)
     with database.transaction() as connection:
         pruned = message_ids.prune(
-            connection, now - max(message_ids.REDELIVERY, older_than), unread_since=unnamed.unread_since
+            connection, now - max(message_ids.REDELIVERY, older_than), unread_since=unregistered.unread_since
         )
     return RetentionTotals(
         objects=objects,
-        registered_batches=unnamed.registered_batches,
-        registered_messages=unnamed.registered_messages,
-        unreadable_objects=unnamed.unreadable_objects,
-        orphans=orphans,
+        registered_batches=unregistered.registered_batches,
+        registered_messages=unregistered.registered_messages,
+        unreadable_objects=unregistered.unreadable_objects,
+        unregistered_objects=deleted,
         message_ids=pruned,
     )
 

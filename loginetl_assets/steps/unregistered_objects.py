@@ -1,4 +1,4 @@
-"""Objects of the landing that the ledger does not name: registered anew, deleted, or left where they are.
+"""Objects of the landing that the ledger does not name: registered again, deleted, or left where they are.
 
 A run that died between its put and its commit leaves one. So does a Postgres that was put back to an earlier moment,
 and then the object is the only copy of its messages. The two cannot be told apart and need not be: what opens with our
@@ -33,7 +33,7 @@ _PAGE = 1_000
 
 
 @dataclass
-class UnnamedObjects:
+class UnregisteredObjects:
     """What was found in `batches/` that the ledger did not name."""
 
     registered_batches: int = 0
@@ -43,9 +43,9 @@ class UnnamedObjects:
     unread_since: datetime | None = None  # when the oldest of them was written that may be ours
 
 
-def register_unnamed(
+def register_objects(
     database: LoginDatabase, landing: Landing, keys: Keyring, *, before: datetime, run_id: str | None = None
-) -> UnnamedObjects:
+) -> UnregisteredObjects:
     """Registers batches that the ledger does not name and that were written before a moment.
 
     An object that an erasure or a masking has replaced is not among them, though its deletion may be outstanding.
@@ -56,8 +56,8 @@ def register_unnamed(
     with database.transaction() as connection:
         installation.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
     held = keys.key_ids(KeysetRole.LANDING)
-    found = UnnamedObjects()
-    for path, written_at in _those(objects.unnamed_objects, database, landing, BATCHES, before):
+    found = UnregisteredObjects()
+    for path, written_at in _those(objects.unregistered_objects, database, landing, BATCHES, before):
         if not may_be_ours(path):
             found.unreadable_objects += 1
             continue
@@ -65,7 +65,7 @@ def register_unnamed(
             # Asked again now that nobody else registers, and read after it: an object that was replaced is deleted
             # before the ledger forgets it.
             objects.lock_registering(connection)
-            if not objects.unnamed_objects(connection, [path]):
+            if not objects.unregistered_objects(connection, [path]):
                 continue
             try:
                 encrypted = landing.get(path)
@@ -94,7 +94,7 @@ def delete_unneeded(database: LoginDatabase, landing: Landing, *, before: dateti
     These are masked files that no batch names, since they can be made again, objects that retention had removed and a
     backup brought back, and what writes left behind that were killed.
     """
-    unneeded = [path for path, _ in _those(objects.unnamed_objects, database, landing, MASKED, before)]
+    unneeded = [path for path, _ in _those(objects.unregistered_objects, database, landing, MASKED, before)]
     unneeded = [path for path in unneeded if may_be_ours(path)]
     unneeded += [path for path, _ in _those(objects.purged_objects, database, landing, BATCHES, before)]
     with database.transaction() as connection:

@@ -2,7 +2,7 @@
 
 Others are left behind by a message that is settled as the duplicate of an event, by a row that the table refuses, by
 rows that the table's owner deletes. What is landed and not masked, and rejected bodies, need no entry: masking enters
-their values anew.
+their values again.
 """
 
 from collections.abc import Collection

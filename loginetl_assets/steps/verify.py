@@ -97,7 +97,7 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
     with database.snapshot() as connection:
         batches = touched_by_run(connection, "loaded", run_id)
         ids = [batch.batch_id for batch in batches]
-        ended = message_ids.count_by_outcome(connection, ids)
+        settled = message_ids.count_by_outcome(connection, ids)
         encrypted_rejections = rejections.count(connection, ids)
         read, logins = _read_all(landing, batches)
         ids_read = [UUID(one) for one in logins["message_uuid"].unique()]
@@ -111,17 +111,17 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
             filtered_by_row_level_security=int(is_filtered(connection)),
         )
     repeats = Repeats(
-        loaded_twice=sum(max(0, batch.loaded - ended.get((batch.batch_id, "loaded"), 0)) for batch in batches),
+        loaded_twice=sum(max(0, batch.loaded - settled.get((batch.batch_id, "loaded"), 0)) for batch in batches),
         messages_without_outcome=len(ids_read) - with_outcome,
     )
-    rejected_ids = sum(count for (_, outcome), count in ended.items() if outcome == "rejected")
+    rejected_ids = sum(count for (_, outcome), count in settled.items() if outcome == "rejected")
     mismatched = Sums(mismatched_rejections=abs(rejected_ids - encrypted_rejections))
-    sums = sum((_sums(batch, ended) for batch in batches), mismatched)
+    sums = sum((_sums(batch, settled) for batch in batches), mismatched)
     return read, repeats, sums, duplicates
 
 
-def _sums(batch: Batch, ended: dict[tuple[int, str], int]) -> Sums:
-    loaded, rejected = (ended.get((batch.batch_id, outcome), 0) for outcome in ("loaded", "rejected"))
+def _sums(batch: Batch, settled: dict[tuple[int, str], int]) -> Sums:
+    loaded, rejected = (settled.get((batch.batch_id, outcome), 0) for outcome in ("loaded", "rejected"))
     return Sums(
         messages=batch.messages,
         loaded=batch.loaded,

@@ -67,7 +67,7 @@ class Batch:
     oldest_sent_at: datetime
     landed_at: datetime
     landed_run_id: str | None
-    registered_anew_at: datetime | None
+    registered_again_at: datetime | None
     masked_at: datetime | None
     masked_run_id: str | None
     loaded_at: datetime | None
@@ -291,7 +291,7 @@ def register_batch(
     object_path: str,
     landing_key_id: int,
     messages: int,
-    size: int,
+    bytes: int,
     oldest_sent_at_ms: int,
     run_id: str | None,
     landed_at: datetime | None = None,
@@ -303,20 +303,20 @@ def register_batch(
         object_path: its object.
         landing_key_id: the key that encrypts it.
         messages: how many it holds.
-        size: its bytes.
+        bytes: the size of that object.
         oldest_sent_at_ms: when SQS took the oldest of them, in milliseconds since 1970.
         run_id: the Dagster run, if any.
-        landed_at: when an object was written that is registered anew: how long ids are kept follows from it.
+        landed_at: when an object was written that is registered again: how long ids are kept follows from it.
     """
-    anew = {} if landed_at is None else {"landed_at": landed_at, "registered_anew_at": func.now()}
+    reregistered = {} if landed_at is None else {"landed_at": landed_at, "registered_again_at": func.now()}
     statement = insert(table).values(
         object_path=object_path,
         landing_key_id=landing_key_id,
         messages=messages,
-        bytes=size,
+        bytes=bytes,
         oldest_sent_at=func.to_timestamp(oldest_sent_at_ms / 1000),
         landed_run_id=run_id,
-        **anew,
+        **reregistered,
     )
     batch_id: int = connection.execute(named("register_batch", statement.returning(table.c.batch_id))).scalar_one()
     return batch_id
@@ -330,7 +330,7 @@ def mark_masked(
     Args:
         connection: in the transaction that holds the batch.
         batch: as it was.
-        results: of the messages that ended by it or before; they take the place of earlier counts.
+        results: of the messages that it settled, or that were settled before; they take the place of earlier counts.
         masked_path: the masked file.
         unknown_fields: how many fields of its messages the contract does not name.
         run_id: the Dagster run.
@@ -426,14 +426,14 @@ def replace_objects(
     *,
     object_path: str,
     landing_key_id: int,
-    size: int,
+    bytes: int,
     masked_path: str | None,
     erased: Sequence[UUID],
     pending_deletion: Sequence[str],
 ) -> int:
     """Points a batch at objects without the erased messages, which end as erased.
 
-    A loaded batch stays loaded. Any other goes back to landed, to be masked anew: its counts are made then. Returns how
+    A loaded batch stays loaded. Any other is landed again, to be masked again: its counts are made then. Returns how
     many rejected bodies were removed with the messages.
 
     Args:
@@ -441,7 +441,7 @@ def replace_objects(
         batch: as it was.
         object_path: the new object.
         landing_key_id: the key that encrypts it.
-        size: its bytes.
+        bytes: the size of that object.
         masked_path: the new masked file of a loaded batch.
         erased: the removed messages' ids, as often as the batch held them.
         pending_deletion: the objects that are replaced.
@@ -458,7 +458,7 @@ def replace_objects(
         batch.batch_id,
         object_path=object_path,
         landing_key_id=landing_key_id,
-        bytes=size,
+        bytes=bytes,
         masked_path=masked_path,
         state=BatchState.LOADED if is_loaded else BatchState.LANDED,
         **{**_NOT_LOST, **_increased(results)},

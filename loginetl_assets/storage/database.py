@@ -185,7 +185,7 @@ class LoginDatabase:
             return bool(connection.execute(named("has_login_table", recorded)).scalar_one())
 
     def migrate(self, table: TableName | None = None) -> None:
-        """Brings schema `loginetl` to this version's state and records the table of logins; two at once take turns.
+        """Brings schema `loginetl` to this version's state and records the login table; two at once take turns.
 
         Args:
             table: what LOGINETL_TABLE says, None where it is not set.

@@ -25,9 +25,9 @@ _PENDING = (
 class Unfinished:
     """The batches that are not loaded."""
 
-    oldest_sent_at: datetime | None  # when SQS took the oldest message that has not ended
+    oldest_sent_at: datetime | None  # when SQS took the oldest message that is not settled
     oldest_landed_at: datetime | None  # when the oldest batch landed that has pending messages
-    count_mismatches: int  # batches with more messages ended than landed; must be 0
+    mismatched_batches: int  # batches with more settled messages than messages; must be 0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TableSize:
 
 def unfinished(connection: Connection) -> Unfinished:
     """Returns ages and mismatches of the batches that are not loaded."""
-    landed_at = func.coalesce(batches.c.registered_anew_at, batches.c.landed_at)
+    landed_at = func.coalesce(batches.c.registered_again_at, batches.c.landed_at)
     statement = select(
         func.min(batches.c.oldest_sent_at).filter(_PENDING > 0),
         func.min(landed_at).filter(_PENDING > 0),

@@ -86,14 +86,14 @@ def require_every_row(connection: Connection) -> None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """How many of a batch's rows were inserted, and which were refused; the rest had ended before."""
+    """How many of a batch's rows were inserted, and which were refused; the rest were settled before."""
 
     inserted: int
     refused: list[str]  # message ids
 
 
 def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> Loaded:
-    """Loads those of a batch's masked rows whose message had not ended before.
+    """Loads those of a batch's masked rows whose message was not settled before.
 
     A row that the table refuses, or that one of its triggers skips, keeps no other from loading: the batch is bisected
     until the row is alone, at the cost of two attempts each time.

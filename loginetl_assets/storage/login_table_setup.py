@@ -83,7 +83,7 @@ class Setup:
             elif found is None:
                 raise OperatorError(
                     f"{name} is gone, and with it the rows that schema loginetl counts as loaded: restore it from a"
-                    " backup, or create it anew, then run `loginetl migrate`"
+                    " backup, or create it again, then run `loginetl migrate`"
                 )
         elif wanted is None:
             _refuse_ambiguous(connection, found)

@@ -43,7 +43,7 @@ _PRUNE = named(
 
 
 def outcomes_of(connection: Connection, message_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
-    """Returns, for those of the messages that have ended, the batch they ended with and how."""
+    """Returns, for the settled ones of the messages, the batch that settled them and their outcome."""
     rows = connection.execute(
         named(
             "read_outcomes",
@@ -87,21 +87,21 @@ def mark_erased(connection: Connection, batch_id: int, message_ids: Sequence[UUI
     """Enters messages of a batch as erased, and removes their rejected bodies.
 
     Returns:
-        how they had ended with this batch before, counted by outcome; and how many bodies were removed.
+        how many of them this batch had settled before, by outcome; and how many bodies were removed.
     """
     before = select(ids.c.outcome).where(among(ids.c.message_uuid, message_ids), ids.c.batch_id == batch_id)
-    ended = Counter(connection.execute(named("read_outcomes_to_erase", before)).scalars())
+    settled = Counter(connection.execute(named("read_outcomes_to_erase", before)).scalars())
     bodies = delete(rejected).where(among(rejected.c.message_uuid, message_ids), rejected.c.batch_id == batch_id)
     removed = connection.execute(named("erase_rejected_bodies", bodies)).rowcount
     connection.execute(_MARK_ERASED, {"batch_id": batch_id, "ids": list(message_ids)})
-    return ended, removed
+    return settled, removed
 
 
 def prune(connection: Connection, before: datetime, *, unread_since: datetime | None = None) -> int:
     """Removes the message ids of batches that landed before a time, are loaded or lost, and whose objects are gone.
 
     While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
-    is kept with the batch it ended with, and SQS may have delivered the message again for as long as it keeps one: so
+    is kept with the batch that settled it, and SQS may have delivered the message again for as long as it keeps one: so
     a batch's ids stay until every object is gone that landed before it, or that long after it. That of a rejected
     message stays with its body, for the replay.
 

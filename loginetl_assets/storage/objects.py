@@ -10,8 +10,8 @@ from loginetl_assets.storage.tables import pending_deletions as pending
 
 _REGISTERING_LOCK = 0x6C6F67696E75  # an advisory lock of its own
 
-_UNNAMED = named(
-    "find_unnamed_objects",
+_UNREGISTERED = named(
+    "find_unregistered_objects",
     "SELECT path FROM unnest(CAST(:paths AS text[])) path"
     " WHERE NOT EXISTS (SELECT FROM loginetl.batches WHERE object_path = path)"
     " AND NOT EXISTS (SELECT FROM loginetl.batches WHERE masked_path = path)"
@@ -23,9 +23,9 @@ _SCHEDULE = named(
 )
 
 
-def unnamed_objects(connection: Connection, paths: Sequence[str]) -> list[str]:
+def unregistered_objects(connection: Connection, paths: Sequence[str]) -> list[str]:
     """Returns the objects that neither a batch points to nor the list of objects to be deleted."""
-    return list(connection.execute(_UNNAMED, {"paths": list(paths)}).scalars())
+    return list(connection.execute(_UNREGISTERED, {"paths": list(paths)}).scalars())
 
 
 def purged_objects(connection: Connection, paths: Sequence[str]) -> list[str]:

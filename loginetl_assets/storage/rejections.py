@@ -71,7 +71,7 @@ def forget_batch(connection: Connection, batch: Batch) -> None:
 
 
 def add(connection: Connection, batch: Batch, rejections: Iterable[EncryptedRejection]) -> int:
-    """Adds rejected messages that had not ended before; returns how many that were."""
+    """Adds rejected messages that were not settled before; returns how many that were."""
     connection.execute(_CREATE_TEMPORARY)
     columns = ("message_uuid", "sent_at_ms", "reason", "field", "encrypted_body")
     rows = (
@@ -164,18 +164,18 @@ class Claimed:
     encrypted_body: bytes
 
 
-def claim(connection: Connection, which: Selection, *, after: UUID, messages: int, size: int) -> list[Claimed]:
+def claim(connection: Connection, which: Selection, *, after: UUID, max_messages: int, max_bytes: int) -> list[Claimed]:
     """Locks the next selected messages, in the order of their ids.
 
     Args:
         connection: in a transaction.
         which: of these.
         after: only those with a higher id.
-        messages: at most so many.
-        size: no more of them than have so many bytes together (but one at least).
+        max_messages: at most so many.
+        max_bytes: no more of them than have so many bytes together (but one at least).
     """
     columns = (table.c.message_uuid, table.c.batch_id)
-    while found := _next(connection, columns, which, after=after, messages=messages, size=size):
+    while found := _next(connection, columns, which, after=after, max_messages=max_messages, max_bytes=max_bytes):
         # Batch before rejection, as masking and erasure lock them.
         lock_batches(connection, sorted({row.batch_id for row in found}))
         milliseconds = cast(func.extract("epoch", table.c.sent_at) * 1000, BigInteger)
@@ -191,21 +191,27 @@ def claim(connection: Connection, which: Selection, *, after: UUID, messages: in
     return []
 
 
-def page(connection: Connection, *, after: UUID, messages: int, size: int) -> list[tuple[UUID, bytes]]:
+def page(connection: Connection, *, after: UUID, max_messages: int, max_bytes: int) -> list[tuple[UUID, bytes]]:
     """Returns rejected messages in the order of their ids, bounded as in `claim`, not locked: id and encrypted body."""
     columns = (table.c.message_uuid, table.c.encrypted_body)
-    rows = _next(connection, columns, Selection(), after=after, messages=messages, size=size)
+    rows = _next(connection, columns, Selection(), after=after, max_messages=max_messages, max_bytes=max_bytes)
     return [(row.message_uuid, row.encrypted_body) for row in rows]
 
 
 def _next(
-    connection: Connection, columns: Sequence[Column[Any]], which: Selection, *, after: UUID, messages: int, size: int
+    connection: Connection,
+    columns: Sequence[Column[Any]],
+    which: Selection,
+    *,
+    after: UUID,
+    max_messages: int,
+    max_bytes: int,
 ) -> Sequence[Any]:
     rows = (
         select(table.c.message_uuid, table.c.batch_id, table.c.encrypted_body)
         .where(table.c.message_uuid > after, *which.conditions())
         .order_by(table.c.message_uuid)
-        .limit(messages)
+        .limit(max_messages)
         .subquery("page")
     )
     length = func.octet_length(rows.c.encrypted_body)
@@ -213,7 +219,7 @@ def _next(
     sized = select(*(rows.c[column.name] for column in columns), bytes_before.label("bytes_before")).subquery("sized")
     statement = (
         select(*(sized.c[column.name] for column in columns))
-        .where(sized.c.bytes_before < size)
+        .where(sized.c.bytes_before < max_bytes)
         .order_by(sized.c.message_uuid)
     )
     return connection.execute(named("page_rejections", statement)).all()

@@ -112,7 +112,7 @@ batches = Table(
     Column("landed_at", _TIME, nullable=False, server_default=func.now()),
     Column("landed_run_id", Text),
     Column(
-        "registered_anew_at",
+        "registered_again_at",
         _TIME,
         comment="When an object that no batch pointed to became this one; it landed when it was written.",
     ),

@@ -40,7 +40,7 @@ _TOKENS = TOKEN_COLUMNS.values()
 VIEWS = {
     "logins": (
         _select_logins(),
-        "The table of logins with readable versions and, while keys rotate, with every value under one token.",
+        "The login table with readable versions and, while keys rotate, with every value under one token.",
     ),
     "shared_devices": (
         _select_shared("masked_device_id"),

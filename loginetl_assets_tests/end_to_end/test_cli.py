@@ -718,7 +718,7 @@ def test_a_quarantined_batch_is_listed_shown_and_given_up(cli: Cli, other_queue:
     beside("psql", "-c", "UPDATE loginetl.batches SET object_purged_at = now() WHERE state = 'lost'")
 
 
-def test_batches_that_the_ledger_lost_are_registered_anew_and_loaded(cli: Cli, other_queue: str) -> None:
+def test_batches_that_the_ledger_lost_are_registered_again_and_loaded(cli: Cli, other_queue: str) -> None:
     beside = cli.with_queue(other_queue)
     beside("send", "-", stdin=login(user_id="restored"))
     beside("run")

@@ -346,7 +346,7 @@ def test_the_graph_shows_what_was_materialized(server: Server, page: Page, mater
     asset_group(server, page)
     if SCREENSHOTS:
         page.get_by_role("button", name="Hide navigation").click()  # for good: no later test goes by it
-        asset_group(server, page)  # anew, so that the graph fills the wider place
+        asset_group(server, page)  # again, so that the graph fills the wider place
     # `duplicates` warns, as the samples hold one login twice, and `health`, as the queue_depth sensor is switched off.
     for passed in ("2 / 2 Passed", "1 / 1 Passed", "2 / 4 Passed"):
         expect(page.get_by_text(passed)).to_be_visible()

@@ -338,7 +338,7 @@ class Deployment:
     def assert_settled(self, users: Iterable[str]) -> None:
         """Every one of the messages is a row, once; nothing waits, nothing is pending, and the counts add up."""
         depth = self.pipeline.services.queue().depth()
-        assert (depth.waiting, depth.in_flight) == (0, 0)
+        assert (depth.queued, depth.in_flight) == (0, 0)
         users = list(users)
         rows = self.pipeline.query(
             "SELECT user_id, count(*) AS times FROM user_logins WHERE user_id = ANY(:users) GROUP BY user_id",
@@ -421,7 +421,7 @@ def deployment(deployed: Deployment) -> Iterator[Deployment]:
         deployed.instance.delete_run(run_id)
 
 
-def test_a_daemon_killed_in_a_tick_begins_it_anew(deployment: Deployment) -> None:
+def test_a_daemon_killed_in_a_tick_begins_it_again(deployment: Deployment) -> None:
     users = deployment.send("tick", MESSAGES_PER_RUN)
     with deployment.held("loginetl.batches", "ACCESS EXCLUSIVE") as waiting:
         cut_short = deployment.start_tick("queue_depth")
@@ -513,7 +513,7 @@ def test_a_drain_that_died_with_its_code_server_is_failed_by_its_silence_and_the
     deployment.start("code")
     deployment.await_location()
     queue = deployment.pipeline.services.queue()  # the killed drain's messages come again
-    eventually("all wait", lambda: queue.depth().waiting == len(users), seconds=START_SECONDS)
+    eventually("all wait", lambda: queue.depth().queued == len(users), seconds=START_SECONDS)
     ticks = list[InstigatorTick]()
 
     def reported() -> bool:
@@ -609,5 +609,5 @@ def test_what_a_cancelled_drain_had_received_is_visible_at_once(deployment: Depl
             deployment.pipeline.query("SELECT pg_terminate_backend(:pid)", pid=pid)
         assert deployment.ended(run_id) is CANCELED
     assert deployment.claims() == 0
-    eventually("all is visible", lambda: queue.depth().waiting == len(users), seconds=5)
+    eventually("all is visible", lambda: queue.depth().queued == len(users), seconds=5)
     deployment.run_settles(users)

@@ -298,7 +298,7 @@ def test_any_storable_text_is_read_back_from_postgres_as_it_was_sent(
             object_path=str(uuid4()),
             landing_key_id=0,
             messages=masked.height,
-            size=0,
+            bytes=0,
             oldest_sent_at_ms=NOON,
             run_id=None,
         )

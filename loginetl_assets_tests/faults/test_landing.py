@@ -268,7 +268,7 @@ def test_a_write_whose_answer_was_lost_is_made_again_and_counted_once(on_s3: Pip
     assert on_s3.totals().messages == 1
 
 
-def test_a_write_that_is_never_answered_leaves_an_orphan_that_is_not_loaded(on_s3: Pipeline, proxy: HttpProxy) -> None:
+def test_a_write_that_is_never_answered_leaves_an_object_that_is_not_loaded(on_s3: Pipeline, proxy: HttpProxy) -> None:
     on_s3.send([login(user_id="one")])
     proxy.add(Rule(WRITES, forward_then_drop(), times=None))
 
@@ -276,13 +276,13 @@ def test_a_write_that_is_never_answered_leaves_an_orphan_that_is_not_loaded(on_s
         on_s3.drain()
 
     proxy.clear()
-    orphans = {key for key, _ in on_s3.services.landing().list("batches")}
-    assert len(orphans) == 1
+    unregistered = {path for path, _ in on_s3.services.landing().list("batches")}
+    assert len(unregistered) == 1
     on_s3.run_until_empty()
     assert users_of(on_s3) == ["one"]
     totals = on_s3.totals()
     assert (totals.messages, totals.loaded, totals.duplicates) == (1, 1, 0)
-    assert orphans.isdisjoint(row.object_path for row in on_s3.query("SELECT object_path FROM loginetl.batches"))
+    assert unregistered.isdisjoint(row.object_path for row in on_s3.query("SELECT object_path FROM loginetl.batches"))
 
 
 @pytest.mark.parametrize("matches", [WRITES, BATCH_READS])

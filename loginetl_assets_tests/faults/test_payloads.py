@@ -164,7 +164,7 @@ def test_a_bucket_that_goes_away_during_a_drain_makes_the_messages_visible_at_on
     assert "LOGINETL_PAYLOAD_BUCKET" in str([event.step_failure_data for event in failed.get_step_failure_events()])
     depth = following.services.queue().depth()
     assert depth.in_flight == 0, "what was received waits for its visibility time-out"
-    assert depth.waiting >= 1
+    assert depth.queued >= 1
 
 
 def test_a_store_that_fails_during_a_drain_lands_what_it_can(following: Pipeline, proxy: HttpProxy) -> None:
@@ -173,7 +173,7 @@ def test_a_store_that_fails_during_a_drain_lands_what_it_can(following: Pipeline
         following.drain(visibility_seconds=600)
     depth = following.services.queue().depth()
     assert depth.in_flight == 0
-    assert following.totals().messages + depth.waiting == LOGINS + 1
+    assert following.totals().messages + depth.queued == LOGINS + 1
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_bucket_that_is_set_wrong_stops_the_run_before_it_receives(
         following.services.payloads().check_reachable()
     assert "LOGINETL_PAYLOAD_BUCKET" in str(raised.value)
     following.run(expect_success=False)
-    assert following.services.queue().depth().waiting == LOGINS + 1
+    assert following.services.queue().depth().queued == LOGINS + 1
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (404, "NoSuchKey")])

@@ -113,7 +113,7 @@ def test_messages_that_no_receiver_can_have_yet_start_no_run(small_runs: Pipelin
     sqs_client(small_runs.settings.queue_url).send_message(
         QueueUrl=small_runs.settings.queue_url, MessageBody=login(), DelaySeconds=900
     )
-    assert small_runs.services.queue().depth() == QueueDepth(waiting=0, in_flight=0, delayed=1)
+    assert small_runs.services.queue().depth() == QueueDepth(queued=0, in_flight=0, delayed=1)
     assert small_runs.requested_runs() == 0
     small_runs.send([login()])
     assert small_runs.requested_runs() == 1
@@ -441,7 +441,7 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     pipeline.send(SAMPLE)
     pipeline.run()
     landing = pipeline.services.landing()
-    landing.put("batches/probe-orphan", b"left by a run that died")
+    landing.put("batches/probe-unregistered", b"left by a run that died")
     unfinished = pipeline.settings.home / "landing" / "batches" / "killed-in-a-write#1"
     unfinished.write_bytes(b"")
     old = datetime.now(UTC) - timedelta(days=40)
@@ -455,7 +455,7 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     rows = pipeline.rows()
     pipeline.run({"purge": {"days": 30}}, job="retention")
     pending = pipeline.query("SELECT object_path FROM loginetl.batches WHERE state = 'landed'")
-    assert [key for key, _ in landing.list("batches")] == [pending[0][0]], "old and orphaned objects are gone"
+    assert [key for key, _ in landing.list("batches")] == [pending[0][0]], "old and unregistered objects are gone"
     assert list(landing.list("masked")) == []
     assert not unfinished.exists()
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages WHERE outcome = 'loaded'")[0][0] == 0

@@ -47,7 +47,7 @@ class Rules:
                 object_path=f"batches/{uuid4()}",
                 landing_key_id=1,
                 messages=messages,
-                size=10,
+                bytes=10,
                 oldest_sent_at_ms=0,
                 run_id="landing",
             )
@@ -145,7 +145,7 @@ def test_a_batch_is_registered_as_landed_with_what_is_known_of_it(rules: Rules) 
             object_path="batches/x",
             landing_key_id=7,
             messages=3,
-            size=11,
+            bytes=11,
             oldest_sent_at_ms=sent,
             run_id="run",
         )
@@ -157,7 +157,7 @@ def test_a_batch_is_registered_as_landed_with_what_is_known_of_it(rules: Rules) 
     ]
 
 
-def test_a_batch_that_is_registered_anew_landed_when_its_object_was_written(rules: Rules) -> None:
+def test_a_batch_that_is_registered_again_landed_when_its_object_was_written(rules: Rules) -> None:
     written = datetime(2026, 1, 2, tzinfo=UTC)
     with rules.open() as connection:
         for landed_at in (None, written):
@@ -166,13 +166,13 @@ def test_a_batch_that_is_registered_anew_landed_when_its_object_was_written(rule
                 object_path=f"batches/{landed_at}",
                 landing_key_id=1,
                 messages=1,
-                size=1,
+                bytes=1,
                 oldest_sent_at_ms=0,
                 run_id=None,
                 landed_at=landed_at,
             )
         now = connection.execute(text("SELECT now()")).scalar_one()
-    assert rules.query("SELECT landed_at, registered_anew_at FROM loginetl.batches ORDER BY batch_id") == [
+    assert rules.query("SELECT landed_at, registered_again_at FROM loginetl.batches ORDER BY batch_id") == [
         (now, None),
         (written, now),
     ]
@@ -412,7 +412,7 @@ def test_an_object_is_named_by_a_batch_or_by_the_list_of_what_is_to_be_deleted(r
         objects.schedule_deletion(connection, ["batches/pending_deletion", "masked/pending_deletion"])
         objects.schedule_deletion(connection, ["batches/pending_deletion"])
         named = [batch.object_path, "masked/named", "batches/pending_deletion", "masked/pending_deletion"]
-        assert objects.unnamed_objects(connection, [*named, "batches/orphan"]) == ["batches/orphan"]
+        assert objects.unregistered_objects(connection, [*named, "batches/unregistered"]) == ["batches/unregistered"]
         assert sorted(objects.pending_deletions(connection)) == ["batches/pending_deletion", "masked/pending_deletion"]
         objects.forget_deletions(connection, ["masked/pending_deletion"])
         assert objects.pending_deletions(connection) == ["batches/pending_deletion"]
@@ -487,7 +487,7 @@ def _replaced(rules: Rules, batch_id: int, erased: Sequence[UUID], masked_path: 
             batch,
             object_path="batches/new",
             landing_key_id=8,
-            size=5,
+            bytes=5,
             masked_path=masked_path,
             erased=erased,
             pending_deletion=[batch.object_path],
@@ -516,7 +516,7 @@ def test_an_erasure_in_a_loaded_batch_moves_the_messages_to_their_own_outcome(ru
     assert rules.batch(other).erased == 0
 
 
-def test_an_erasure_sends_a_masked_batch_back_to_be_masked_anew(rules: Rules) -> None:
+def test_an_erasure_sends_a_masked_batch_back_to_be_masked_again(rules: Rules) -> None:
     batch_id = rules.add(BatchState.MASKED, messages=5, masked_path="masked/old", duplicates=1)
     new = uuid4()
     assert _replaced(rules, batch_id, [new, new]) == 0
@@ -568,7 +568,7 @@ def test_rejections_of_many_batches_are_removed_at_the_cost_of_one(
     }
 
 
-def test_a_masked_file_is_replaced_or_asked_for_anew(rules: Rules) -> None:
+def test_a_masked_file_is_replaced_or_asked_for_again(rules: Rules) -> None:
     batch_id, other = (rules.add(BatchState.MASKED, masked_path=f"masked/{n}") for n in "ab")
     with rules.open() as connection:
         batches.replace_masked(connection, _of(batches.lock_batch(connection, batch_id)), "masked/c")

@@ -70,7 +70,7 @@ def _load(pipeline: Pipeline) -> None:
 
 
 def _erasure(pipeline: Pipeline, user_id: str | None = ANNA, tokens: Iterable[str] = ()) -> Erasure:
-    services = Services(pipeline.settings)  # a process of its own: keys are read anew
+    services = Services(pipeline.settings)  # a process of its own: keys are read again
     subject = subject_of(user_id, list(tokens), services.keyring)
     return Erasure(services.database(), services.landing(), services.keyring, subject)
 

@@ -409,7 +409,7 @@ def test_a_batch_that_cannot_be_landed_stays_on_the_queue(broken: Callable[[Scen
     assert_one_clean_line(scene.call("loginetl", "run", fault=fault), fault)
 
     depth = Services(scene.settings).queue().depth()
-    assert depth.waiting + depth.in_flight == len(BODIES)
+    assert depth.queued + depth.in_flight == len(BODIES)
     assert scene.execute("SELECT count(*) FROM loginetl.batches") == [(0,)]
 
 
@@ -421,7 +421,7 @@ def test_messages_of_a_failed_run_come_again_and_are_loaded(scene: Scene) -> Non
     assert_one_clean_line(scene.call("loginetl", "run", fault=fault), fault)
 
     deadline = time.monotonic() + 60
-    while Services(scene.settings).queue().depth().waiting < len(BODIES):
+    while Services(scene.settings).queue().depth().queued < len(BODIES):
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert_all_of_it_arrives(scene)

@@ -97,7 +97,7 @@ def test_a_pipeline_that_does_its_work_is_well(pipeline: Pipeline) -> None:
     assert seen.conditions(**RULES) == {}
     assert (seen.oldest_pending_seconds, seen.rejection_rate, seen.quarantined) == (None, 0.01, [])
     assert seen.depth is not None
-    assert seen.depth.waiting == 0
+    assert seen.depth.queued == 0
     assert seen.sizes["loginetl.pii_vault"].bytes > 0
     (evaluation,) = (one for one in result.get_asset_check_evaluations() if one.check_name == "health")
     assert {name: value.value for name, value in evaluation.metadata.items()}["pending"] == 0

@@ -156,7 +156,7 @@ def test_the_pipeline_uses_no_vault_key_before_an_officer_has_shown_that_it_open
 
 
 def test_a_retokenize_encrypts_for_no_key_the_officer_does_not_hold(loaded: Pipeline) -> None:
-    """It encrypts every value anew and removes the old entries, so it can do what a wrong re-encryption can."""
+    """It encrypts every value again and removes the old entries, so it can do what a wrong re-encryption can."""
     keys = loaded.settings.home / "keys"
     stranger = _public(_officer_keyset())
     wrong = replace(loaded.settings, keysets={KeysetRole.VAULT: _joined(stranger, (keys / "vault.json").read_text())})

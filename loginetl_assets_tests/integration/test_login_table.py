@@ -244,7 +244,7 @@ def test_a_second_table_in_our_schema_is_refused_whenever_it_comes(server: Serve
         Services(server.settings()).database()
 
 
-def test_a_table_that_was_dropped_is_not_made_anew_and_one_put_back_is_taken(server: Server) -> None:
+def test_a_table_that_was_dropped_is_not_made_again_and_one_put_back_is_taken(server: Server) -> None:
     server.migrate()
     server.execute("DROP TABLE public.user_logins CASCADE")
     for refused in (lambda: Services(server.settings()).database(), server.migrate):

@@ -135,7 +135,7 @@ def test_a_bucket_that_does_not_answer_stops_the_run_before_it_receives(
         following.services.payloads().check_reachable()
     following.send([login()])
     assert not following.run(expect_success=False).success
-    assert following.services.queue().depth().waiting == 1
+    assert following.services.queue().depth().queued == 1
 
 
 # The second is one that boto3 does not even ask for.
@@ -144,7 +144,7 @@ def test_a_bucket_that_is_not_there_stops_the_run_before_it_receives(following: 
     following.send([login()])
     failed = following.run(expect_success=False)
     assert "LOGINETL_PAYLOAD_BUCKET" in str([event.step_failure_data for event in failed.get_step_failure_events()])
-    assert following.services.queue().depth().waiting == 1
+    assert following.services.queue().depth().queued == 1
 
 
 def test_without_a_bucket_no_pointer_is_followed(pipeline: Pipeline, s3: Any, bucket: str) -> None:

@@ -208,12 +208,12 @@ def test_text_that_could_break_a_copy_is_stored_as_it_was_sent(pipeline: Pipelin
     assert sorted(row[0] for row in pipeline.rows()) == sorted(users)
 
 
-def test_an_orphan_in_the_landing_is_never_loaded(pipeline: Pipeline) -> None:
+def test_an_unregistered_object_in_the_landing_is_never_loaded(pipeline: Pipeline) -> None:
     pipeline.send([login()])
     received = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=600)
     packed = encode_messages([one.message for one in received])
     pipeline.services.landing().put(
-        "batches/orphan", encrypt(pipeline.services.keyring.landing, packed, "batches/orphan")
+        "batches/unregistered", encrypt(pipeline.services.keyring.landing, packed, "batches/unregistered")
     )
     pipeline.run()
     assert pipeline.rows() == []
@@ -226,7 +226,7 @@ def test_messages_that_cannot_be_registered_are_visible_again_at_once(pipeline: 
     failed = pipeline.run({"raw_login_messages": {"processes": processes}}, expect_success=False)
     assert not failed.success
     depth = pipeline.services.queue().depth()
-    assert (depth.waiting, depth.in_flight) == (25, 0), "they left the queue, or wait for their time-out"
+    assert (depth.queued, depth.in_flight) == (25, 0), "they left the queue, or wait for their time-out"
     pipeline.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_lands")
     pipeline.run()
     assert pipeline.totals().loaded == 25

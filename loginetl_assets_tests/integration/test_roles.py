@@ -123,11 +123,11 @@ def test_the_whole_pipeline_runs_as_loader(pipeline: Pipeline, logins: Logins, t
         assert len(pipeline.rows()) == 99
         pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - '90 days'::interval,"
                          " loaded_at = now() - '90 days'::interval")  # fmt: skip
-        loader.services.landing().put("batches/probe-orphan", b"")
-        orphan = loader.settings.home / "landing" / "batches" / "probe-orphan"
-        os.utime(orphan, (0, 0))
+        loader.services.landing().put("batches/probe-unregistered", b"")
+        unregistered = loader.settings.home / "landing" / "batches" / "probe-unregistered"
+        os.utime(unregistered, (0, 0))
         loader.run(job="retention")
-        assert not orphan.exists()
+        assert not unregistered.exists()
         assert pipeline.query("SELECT count(*) FROM loginetl.batches WHERE object_purged_at IS NULL")[0][0] == 0
         assert pipeline.query("SELECT outcome FROM loginetl.processed_messages GROUP BY 1") == [("rejected",)]
         assert list(loader.services.landing().list("batches")) == []

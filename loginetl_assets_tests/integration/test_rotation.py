@@ -44,7 +44,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _restarted(pipeline: Pipeline) -> Pipeline:
-    """The pipeline as new processes have it, which read the keysets anew."""
+    """The pipeline as new processes have it, which read the keysets again."""
     settings = pipeline.settings
     return Pipeline(settings, Services(settings), build_definitions(settings), pipeline.instance)
 

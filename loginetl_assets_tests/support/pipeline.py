@@ -110,7 +110,7 @@ class Pipeline:
     def run_until_empty(self, *, seconds: float = 20) -> None:
         """Drains again and again until the queue holds nothing, in flight or not, and loads."""
         queue, deadline = self.services.queue(), time.monotonic() + seconds
-        while (depth := queue.depth()).waiting + depth.in_flight:
+        while (depth := queue.depth()).queued + depth.in_flight:
             assert time.monotonic() < deadline, "the queue is not drained"
             self.drain(visibility_seconds=30)  # nothing fails here, so nothing need come again
         self.run()

@@ -22,7 +22,7 @@ from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.resources import LoginQueueResource
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
-from loginetl_assets.steps.retention import ORPHAN_AGE
+from loginetl_assets.steps.retention import UNREGISTERED_AGE
 from loginetl_assets_tests.support.http_proxy import HttpProxy, Response, alter, operation
 from loginetl_assets_tests.support.leaks import holds
 from loginetl_assets_tests.support.pipeline import MARKED_BAD, MARKS, Pipeline, marked_logins, sqs_client
@@ -155,18 +155,18 @@ class Scene:
                 while (depth := queue.depth()).in_flight:
                     assert time.monotonic() < deadline
                     time.sleep(0.1)
-                if not depth.waiting and not pipeline.totals().pending:
+                if not depth.queued and not pipeline.totals().pending:
                     return
                 pipeline.run()
 
     def age(self, *, loaded_days_ago: int) -> None:
-        """Makes what is there old: objects old enough to be orphans, loads by that many days."""
+        """Makes what is there old: objects old enough to be taken for unregistered ones, loads by that many days."""
         with Pipeline.on(self.settings, self.directory / "clock") as pipeline:
             pipeline.execute(
                 "UPDATE loginetl.batches SET loaded_at = loaded_at - CAST(:days AS integer) * interval '1 day'",
                 days=loaded_days_ago,
             )
-        old = time.time() - (ORPHAN_AGE + timedelta(hours=1)).total_seconds()
+        old = time.time() - (UNREGISTERED_AGE + timedelta(hours=1)).total_seconds()
         for path in self.objects():
             os.utime(path, (old, old))
 
@@ -178,7 +178,7 @@ class Scene:
     def assert_settled(self, *, purged: bool = False) -> None:
         """Every message exactly once, every count right, the queue empty, and no object left that no batch names.
 
-        What a dead run left in the landing is registered anew before that, and changes nothing.
+        What a dead run left in the landing is registered again before that, and changes nothing.
 
         Args:
             purged: whether retention has removed the batches' objects.
@@ -214,7 +214,7 @@ class Scene:
                 assert pipeline.query(unknown.format(column)) == []
 
             depth = pipeline.services.queue().depth()
-            assert (depth.waiting, depth.in_flight) == (0, 0)
+            assert (depth.queued, depth.in_flight) == (0, 0)
 
             if not self.settings.landing_url:
                 named = pipeline.query(

@@ -464,7 +464,7 @@ class Soak:
         sizes = [worker.megabytes for worker in self._workers]
         return Sample(
             seconds=round(now, 2),
-            visible=depth.waiting,
+            visible=depth.queued,
             in_flight=depth.in_flight,
             sent=sent,
             settled=min(sent, int(row.settled)),  # what was sent after the count may be settled already

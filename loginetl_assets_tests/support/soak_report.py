@@ -48,7 +48,7 @@ def figures(outcome: "Outcome") -> dict[str, Any]:
         "duplicates by redelivery": outcome.verdict.totals["duplicates"],
         "pending at the end": outcome.verdict.totals["pending"],
         "objects replaced by reprocessing": outcome.verdict.objects["replaced"],
-        "orphans left in the landing": outcome.verdict.objects["orphans"],
+        "unregistered objects in the landing": outcome.verdict.objects["unregistered_objects"],
         "largest lag, messages": max(one.lag for one in samples),
         "oldest pending message, seconds": max(one.pending_seconds for one in samples),
         "seconds to run dry after the last message": outcome.drained_after and round(outcome.drained_after, 1),

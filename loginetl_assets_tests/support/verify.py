@@ -87,7 +87,7 @@ def verify(settings: Settings, accepted: Mapping[UUID, Sent]) -> Verdict:
         objects={
             "named": len(named),
             "replaced": len(pending_deletion),
-            "orphans": len(objects - named - pending_deletion),
+            "unregistered_objects": len(objects - named - pending_deletion),
         },
     )
 

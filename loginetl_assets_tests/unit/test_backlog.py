@@ -6,7 +6,7 @@ from loginetl_assets.automation.sensors import Backlog
 
 
 @pytest.mark.parametrize(
-    ("waiting", "pending", "drains", "runs", "wanted"),
+    ("queued", "pending", "drains", "runs", "wanted"),
     [
         (0, 0, 0, 0, 0),
         (1, 0, 0, 0, 1),
@@ -22,7 +22,7 @@ from loginetl_assets.automation.sensors import Backlog
     ],
 )
 def test_a_backlog_gets_as_many_drains_as_it_needs_and_a_maximum_allows(
-    waiting: int, pending: int, drains: int, runs: int, wanted: int
+    queued: int, pending: int, drains: int, runs: int, wanted: int
 ) -> None:
-    backlog = Backlog(waiting, pending, drains, runs)
+    backlog = Backlog(queued, pending, drains, runs)
     assert backlog.wanted_drains(messages_per_run=10, max_runs_in_flight=3) == wanted

@@ -108,7 +108,7 @@ def test_nothing_is_received_while_two_batches_are_landing_or_once_it_failed_or_
     "full",
     [
         Gathered(messages=LIMITS.batch_messages),
-        Gathered(messages=1, size=LIMITS.batch_bytes),
+        Gathered(messages=1, bytes=LIMITS.batch_bytes),
         Gathered(messages=1, seconds=LIMITS.batch_seconds),
     ],
     ids=["messages", "bytes", "seconds"],

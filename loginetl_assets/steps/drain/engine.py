@@ -57,17 +57,17 @@ class _OpenBatch:
 
     def __init__(self) -> None:
         self.received: list[ReceivedMessage] = []
-        self._size = 0
+        self._bytes = 0
         self._opened_at = 0.0
 
     def add(self, received: list[ReceivedMessage], now: float) -> None:
         if not self.received:
             self._opened_at = now
         self.received += received
-        self._size += sum(len(one.message.body) for one in received)
+        self._bytes += sum(len(one.message.body) for one in received)
 
     def gathered(self, now: float) -> Gathered:
-        return Gathered(len(self.received), self._size, now - self._opened_at)
+        return Gathered(len(self.received), self._bytes, now - self._opened_at)
 
 
 class _Received(NamedTuple):
@@ -76,7 +76,7 @@ class _Received(NamedTuple):
 
 
 class _Landed(NamedTuple):
-    size: int
+    bytes: int
     receipt_handles: list[str]
 
 
@@ -170,7 +170,7 @@ class Drain:
         elif future in self._landings:
             self._landings.remove(future)
             landed: _Landed = future.result()
-            self._totals += DrainTotals(batches=1, bytes=landed.size)
+            self._totals += DrainTotals(batches=1, bytes=landed.bytes)
             parts = _parts(landed.receipt_handles, _DELETES_PER_TASK)
             self._deletes |= {self._pool.submit(self._delete, part) for part in parts}
         else:
@@ -213,7 +213,7 @@ class Drain:
         landed = self._land([one.message for one in received])
         handles = [one.receipt_handle for one in received]
         self._held.difference_update(handles)
-        return _Landed(landed.size, handles)
+        return _Landed(landed.bytes, handles)
 
     def _delete(self, receipt_handles: Sequence[str]) -> int:
         """Deletes messages, ten a call; returns how many SQS kept."""

@@ -52,7 +52,7 @@ class Gathered(NamedTuple):
     """The open batch: received and not yet landed."""
 
     messages: int = 0
-    size: int = 0  # bytes of the bodies
+    bytes: int = 0  # of the bodies
     seconds: float = 0.0  # since its first message
 
 
@@ -94,7 +94,7 @@ def _is_due(batch: Gathered, limits: DrainLimits) -> bool:
     """Returns whether a batch is landed whatever else may come for it."""
     return batch.messages > 0 and (
         batch.messages >= limits.batch_messages
-        or batch.size >= limits.batch_bytes
+        or batch.bytes >= limits.batch_bytes
         or batch.seconds >= limits.batch_seconds
     )
 

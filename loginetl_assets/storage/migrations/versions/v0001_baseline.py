@@ -42,7 +42,7 @@ CREATE TABLE loginetl.batches (
   lost integer NOT NULL DEFAULT 0,
   landed_at timestamptz NOT NULL DEFAULT now(),
   landed_run_id text,
-  registered_anew_at timestamptz,
+  registered_again_at timestamptz,
   masked_path text,
   masked_at timestamptz,
   masked_run_id text,
@@ -57,7 +57,7 @@ CREATE TABLE loginetl.batches (
   CONSTRAINT counts_add_up
     CHECK (state NOT IN ('loaded', 'lost') OR messages = loaded + duplicates + rejected + erased + lost));
 COMMENT ON TABLE loginetl.batches IS 'One row per object in the landing.';
-COMMENT ON COLUMN loginetl.batches.registered_anew_at IS
+COMMENT ON COLUMN loginetl.batches.registered_again_at IS
   'When an object that no batch pointed to became this one; it landed when it was written.';
 CREATE INDEX batches_pending ON loginetl.batches (state, batch_id) WHERE state <> 'loaded';
 CREATE INDEX batches_by_masked_path ON loginetl.batches (masked_path) WHERE masked_path IS NOT NULL;

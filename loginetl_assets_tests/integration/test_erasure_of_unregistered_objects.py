@@ -63,7 +63,7 @@ def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> 
     unfinished = pipeline.settings.home / "landing" / "masked" / "killed-in-a-write#1"
     unfinished.write_bytes(ANNA.encode())
     counts = _erase(pipeline)
-    assert counts.unnamed_objects == 2
+    assert counts.unregistered_objects == 2
     assert _objects(pipeline, MASKED) == set()
     assert not unfinished.exists()
     pipeline.run(job="process_landed")

@@ -25,7 +25,7 @@ from loginetl_assets.logins.message import QueuedMessage, encode_messages
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets.steps.unregistered_objects import UnnamedObjects, register_unnamed
+from loginetl_assets.steps.unregistered_objects import UnregisteredObjects, register_objects
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 TWO_DAYS, TWO_MONTHS = timedelta(days=2), timedelta(days=60)
@@ -57,7 +57,7 @@ def message(user: str) -> QueuedMessage:
     return QueuedMessage(str(uuid4()), 1_750_939_200_000, login(user_id=user).encode())
 
 
-def land_unnamed(pipeline: Pipeline, *messages: QueuedMessage) -> str:
+def land_unregistered(pipeline: Pipeline, *messages: QueuedMessage) -> str:
     """Leaves an object as a run leaves it that dies between its put and its commit; gives the key."""
     return write_messages(pipeline.services.landing(), pipeline.services.keyring.landing, list(messages)).object_path
 
@@ -77,9 +77,9 @@ def retention(pipeline: Pipeline) -> dict[str, Any]:
     return {name: value.value for name, value in output.step_output_data.metadata.items()}
 
 
-def register(pipeline: Pipeline) -> UnnamedObjects:
+def register(pipeline: Pipeline) -> UnregisteredObjects:
     one = pipeline.services
-    return register_unnamed(one.database(), one.landing(), one.keyring, before=datetime.now(UTC))
+    return register_objects(one.database(), one.landing(), one.keyring, before=datetime.now(UTC))
 
 
 def users(pipeline: Pipeline) -> list[str]:
@@ -116,7 +116,7 @@ def test_what_landed_after_the_moment_that_postgres_was_put_back_to_is_loaded_ag
     assert retention(pipeline)["registered_batches"] == 0
 
 
-def test_a_batch_that_was_masked_when_postgres_was_put_back_is_masked_anew(pipeline: Pipeline) -> None:
+def test_a_batch_that_was_masked_when_postgres_was_put_back_is_masked_again(pipeline: Pipeline) -> None:
     pipeline.land([message("one")])
     pipeline.materialize("masked_logins")
     snapshot = Snapshot(pipeline.settings)
@@ -137,10 +137,10 @@ def test_a_batch_that_was_masked_when_postgres_was_put_back_is_masked_anew(pipel
 # Runs that died
 
 
-def test_an_orphan_whose_messages_came_again_adds_no_row(pipeline: Pipeline) -> None:
+def test_an_unregistered_object_whose_messages_came_again_adds_no_row(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id="one")])
     (received,) = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=0)
-    land_unnamed(pipeline, received.message)
+    land_unregistered(pipeline, received.message)
     pipeline.run_until_empty()
     age(pipeline)
 
@@ -152,13 +152,13 @@ def test_an_orphan_whose_messages_came_again_adds_no_row(pipeline: Pipeline) -> 
     assert (totals.messages, totals.loaded, totals.duplicates, totals.pending) == (2, 1, 1, 0)
 
 
-def test_an_old_orphan_keeps_the_ids_that_are_known_of_its_messages(pipeline: Pipeline) -> None:
+def test_an_old_unregistered_object_keeps_the_ids_that_are_known_of_its_messages(pipeline: Pipeline) -> None:
     once = message("one")
     pipeline.land([once])
-    orphan = land_unnamed(pipeline, once)
+    unregistered = land_unregistered(pipeline, once)
     pipeline.run(job="process_landed")
     long_ago = timedelta(days=60)
-    age(pipeline, long_ago, [orphan])
+    age(pipeline, long_ago, [unregistered])
     pipeline.execute("UPDATE loginetl.batches SET landed_at = :old, loaded_at = :old", old=datetime.now(UTC) - long_ago)
 
     retention(pipeline)
@@ -169,7 +169,7 @@ def test_an_old_orphan_keeps_the_ids_that_are_known_of_its_messages(pipeline: Pi
 
 
 def test_what_is_young_may_still_be_registered_by_its_run(pipeline: Pipeline) -> None:
-    key = land_unnamed(pipeline, message("one"))
+    key = land_unregistered(pipeline, message("one"))
     assert retention(pipeline)["registered_batches"] == 0
     assert objects(pipeline) == {key}
 
@@ -177,7 +177,7 @@ def test_what_is_young_may_still_be_registered_by_its_run(pipeline: Pipeline) ->
 def test_what_does_not_open_is_left_and_counted(pipeline: Pipeline) -> None:
     landing = pipeline.services.landing()
     landing.put("batches/foreign", b"something of somebody else's")
-    key = land_unnamed(pipeline, message("one"))
+    key = land_unregistered(pipeline, message("one"))
     moved = "batches/moved"
     landing.put(moved, landing.get(key))
     landing.delete([key])
@@ -198,17 +198,17 @@ def test_what_nobody_can_need_is_deleted(pipeline: Pipeline) -> None:
     empty = f"batches/{uuid4()}"  # of an erasure that took the last message and was killed
     landing.put(empty, encrypt(keys.landing, encode_messages([]), empty))
     (kept,) = objects(pipeline, "masked")
-    landing.put("masked/orphan.parquet", landing.get(kept))
+    landing.put("masked/unregistered.parquet", landing.get(kept))
     age(pipeline)
 
-    assert retention(pipeline)["orphans"] == 3
+    assert retention(pipeline)["unregistered_objects"] == 3
     assert (objects(pipeline), objects(pipeline, "masked")) == ({named}, {kept})
 
 
 def test_ids_are_kept_while_an_object_is_there_that_may_hold_their_messages(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id="one")])
     (received,) = pipeline.services.queue().receive(wait_seconds=1, visibility_seconds=0)
-    path = pipeline.settings.home / "landing" / land_unnamed(pipeline, received.message)
+    path = pipeline.settings.home / "landing" / land_unregistered(pipeline, received.message)
     pipeline.run_until_empty()
     content = path.read_bytes()
     path.write_bytes(b"cannot be opened")
@@ -240,7 +240,7 @@ def test_a_stranger_s_key_in_the_bucket_stops_nothing(
     with Pipeline.on(there, tmp_path / "there") as pipeline:
         for prefix in ("batches", "masked"):
             s3.put_object(Bucket=bucket, Key=f"in/here/{key.format(prefix)}", Body=b"a stranger's")
-        land_unnamed(pipeline, message("goes"), message("stays"))
+        land_unregistered(pipeline, message("goes"), message("stays"))
 
         one = pipeline.services
         found = register(pipeline)
@@ -270,29 +270,29 @@ def test_what_retention_has_removed_is_removed_again_when_a_backup_of_the_landin
         one = pipeline.services
         Erasure(one.database(), one.landing(), one.keyring, subject_of("one", [], one.keyring)).run("asked for")
     else:
-        assert retention(pipeline)["orphans"] == 1
+        assert retention(pipeline)["unregistered_objects"] == 1
 
     assert objects(pipeline) == set()
 
 
-def test_an_orphan_is_registered_with_the_key_that_encrypted_it(pipeline: Pipeline) -> None:
+def test_an_unregistered_object_is_registered_with_the_key_that_encrypted_it(pipeline: Pipeline) -> None:
     keys = pipeline.services.keyring
-    land_unnamed(pipeline, message("one"))
+    land_unregistered(pipeline, message("one"))
     (old,) = keys.key_ids(KeysetRole.LANDING)
     from loginetl_assets.keys.keyring import TEMPLATES
     from loginetl_assets.keys.keysets import keyset_json, replace_keyset
 
     rotated = with_new_primary(keys.handle(KeysetRole.LANDING), TEMPLATES[KeysetRole.LANDING])
     replace_keyset("LOGINETL_KEYSET_LANDING", keys.source(KeysetRole.LANDING), keyset_json(rotated))
-    with Pipeline.on(pipeline.settings, pipeline.settings.home.parent / "rotated") as anew:
-        assert anew.services.keyring.key_ids(KeysetRole.LANDING)[0] != old
-        register(anew)
-        assert anew.query("SELECT landing_key_id FROM loginetl.batches")[0][0] == old
+    with Pipeline.on(pipeline.settings, pipeline.settings.home.parent / "rotated") as again:
+        assert again.services.keyring.key_ids(KeysetRole.LANDING)[0] != old
+        register(again)
+        assert again.query("SELECT landing_key_id FROM loginetl.batches")[0][0] == old
 
 
 def test_two_that_register_at_once_register_each_object_once(pipeline: Pipeline) -> None:
     for number in range(10):
-        land_unnamed(pipeline, message(f"u-{number}"))
+        land_unregistered(pipeline, message(f"u-{number}"))
     with ThreadPoolExecutor(2) as pool:
         found = [future.result() for future in [pool.submit(register, pipeline) for _ in range(2)]]
     assert sum(one.registered_batches for one in found) == 10
@@ -311,7 +311,7 @@ class _Undeletable(Landing):
         return []
 
 
-def test_what_an_erasure_replaced_is_never_registered_anew(pipeline: Pipeline) -> None:
+def test_what_an_erasure_replaced_is_never_registered_again(pipeline: Pipeline) -> None:
     one = pipeline.services
     pipeline.land([message("goes"), message("stays")])
     (replaced,) = objects(pipeline)
@@ -332,7 +332,7 @@ def test_what_an_erasure_replaced_is_never_registered_anew(pipeline: Pipeline) -
 def test_what_an_erasure_wrote_and_did_not_name_ends_as_duplicates(pipeline: Pipeline) -> None:
     stays = message("stays")
     pipeline.land([stays])
-    land_unnamed(pipeline, stays)
+    land_unregistered(pipeline, stays)
     age(pipeline)
     retention(pipeline)
     pipeline.run(job="process_landed")
