@@ -22,7 +22,6 @@ from bench.messages import bodies
 from loginetl_assets.build import build_definitions
 from loginetl_assets.keys.keyring import TEMPLATES, Keyring
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure
@@ -128,7 +127,7 @@ def _recovery(settings: Settings) -> dict[str, Any]:
             "SELECT token FROM loginetl.pii_vault ORDER BY md5(token) LIMIT %s", (RECOVERED_TOKENS,)
         ).fetchall()
     started = time.perf_counter()
-    answers = recover(login_database, Officer(settings), [row[0] for row in found], reason="benchmark")
+    answers = recover(login_database, Services(settings).officer(), [row[0] for row in found], reason="benchmark")
     seconds = time.perf_counter() - started
     if len(answers) != RECOVERED_TOKENS or any(one.outcome is not Outcome.RECOVERED for one in answers):
         raise BenchmarkError("not every token was recovered")
@@ -150,7 +149,7 @@ def _retokenize(settings: Settings) -> dict[str, Any]:
         services.database(application_name="loginetl retokenize"),
         services.landing(),
         services.keyring,
-        Officer(settings),
+        Services(settings).officer(),
         reason="benchmark",
         progress=lambda step, done, total: ends.update({step: time.perf_counter()}),
     )

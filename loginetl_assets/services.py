@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
@@ -11,6 +12,7 @@ from loginetl_assets.aws.sqs import LoginQueue, open_queue
 from loginetl_assets.embedded import Stack, embedded_stack
 from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
@@ -114,8 +116,14 @@ class Services:
     @cached_property
     def keyring(self) -> Keyring:
         """The pipeline's keys; in the local environment missing ones are made."""
-        made_in = None
-        if self.settings.is_local:
-            check_home(self.settings.home)
-            made_in = self.settings.home / "keys"
-        return Keyring(self.settings.keysets, made_in, self.settings.kms_key_uri)
+        return Keyring(self.settings.keysets, self._made_keys(), self.settings.kms_key_uri)
+
+    def officer(self) -> Officer:
+        """Returns the privacy officer's keys, read anew; in the local environment those made with the keyring's."""
+        return Officer(self.settings.officer_keyset, self._made_keys(), self.settings.kms_key_uri)
+
+    def _made_keys(self) -> Path | None:
+        if not self.settings.is_local:
+            return None
+        check_home(self.settings.home)
+        return self.settings.home / "keys"

@@ -15,11 +15,7 @@ from loginetl_assets.errors import OperatorError
 
 
 def read_secret(setting: str, secret_id: str) -> str:
-    """Returns the text of a secret.
-
-    Args:
-        setting: the variable that names the secret, for errors.
-        secret_id: its name or ARN.
+    """Returns the text of a secret, by its name or ARN; `setting` is the variable that names it, for errors.
 
     Raises:
         OperatorError: it is missing or binary, or Secrets Manager refuses or cannot be reached.
@@ -55,11 +51,7 @@ def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.Keys
 
 
 def wrap_keyset(handle: tink.KeysetHandle, kms_key_uri: str) -> str:
-    """Returns a keyset as JSON, wrapped by a KMS key.
-
-    Raises:
-        OperatorError: the key is not valid, cannot be reached, or may not be used.
-    """
+    """Returns a keyset as JSON, wrapped by a KMS key; raises OperatorError where that cannot be."""
     try:
         return str(tink.json_proto_keyset_format.serialize_encrypted(handle, _kms_key(kms_key_uri), b""))
     except BotoCoreError as error:

@@ -15,14 +15,13 @@ from loginetl_assets.settings import KeysetRole
 
 app = typer.Typer(no_args_is_help=True, help="Make, show and rotate keysets.")
 
+# The keysets that can be rotated; `officer` also renews the vault's public keyset.
+RotatingRole = StrEnum("RotatingRole", ("MASKING", "LANDING", "REJECTS", "OFFICER"))
 
-class RotatingRole(StrEnum):
-    """The keysets that can be rotated; `officer` also renews the vault's public keyset."""
-
-    MASKING = "masking"
-    LANDING = "landing"
-    REJECTS = "rejects"
-    OFFICER = "officer"
+_NEXT = {
+    RotatingRole.MASKING: "next: `loginetl keys retokenize`, once every pipeline process holds the new keyset",
+    RotatingRole.OFFICER: "next: `loginetl keys reencrypt`, then restart what holds the old public keyset",
+}
 
 
 @app.command()
@@ -80,62 +79,44 @@ def rotate(
 
     services = configured_services()
     if role is RotatingRole.OFFICER:
-        key_id = rotate_officer_keyset(services.keyring, services.settings, output)
+        key_id = rotate_officer_keyset(services.keyring, services.officer(), output)
     else:
-        key_id = rotate_keyset(services.keyring, KeysetRole(role), services.settings, output)
+        key_id = rotate_keyset(services.keyring, KeysetRole(role), output)
     err.print(f"new primary key {key_id} of the {role} keyset")
-    if role is RotatingRole.MASKING:
-        err.print("next: `loginetl keys retokenize`, once every pipeline process holds the new keyset")
-    if role is RotatingRole.OFFICER:
-        err.print("next: `loginetl keys reencrypt`, then restart what holds the old public keyset")
+    if role in _NEXT:
+        err.print(_NEXT[role])
 
 
 @app.command()
 def retokenize(reason: Reason = "") -> None:
     """Move rows, masked files and vault to the new masking key, while the pipeline goes on."""
-    from loginetl_assets.keys.officer import Officer
     from loginetl_assets.privacy.rotate import retokenize as retokenize_all
 
     services = configured_services()
     started = time.monotonic()
     database = services.database(application_name="loginetl retokenize")
+    landing, keys, officer = services.bound_landing(database), services.keyring, services.officer()
     with progress() as show:
-        totals = retokenize_all(
-            database,
-            services.bound_landing(database),
-            services.keyring,
-            Officer(services.settings),
-            reason=reason,
-            progress=show,
-        )
-    seconds = time.monotonic() - started
-    print_counts("Moved", {**totals.as_metadata(), "seconds": round(seconds, 1)})
+        totals = retokenize_all(database, landing, keys, officer, reason=reason, progress=show)
+    print_counts("Moved", {**totals.as_metadata(), "seconds": round(time.monotonic() - started, 1)})
 
 
 @app.command()
 def reencrypt(
     reason: Reason = "",
     to_another_officer: Annotated[
-        bool,
-        typer.Option(
-            "--to-another-officer",
-            help="Hand the vault over to the holder of a private key that is not in LOGINETL_KEYSET_OFFICER.",
-        ),
+        bool, typer.Option("--to-another-officer", help="Hand the vault to a key that LOGINETL_KEYSET_OFFICER lacks.")
     ] = False,
 ) -> None:
     """Re-encrypt the vault's data keys for the officer's new key, the primary one of LOGINETL_KEYSET_VAULT."""
-    from loginetl_assets.keys.officer import Officer
     from loginetl_assets.privacy.rotate import reencrypt_data_keys
 
     services = configured_services()
+    database = services.database(application_name="loginetl reencrypt")
+    keys, officer = services.keyring, services.officer()
     with progress() as show:
         moved = reencrypt_data_keys(
-            services.database(application_name="loginetl reencrypt"),
-            services.keyring,
-            Officer(services.settings),
-            reason=reason,
-            to_another_officer=to_another_officer,
-            progress=show,
+            database, keys, officer, reason=reason, to_another_officer=to_another_officer, progress=show
         )
-    err.print(f"the vault is encrypted for key {services.keyring.key_ids(KeysetRole.VAULT)[0]}")
+    err.print(f"the vault is encrypted for key {keys.key_ids(KeysetRole.VAULT)[0]}")
     print_counts("Moved", {"data_keys": moved})

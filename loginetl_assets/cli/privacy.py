@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from loginetl_assets.cli.console import Yes, err, for_spreadsheet, for_terminal, out, print_counts, print_json, progress
@@ -23,13 +23,7 @@ app = typer.Typer()
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; logged beside your name before anything happens.")]
 
-
-class OutputFormat(StrEnum):
-    """How recovered values are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
+OutputFormat = StrEnum("OutputFormat", ("TABLE", "JSON", "CSV"))
 
 
 def _masked_field(value: str) -> str:
@@ -52,12 +46,11 @@ def recover(
 
     Exit code 1 where one of them has no value to show: the outcome says why.
     """
-    from loginetl_assets.keys.officer import Officer
     from loginetl_assets.privacy.recover import Outcome, tokens_of_user
     from loginetl_assets.privacy.recover import recover as recover_values
 
     services = configured_services()
-    officer = Officer(services.settings)
+    officer = services.officer()
     database = services.database(application_name="loginetl recover")
     wanted = list(tokens or [])
     if file:
@@ -70,20 +63,19 @@ def recover(
         if not wanted:
             raise OperatorError("no row of that user has a token")
     answers = recover_values(database, officer, wanted, reason=reason)
+    columns = ("token", "outcome", "field", "value")
     if output is OutputFormat.JSON:
         print_json([asdict(answer) for answer in answers])
     elif output is OutputFormat.CSV:
         # Quoted throughout: elsewhere a semicolon separates cells, and what follows one would be a cell of its own.
         writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL)
-        writer.writerow(["token", "outcome", "field", "value"])
+        writer.writerow(columns)
         writer.writerows(
             [for_spreadsheet(answer.token), answer.outcome, answer.field, for_spreadsheet(answer.value or "")]
             for answer in answers
         )
     else:
-        table = Table()
-        for name in ("token", "outcome", "field", "value"):
-            table.add_column(name, overflow="fold")
+        table = Table(*(Column(name, overflow="fold") for name in columns))
         for answer in answers:
             token, value = (Text(for_terminal(one or "")) for one in (answer.token, answer.value))
             table.add_row(token, answer.outcome, answer.field or "", value)
@@ -96,8 +88,7 @@ def recover(
 def token(
     value: Annotated[str, typer.Argument(help="The value; - reads it from standard input.")],
     field: Annotated[
-        str,
-        typer.Option(callback=_masked_field, metavar="|".join(MASKED_FIELDS), help="Which field it is of."),
+        str, typer.Option(callback=_masked_field, metavar="|".join(MASKED_FIELDS), help="Which field it is of.")
     ],
     reason: Reason = "",
 ) -> None:
@@ -105,10 +96,9 @@ def token(
     from loginetl_assets.privacy.recover import tokens_of_value
 
     services = configured_services()
-    keyring = services.keyring
     if value == "-":
         value = sys.stdin.readline().rstrip("\n")
-    for found in tokens_of_value(services.database(), keyring, field, value, reason=reason):
+    for found in tokens_of_value(services.database(), services.keyring, field, value, reason=reason):
         print(found)  # noqa: T201
 
 
@@ -160,24 +150,14 @@ def erase(
 
 
 def _require_found(totals: "ErasureTotals") -> None:
-    """Makes sure that every place was searched, and that something was there.
-
-    Raises:
-        NeedsAttentionError: not all could be searched.
-        OperatorError: all was, and nothing of the person is in it.
-    """
-    not_searched = []
-    if totals.unreadable_batches:
-        not_searched.append(
-            f"{totals.unreadable_batches} batches could not be read and so not searched: see `loginetl status`"
-        )
-    if totals.unreadable_objects:
-        not_searched.append(
-            f"{totals.unreadable_objects} objects that no batch names do not decrypt and were not searched: check"
-            " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
-        )
-    if not_searched:
-        raise NeedsAttentionError("; ".join(not_searched))
+    """Raises what is left to say where not every place could be searched, or nothing of the person was there."""
+    not_searched = {
+        "batches could not be read and so not searched: see `loginetl status`": totals.unreadable_batches,
+        "objects that no batch names do not decrypt and were not searched: check LOGINETL_KEYSET_LANDING, or delete"
+        " what is not loginetl's": totals.unreadable_objects,
+    }
+    if any(not_searched.values()):
+        raise NeedsAttentionError("; ".join(f"{count} {which}" for which, count in not_searched.items() if count))
     if not totals.found_anything:
         raise OperatorError(
             "nothing of that person is here: check the id or token, and the queue, which is not searched"

@@ -4,25 +4,19 @@ In the local environment missing keysets are made on first use under LOGINETL_HO
 production they never are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tink
 from tink import aead, hybrid, prf
 
 from loginetl_assets.durable import make_directory
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.keys.keysets import (
-    check_values,
-    enabled_key_ids,
-    keyset_json,
-    public_keyset_json,
-    read_keyset,
-    read_public_keyset,
-    write_once,
-)
+from loginetl_assets.keys import keysets
 from loginetl_assets.logins.encryption import Encryptor
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.settings import OFFICER_SETTING, KeysetRole
@@ -37,25 +31,23 @@ TEMPLATES: Mapping[KeysetRole, object] = {
     KeysetRole.REJECTS: aead.aead_key_templates.AES256_GCM,
 }
 
+_AEAD = (aead.Aead, "AEAD (AES-256-GCM)")
 _PRIMITIVES: Mapping[KeysetRole, tuple[type[Any], str]] = {
     KeysetRole.MASKING: (prf.PrfSet, "PRF (HMAC-SHA256)"),
-    KeysetRole.LANDING: (aead.Aead, "AEAD (AES-256-GCM)"),
-    KeysetRole.REJECTS: (aead.Aead, "AEAD (AES-256-GCM)"),
+    KeysetRole.LANDING: _AEAD,
+    KeysetRole.REJECTS: _AEAD,
     KeysetRole.VAULT: (hybrid.HybridEncrypt, "public HPKE"),
 }
 
 
+@dataclass(eq=False, repr=False)  # a setting may be the keyset itself
 class Keyring:
     """The four keysets of the pipeline. The officer's private one is not among them."""
 
-    def __init__(
-        self, keysets: Mapping[KeysetRole, str], made_in: Path | None = None, kms_key_uri: str | None = None
-    ) -> None:
-        """Takes the settings' keysets and, in the local environment, where missing ones are made."""
-        self._keysets = keysets
-        self._made_in = made_in
-        self._kms_key_uri = kms_key_uri
-        self._handles: dict[KeysetRole, tink.KeysetHandle] = {}
+    keysets: Mapping[KeysetRole, str]
+    made_in: Path | None = None  # where, in the local environment, missing ones are made
+    kms_key_uri: str | None = None
+    _handles: dict[KeysetRole, tink.KeysetHandle] = field(default_factory=dict, init=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -71,26 +63,22 @@ class Keyring:
     def tokenizers(self) -> tuple[Tokenizer, ...]:
         """Make the tokens of every key of the masking keyset, the primary one first."""
         prfs = self._primitive(KeysetRole.MASKING).all()
-        key_ids = enabled_key_ids(self.handle(KeysetRole.MASKING))
+        key_ids = keysets.enabled_key_ids(self.handle(KeysetRole.MASKING))
         tokenizers = tuple(Tokenizer(key_id, prfs[key_id]) for key_id in key_ids)
-        try:
+        with _right_kind(KeysetRole.MASKING):
             for tokenizer in tokenizers:
                 tokenizer.token("", "")  # a PRF of Tink's may be too short for a token
-        except tink.TinkError:
-            raise _wrong_kind(KeysetRole.MASKING) from None
         return tokenizers
 
     @cached_property
     def landing(self) -> Encryptor:
         """Encrypts and decrypts batches."""
-        encryptor: Encryptor = self._primitive(KeysetRole.LANDING)
-        return encryptor
+        return cast(Encryptor, self._primitive(KeysetRole.LANDING))
 
     @cached_property
     def rejects(self) -> Encryptor:
         """Encrypts and decrypts the bodies of rejected messages."""
-        encryptor: Encryptor = self._primitive(KeysetRole.REJECTS)
-        return encryptor
+        return cast(Encryptor, self._primitive(KeysetRole.REJECTS))
 
     @cached_property
     def vault(self) -> hybrid.HybridEncrypt:
@@ -100,17 +88,16 @@ class Keyring:
     def key_ids(self, role: KeysetRole) -> tuple[int, ...]:
         """Returns the ids of a keyset's enabled keys, the primary first.
 
-        Raises:
-            OperatorError: the keyset is of the wrong kind. The ledger remembers these ids as the database's own, and
-                would from then on refuse the right keyset.
+        Raises OperatorError where it is of the wrong kind: the ledger, which remembers these ids as the database's own,
+        would from then on refuse the right keyset.
         """
         _ = self.tokenizers if role is KeysetRole.MASKING else self._primitive(role)
-        return enabled_key_ids(self.handle(role))
+        return keysets.enabled_key_ids(self.handle(role))
 
     def check_values(self, role: KeysetRole) -> dict[int, bytes]:
         """Returns the check values of a keyset's enabled keys by key id, the primary first; errors as for `key_ids`."""
         self.key_ids(role)
-        return check_values(self.handle(role))
+        return keysets.check_values(self.handle(role))
 
     def make_missing(self) -> None:
         """Makes the keysets that the local environment still lacks."""
@@ -123,33 +110,34 @@ class Keyring:
         Raises:
             OperatorError: there is neither.
         """
-        if setting := self._keysets.get(role):
+        if setting := self.keysets.get(role):
             return setting
-        if self._made_in is None:
+        if self.made_in is None:
             raise OperatorError(f"{role.setting} is not set: name the file of the {role} keyset")
-        return str(_made(self._made_in, role))
+        return str(_made(self.made_in, role))
 
     def handle(self, role: KeysetRole) -> tink.KeysetHandle:
         """Returns the keyset itself."""
         if role not in self._handles:
-            name, source, guarded = role.setting, self.source(role), self._made_in is None
+            name, source, guarded = role.setting, self.source(role), self.made_in is None
             if role is KeysetRole.VAULT:  # the pipeline must not be able to read the vault
-                self._handles[role] = read_public_keyset(name, source, guarded=guarded)
+                self._handles[role] = keysets.read_public_keyset(name, source, guarded=guarded)
             else:
-                self._handles[role] = read_keyset(name, source, kms_key_uri=self._kms_key_uri, guarded=guarded)
+                self._handles[role] = keysets.read_keyset(name, source, kms_key_uri=self.kms_key_uri, guarded=guarded)
         return self._handles[role]
 
     def _primitive(self, role: KeysetRole) -> Any:
-        primitive, _ = _PRIMITIVES[role]
-        try:
+        with _right_kind(role) as primitive:
             return self.handle(role).primitive(primitive)
-        except tink.TinkError:
-            raise _wrong_kind(role) from None
 
 
-def _wrong_kind(role: KeysetRole) -> OperatorError:
-    _, kind = _PRIMITIVES[role]
-    return OperatorError(f"{role.setting} is a keyset of the wrong kind: it must be {kind}")
+@contextmanager
+def _right_kind(role: KeysetRole) -> Iterator[type[Any]]:
+    primitive, kind = _PRIMITIVES[role]
+    try:
+        yield primitive
+    except tink.TinkError:
+        raise OperatorError(f"{role.setting} is a keyset of the wrong kind: it must be {kind}") from None
 
 
 def _made(directory: Path, role: KeysetRole) -> Path:
@@ -160,16 +148,16 @@ def _made(directory: Path, role: KeysetRole) -> Path:
     try:
         make_directory(directory.parent)  # LOGINETL_HOME
         make_directory(directory)
-        if role is KeysetRole.VAULT:
-            officer = directory / OFFICER_FILE
-            write_once(officer, keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))
-            try:
-                private = read_keyset(OFFICER_SETTING, str(officer))
-            except OperatorError:
-                raise OperatorError(f"{officer} is damaged: restore it, or move it away for a new one") from None
-            write_once(path, public_keyset_json(private))
-        else:
-            write_once(path, keyset_json(tink.new_keyset_handle(TEMPLATES[role])))
+        if role is not KeysetRole.VAULT:
+            keysets.write_once(path, keysets.keyset_json(tink.new_keyset_handle(TEMPLATES[role])))
+            return path
+        officer = directory / OFFICER_FILE
+        keysets.write_once(officer, keysets.keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))
+        try:
+            private = keysets.read_keyset(OFFICER_SETTING, str(officer))
+        except OperatorError:
+            raise OperatorError(f"{officer} is damaged: restore it, or move it away for a new one") from None
+        keysets.write_once(path, keysets.public_keyset_json(private))
     except OSError as error:
         raise OperatorError(f"cannot make keys in {directory} ({error.strerror}): check LOGINETL_HOME") from None
     return path

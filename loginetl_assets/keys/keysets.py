@@ -31,13 +31,9 @@ _SECRETS_MANAGER = "aws-secretsmanager:"
 
 
 def read_keyset(name: str, setting: str, *, kms_key_uri: str | None = None, guarded: bool = False) -> tink.KeysetHandle:
-    """Reads a secret keyset.
+    """Reads a secret keyset; `name` is the variable that holds the setting, for errors.
 
-    Args:
-        name: the variable that holds the setting, for errors.
-        setting: where the keyset is, or the keyset.
-        kms_key_uri: the KMS key that opens wrapped keysets.
-        guarded: whether to refuse a file that every user of the machine can change or, unless it is wrapped, read.
+    If `guarded`, a file is refused that every user of the machine can change or, unless it is wrapped, read.
 
     Raises:
         OperatorError: it is missing, unreadable, not guarded, or not a keyset; the text never repeats the setting.
@@ -75,7 +71,7 @@ def keyset_json(handle: tink.KeysetHandle, kms_key_uri: str | None = None) -> st
         from loginetl_assets.aws.secrets import wrap_keyset
 
         return _indented(wrap_keyset(handle, kms_key_uri))
-    return _indented(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
+    return _indented(_plaintext(handle))
 
 
 def public_keyset_json(private: tink.KeysetHandle) -> str:
@@ -93,11 +89,10 @@ def enabled_key_ids(handle: tink.KeysetHandle) -> tuple[int, ...]:
 def check_values(handle: tink.KeysetHandle) -> dict[int, bytes]:
     """Returns the enabled keys' check values (16 bytes) by key id, the primary first.
 
-    A check value tells a key from another one that has its id, and nothing else: it is an HMAC of a constant under the
-    key's own 256 bits (as Tink encodes them, so that it is no token and no other output of the key).
+    Each distinguishes its key from another one with that id, and reveals nothing else: an HMAC of a constant under the
+    key's 256 bits (as Tink encodes them, so that it is no token and no other output of the key).
     """
-    text = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
-    material = {key["keyId"]: b64decode(key["keyData"]["value"]) for key in json.loads(text)["key"]}
+    material = {key["keyId"]: b64decode(key["keyData"]["value"]) for key in json.loads(_plaintext(handle))["key"]}
     return {
         key_id: hmac.digest(material[key_id], b"loginetl key check value", "sha256")[:16]
         for key_id in enabled_key_ids(handle)
@@ -106,20 +101,15 @@ def check_values(handle: tink.KeysetHandle) -> dict[int, bytes]:
 
 def with_new_primary(handle: tink.KeysetHandle, template: object) -> tink.KeysetHandle:
     """Returns a keyset with a new primary key; the old ones stay, to recognize and open what they made."""
-    new, old = (
-        json.loads(tink.json_proto_keyset_format.serialize(one, secret_key_access.TOKEN))
-        for one in (tink.new_keyset_handle(template), handle)
-    )
-    joined = {"primaryKeyId": new["primaryKeyId"], "key": [*new["key"], *old["key"]]}
-    if len({key["keyId"] for key in joined["key"]}) != len(joined["key"]):
+    new, old = (json.loads(_plaintext(one)) for one in (tink.new_keyset_handle(template), handle))
+    if new["primaryKeyId"] in {key["keyId"] for key in old["key"]}:
         return with_new_primary(handle, template)  # ids are random 32 bits; draw again
+    joined = {"primaryKeyId": new["primaryKeyId"], "key": [*new["key"], *old["key"]]}
     return tink.json_proto_keyset_format.parse(json.dumps(joined), secret_key_access.TOKEN)
 
 
 def write_once(path: Path, text: str) -> None:
     """Writes a file, mode 0600, unless it is there: whole or not at all, and the first of two writers wins."""
-    if path.exists():
-        return
     with NamedTemporaryFile("w", dir=path.parent) as draft:  # made with mode 0600, gone at the end of the block
         draft.write(text)
         draft.flush()
@@ -130,20 +120,15 @@ def write_once(path: Path, text: str) -> None:
 
 
 def require_replaceable(name: str, setting: str) -> None:
-    """Makes sure that a setting names a place to write to.
-
-    Raises:
-        OperatorError: it is the keyset itself.
-    """
+    """Raises OperatorError where a setting is the keyset itself, and so names no place to write to."""
     if setting.lstrip().startswith("{"):
         raise OperatorError(f"{name} holds the keyset itself: give --output FILE, and set it from there")
 
 
 def replace_keyset(name: str, setting: str, text: str) -> None:
-    """Replaces the keyset that a setting names, whole or not at all.
+    """Replaces the keyset that a setting names, whole or not at all; a link stays, and its target is replaced.
 
-    A file keeps its owner, its group and its mode: whoever reads it now must be able to afterwards, and nobody else. A
-    link stays, and its target is replaced.
+    A file keeps its owner, group and mode: whoever reads it now must be able to afterwards, and nobody else.
 
     Raises:
         OperatorError: the setting is the keyset itself, or its place cannot be written.
@@ -173,6 +158,10 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
         raise OperatorError(
             f"{name}: cannot write the file it names ({error.strerror}): give --output FILE, and put that in its place"
         ) from None
+
+
+def _plaintext(handle: tink.KeysetHandle) -> str:
+    return str(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
 
 
 def _text(name: str, setting: str) -> str:

@@ -1,49 +1,39 @@
 """The privacy officer's private key, which decrypts the vault. The pipeline never has it."""
 
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
 import tink
 from tink import aead, cleartext_keyset_handle, hybrid
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.home import check_home
 from loginetl_assets.keys.keyring import OFFICER_FILE
 from loginetl_assets.keys.keysets import check_values, enabled_key_ids, read_keyset
-from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, Encryptor
-from loginetl_assets.settings import OFFICER_SETTING, Settings
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, Encryptor, decrypt
+from loginetl_assets.settings import OFFICER_SETTING
 
-
-def officer_source(settings: Settings) -> str:
-    """Returns where the private keyset is: the setting or, in the local environment, the file made on first use.
-
-    Raises:
-        OperatorError: it is named nowhere.
-    """
-    if settings.officer_keyset:
-        return settings.officer_keyset
-    if settings.is_local:
-        check_home(settings.home)
-        return str(settings.home / "keys" / OFFICER_FILE)
-    raise OperatorError(f"{OFFICER_SETTING} is not set: recovery needs the privacy officer's private keyset")
+_DATA_KEYS_KEPT = 10_000  # one a batch that brought new values
 
 
 class Officer:
-    """Decrypts the data keys of the vault."""
+    """Decrypts the vault."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Reads the private keyset.
+    def __init__(self, setting: str | None, made_in: Path | None = None, kms_key_uri: str | None = None) -> None:
+        """Reads the private keyset: that of the setting or, in the local environment, the one made on first use.
 
         Raises:
-            OperatorError: it is missing or of the wrong kind, or others can read it.
+            OperatorError: it is named nowhere, missing, of the wrong kind, or others can read it.
         """
-        self.handle = read_keyset(
-            OFFICER_SETTING,
-            officer_source(settings),
-            kms_key_uri=settings.kms_key_uri,
-            guarded=not settings.is_local,
-        )
+        if not (setting or made_in):
+            raise OperatorError(f"{OFFICER_SETTING} is not set: recovery needs the privacy officer's private keyset")
+        self.source = setting or f"{made_in}/{OFFICER_FILE}"
+        self.handle = read_keyset(OFFICER_SETTING, self.source, kms_key_uri=kms_key_uri, guarded=made_in is None)
         try:
             self._keys = self.handle.primitive(hybrid.HybridDecrypt)
         except tink.TinkError:
             raise OperatorError(f"{OFFICER_SETTING} is a keyset of the wrong kind: it must be private HPKE") from None
+        self._data_key = lru_cache(_DATA_KEYS_KEPT)(self._decrypted_data_key)
 
     @property
     def key_ids(self) -> tuple[int, ...]:
@@ -73,8 +63,10 @@ class Officer:
         except tink.TinkError:
             raise DecryptionError("it was encrypted for another officer key") from None
 
-    def data_key(self, wrapped_key: bytes) -> Encryptor:
-        """Returns the data key itself, which decrypts values bound to their tokens; errors as for `unwrap`."""
+    def value(self, wrapped_key: bytes, encrypted_value: bytes, token: str) -> str:
+        """Decrypts the value of a token; errors as for `unwrap`."""
+        return decrypt(self._data_key(wrapped_key), encrypted_value, token).decode()
+
+    def _decrypted_data_key(self, wrapped_key: bytes) -> Encryptor:
         handle = cleartext_keyset_handle.read(tink.BinaryKeysetReader(self.unwrap(wrapped_key)))
-        encryptor: Encryptor = handle.primitive(aead.Aead)
-        return encryptor
+        return cast(Encryptor, handle.primitive(aead.Aead))

@@ -13,8 +13,10 @@ the erased tokens (so that recovery can say so). A message that the person sends
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 import polars as pl
@@ -35,7 +37,7 @@ from loginetl_assets.steps.vault_sweep import sweep_vault
 from loginetl_assets.storage import audit, batches, installation, login_rows, objects, rejections, vault
 from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.login_table import require_every_row
+from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.token_map import token_pairs
 
 # Of rejected bodies: one may have a MiB, or eight where payloads come from a bucket.
@@ -72,73 +74,58 @@ class ErasureTotals(StepTotals):
         return any((*of_person, self.vault_entries_kept))
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """What of a batch is the subject's."""
 
     batch: Batch
     matching: list[QueuedMessage]
     others: list[QueuedMessage]
     masked: pl.DataFrame | None  # all rows of the masked file, if there is one that can be read
-    tokens: set[str]
 
 
+@dataclass(eq=False, repr=False)
 class Erasure:
     """One request to erase: `dry_run` counts, `run` removes."""
 
-    def __init__(self, database: LoginDatabase, landing: Landing, keys: Keyring, subject: Subject) -> None:
-        """Takes the open services and whom it is about; nothing is read yet."""
-        self._database = database
-        self._landing = landing
-        self._keys = keys
-        self._subject = subject
-        self._tokens: set[str] = set()  # of the subject's values, as they are found
-        self._needed: set[str] = set()  # tokens that others have in batches this sent back to be masked again
+    database: LoginDatabase
+    landing: Landing
+    keys: Keyring
+    subject: Subject
+    _tokens: set[str] = field(default_factory=set, init=False)  # of the subject's values, as they are found
+    # Tokens that others have in batches this sent back to be masked again:
+    _needed: set[str] = field(default_factory=set, init=False)
 
     def dry_run(self) -> ErasureTotals:
         """Returns what `run` would remove; changes nothing."""
         totals = ErasureTotals()
         for batch_id in self._begin():
-            with self._database.transaction() as connection:
-                searched, _ = self._search(connection, batch_id)
-            totals += searched
-        with self._database.transaction() as connection:
-            require_every_row(connection)
-            for page, tokens in self._matching_rejections(connection):
+            with self.database.transaction() as connection:
+                totals += self._search(connection, batch_id)[0]
+        with every_row(self.database) as connection:
+            for page in self._matching_rejections(connection):
                 totals += ErasureTotals(rejected_bodies=len(page))
-                self._tokens |= tokens
-            rows, tokens = login_rows.count_rows(connection, self._subject.rows)
+            rows, tokens = login_rows.count_rows(connection, self.subject.rows)
             self._tokens |= tokens
-        with self._database.transaction() as connection:
-            require_every_row(connection)
+        with every_row(self.database) as connection:
             vault.lock_exclusive(connection)
-            unneeded, needed = self._divide_tokens(connection)
-            return totals + ErasureTotals(rows=rows) + _vault_totals(connection, unneeded, needed)
+            _, _, of_vault = self._divide_tokens(connection)
+        return totals + ErasureTotals(rows=rows) + of_vault
 
     def run(self, reason: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureTotals:
-        """Erases; logged before and, with the totals, after.
-
-        Args:
-            reason: why; logged.
-            progress: takes how many batches of how many were searched.
+        """Erases; logged before and, with the totals, after. `progress` takes how many batches, of how many, are done.
 
         Raises:
             SettingsError: no reason was given.
             OperatorError: the keysets are another database's, row-level security hides rows, or a trigger keeps them.
         """
-        audit.record(self._database, audit.Action.ERASE, reason, tokens=self._subject.audit_tokens)
+        log = partial(audit.record, self.database, reason=reason, tokens=self.subject.audit_tokens)
+        log(audit.Action.ERASE)
         totals = self._erase(progress)
         # Values of messages that came to nothing: by no row or message can anybody tell any more whose they were.
-        totals += ErasureTotals(**sweep_vault(self._database, self._landing, keep=self._needed).as_metadata())
-        with self._database.transaction() as connection:
+        totals += ErasureTotals(**sweep_vault(self.database, self.landing, keep=self._needed).as_metadata())
+        with self.database.transaction() as connection:
             totals += ErasureTotals(kept_versions=len(objects.pending_deletions(connection)))
-        audit.record(
-            self._database,
-            audit.Action.ERASED,
-            reason,
-            tokens=self._subject.audit_tokens,
-            counts={name: count for name, count in totals.as_metadata().items() if count},
-        )
+        log(audit.Action.ERASED, counts={name: count for name, count in totals.as_metadata().items() if count})
         return totals
 
     def _erase(self, progress: Callable[[int, int], None]) -> ErasureTotals:
@@ -150,26 +137,26 @@ class Erasure:
                 totals += self._erase_from_batch(batch_id)
                 searched.add(batch_id)
                 progress(len(searched), len(searched.union(batch_ids)))
-            delete_pending(self._database, self._landing)
+            delete_pending(self.database, self.landing)
             totals += self._erase_rejections_and_rows()
-            with self._database.transaction() as connection:
-                require_every_row(connection)
+            with every_row(self.database) as connection:
                 vault.lock_exclusive(connection)
                 # Of all searches the last one counts, since what it finds unreadable is still there.
                 totals = replace(totals, unreadable_objects=0) + self._clean_unregistered()
                 batch_ids = [one for one in batches.batches_in_landing(connection) if one not in searched]
                 if not batch_ids:
-                    return totals + self._erase_values(connection)
+                    unneeded, needed, of_vault = self._divide_tokens(connection)
+                    vault.unmark_tokens(connection, needed)
+                    vault.erase(connection, unneeded)
+                    return totals + of_vault
 
     def _begin(self) -> list[int]:
         """Checks what could fail later, and returns the batches to search."""
-        with self._database.transaction() as connection:
-            require_every_row(connection)
+        with every_row(self.database) as connection:
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
-                installation.check_keys(connection, role, self._keys.check_values(role))
-            if self._subject.tokens:
-                self._subject.tokens.update(*token_pairs(connection, self._subject.tokens))
-            self._tokens |= self._subject.tokens
+                installation.check_keys(connection, role, self.keys.check_values(role))
+            self.subject.tokens.update(*token_pairs(connection, self.subject.tokens))
+            self._tokens |= self.subject.tokens
             return batches.batches_in_landing(connection)
 
     def _clean_unregistered(self) -> ErasureTotals:
@@ -179,8 +166,8 @@ class Erasure:
         searched: ids are taken before the commit. What no batch names now, nobody is about to name: it was left by a
         run that died, and its messages become a batch that is searched as any other.
         """
-        registered = register_objects(self._database, self._landing, self._keys, before=_ANY_TIME)
-        deleted = delete_unneeded(self._database, self._landing, before=_ANY_TIME)
+        registered = register_objects(self.database, self.landing, self.keys, before=_ANY_TIME)
+        deleted = delete_unneeded(self.database, self.landing, before=_ANY_TIME)
         return ErasureTotals(unregistered_objects=deleted, unreadable_objects=registered.unreadable_objects)
 
     def _search(self, connection: Connection, batch_id: int) -> tuple[ErasureTotals, _Found | None]:
@@ -189,44 +176,43 @@ class Erasure:
         if batch is None:
             return ErasureTotals(), None
         try:
-            messages = read_batch(self._landing, self._keys, batch)
+            messages = read_batch(self.landing, self.keys, batch)
         except UnreadableError:
             return ErasureTotals(unreadable_batches=1), None
         matching: list[QueuedMessage] = []
         others: list[QueuedMessage] = []
         for message in messages:
-            (matching if self._subject.matches(message.body) else others).append(message)
+            (matching if self.subject.matches(message.body) else others).append(message)
         if not matching:
             return ErasureTotals(), None
         masked, masked_rows = None, 0
         with suppress(UnreadableError):  # a file that nobody can read goes with the messages
-            masked = read_masked(self._landing, batch.masked_path)
-            masked_rows = masked.filter(self._subject.masked()).height
+            masked = read_masked(self.landing, batch.masked_path)
+            masked_rows = masked.filter(self.subject.masked()).height
         if masked is not None and batch.state is BatchState.MASKED:
             self._needed |= self._tokens_of_others(masked)
-        tokens = self._tokens_in(message.body for message in matching)
-        self._tokens |= tokens
+        self._note_tokens(message.body for message in matching)
         totals = ErasureTotals(batches=1, landed_messages=len(matching), masked_rows=masked_rows)
-        return totals, _Found(batch, matching, others, masked, tokens)
+        return totals, _Found(batch, matching, others, masked)
 
     def _erase_from_batch(self, batch_id: int) -> ErasureTotals:
         """Encrypts a batch's other messages into a new object, and brings its masked file and its counts in line."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             totals, found = self._search(connection, batch_id)
             if found is None:
                 return totals
-            vault.mark_tokens(connection, found.tokens)
+            vault.mark_tokens(connection, self._tokens)
             vault.lock_shared(connection)
             batch = found.batch
-            object_path, written_bytes = write_messages(self._landing, self._keys.landing, found.others)
+            object_path, written_bytes = write_messages(self.landing, self.keys.landing, found.others)
             masked_path = None
             if batch.state is BatchState.LOADED and found.masked is not None:
-                masked_path, _ = write_masked(self._landing, found.masked.filter(~self._subject.masked()))
+                masked_path, _ = write_masked(self.landing, found.masked.filter(~self.subject.masked()))
             bodies = batches.replace_objects(
                 connection,
                 batch,
                 object_path=object_path,
-                landing_key_id=self._keys.key_ids(KeysetRole.LANDING)[0],
+                landing_key_id=self.keys.key_ids(KeysetRole.LANDING)[0],
                 bytes=written_bytes,
                 masked_path=masked_path,
                 erased=[message.uuid for message in found.matching],
@@ -234,69 +220,55 @@ class Erasure:
             )
         return totals + ErasureTotals(rejected_bodies=bodies)
 
-    def _matching_rejections(self, connection: Connection) -> Iterator[tuple[list[UUID], set[str]]]:
-        """Decrypts every rejected body, in pages by id; yields the subject's ids of each page and their tokens.
+    def _matching_rejections(self, connection: Connection) -> Iterator[list[UUID]]:
+        """Decrypts every rejected body, in pages by id; notes the subject's tokens, and yields his ids of each page.
 
         A body that the table refused was masked before: its values are in the vault.
         """
         last = UUID(int=0)
         while page := rejections.page(connection, after=last, max_messages=MAX_PAGE_MESSAGES, max_bytes=MAX_PAGE_BYTES):
             last = page[-1][0]
-            bodies = {one: body for one, encrypted in page if (body := self._decrypted(one, encrypted)) is not None}
-            matching = {one: body for one, body in bodies.items() if self._subject.matches(body)}
+            matching = {}
+            for message_uuid, encrypted_body in page:
+                with suppress(DecryptionError):  # nobody can read it, ourselves included
+                    body = decrypt(self.keys.rejects, encrypted_body, str(message_uuid))
+                    if self.subject.matches(body):
+                        matching[message_uuid] = body
             if matching:
-                yield list(matching), self._tokens_in(matching.values())
-
-    def _decrypted(self, message_uuid: UUID, encrypted_body: bytes) -> bytes | None:
-        try:
-            return decrypt(self._keys.rejects, encrypted_body, str(message_uuid))
-        except DecryptionError:
-            return None  # nobody can read it, ourselves included
+                self._note_tokens(matching.values())
+                yield list(matching)
 
     def _erase_rejections_and_rows(self) -> ErasureTotals:
         bodies = 0
-        with self._database.transaction() as connection:
-            require_every_row(connection)
-            for page, tokens in self._matching_rejections(connection):
+        with every_row(self.database) as connection:
+            for page in self._matching_rejections(connection):
                 bodies += len(page)
                 rejections.erase(connection, page)
-                vault.mark_tokens(connection, tokens)
-                self._tokens |= tokens
-            rows, tokens = login_rows.delete_rows(connection, self._subject.rows)
+            rows, tokens = login_rows.delete_rows(connection, self.subject.rows)
             self._tokens |= tokens
             vault.mark_tokens(connection, self._tokens)
         return ErasureTotals(rows=rows, rejected_bodies=bodies)
 
-    def _erase_values(self, connection: Connection) -> ErasureTotals:
-        """Removes the values that no other row and no pending batch has; only while nobody masks."""
-        unneeded, needed = self._divide_tokens(connection)
-        totals = _vault_totals(connection, unneeded, needed)
-        vault.unmark_tokens(connection, needed)
-        vault.erase(connection, unneeded)
-        return totals
-
-    def _divide_tokens(self, connection: Connection) -> tuple[set[str], set[str]]:
-        """Returns the subject's tokens: those that nobody else has, and those that somebody has."""
+    def _divide_tokens(self, connection: Connection) -> tuple[set[str], set[str], ErasureTotals]:
+        """Returns the subject's tokens that nobody else has, those that somebody has, and how many values they have."""
         tokens = self._tokens | vault.marked_tokens(connection)  # those of an erasure that was killed among them
         pairs = token_pairs(connection, tokens)
         tokens = tokens.union(*pairs)
         shared = tokens & self._needed
-        for masked in pending_logins(connection, self._landing):
+        for masked in pending_logins(connection, self.landing):
             if masked is not None:
                 shared |= tokens & self._tokens_of_others(masked)
-        unneeded = login_rows.unneeded_tokens(connection, tokens - shared, pairs, self._subject.rows)
-        return unneeded, tokens - unneeded
+        unneeded = login_rows.unneeded_tokens(connection, tokens - shared, pairs, self.subject.rows)
+        needed = tokens - unneeded
+        totals = ErasureTotals(
+            vault_entries=len(vault.known_tokens(connection, unneeded)),
+            vault_entries_kept=len(vault.known_tokens(connection, needed)),
+        )
+        return unneeded, needed, totals
 
     def _tokens_of_others(self, masked: pl.DataFrame) -> set[str]:
-        return tokens_in(masked.filter(~self._subject.masked()))
+        return tokens_in(masked.filter(~self.subject.masked()))
 
-    def _tokens_in(self, bodies: Iterable[bytes]) -> set[str]:
+    def _note_tokens(self, bodies: Iterable[bytes]) -> None:
         logins = [login for body in bodies if isinstance(login := read_login(body), Login)]
-        return tokens_of(self._keys.tokenizers, values_of(logins))
-
-
-def _vault_totals(connection: Connection, unneeded: set[str], needed: set[str]) -> ErasureTotals:
-    return ErasureTotals(
-        vault_entries=len(vault.known_tokens(connection, unneeded)),
-        vault_entries_kept=len(vault.known_tokens(connection, needed)),
-    )
+        self._tokens |= tokens_of(self.keys.tokenizers, values_of(logins))

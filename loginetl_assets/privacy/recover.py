@@ -10,11 +10,11 @@ from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.canonical import canonical_value
-from loginetl_assets.logins.encryption import DecryptionError, Encryptor, decrypt
+from loginetl_assets.logins.encryption import DecryptionError
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import audit, installation, login_rows, vault
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.login_table import require_every_row
+from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.token_map import new_tokens
 
 _TOKENS_PER_CHUNK = 10_000
@@ -49,19 +49,12 @@ def tokens_of_user(database: LoginDatabase, user_id: str) -> list[str]:
     Raises:
         OperatorError: row-level security hides rows.
     """
-    with database.transaction() as connection:
-        require_every_row(connection)
+    with every_row(database) as connection:
         return login_rows.tokens_of_user(connection, user_id)
 
 
 def recover(database: LoginDatabase, officer: Officer, tokens: Iterable[str], *, reason: str) -> list[Recovered]:
-    """Recovers values; the log's row is committed before the first is decrypted.
-
-    Args:
-        database: as a role that may read the vault and add to the log.
-        officer: holds the private key.
-        tokens: which ones; each is answered once, in the order given.
-        reason: why; logged.
+    """Recovers values, each token's once, in the order given; logged before the first is decrypted.
 
     Raises:
         SettingsError: no reason or no token was given.
@@ -84,29 +77,17 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
     current = {token: new.get(token, token) for token in asked}
     entries = {entry.token: entry for entry in vault.entries_of(connection, current.values())}
     erased = vault.erased_among(connection, current.values())
-    data_keys = {key: _open(officer, key) for key in {entry.data_key for entry in entries.values()}}
     for token in asked:
         entry = entries.get(current[token])
         if entry is None:
             yield Recovered(token, Outcome.ERASED if current[token] in erased else Outcome.UNKNOWN)
             continue
-        opened = data_keys[entry.data_key]
-        if isinstance(opened, Outcome):
-            yield Recovered(token, opened, entry.field)
-            continue
         try:
-            value = decrypt(opened, entry.encrypted_value, entry.token).decode()
+            value = officer.value(entry.wrapped_key, entry.encrypted_value, entry.token)
             yield Recovered(token, Outcome.RECOVERED, entry.field, value)
         except DecryptionError:
-            yield Recovered(token, Outcome.DAMAGED, entry.field)
-
-
-def _open(officer: Officer, data_key: vault.DataKey) -> Encryptor | Outcome:
-    """Returns the decrypted data key, or why its values cannot be recovered."""
-    try:
-        return officer.data_key(data_key.wrapped_key)
-    except DecryptionError:
-        return Outcome.DAMAGED if data_key.officer_key_id in officer.key_ids else Outcome.OTHER_KEY
+            outcome = Outcome.DAMAGED if entry.officer_key_id in officer.key_ids else Outcome.OTHER_KEY
+            yield Recovered(token, outcome, entry.field)
 
 
 def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: str, *, reason: str) -> list[str]:

@@ -15,11 +15,12 @@ Each chunk commits by itself and each step finds what is left, so a retokenize t
 Re-encrypting data keys. The vault's data keys are encrypted for a new officer key; values stay as they are.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import Keyring
@@ -27,17 +28,18 @@ from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import UnreadableError, read_masked, write_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.contract import TOKEN_COLUMNS
-from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, VaultEncryptor, decrypt
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError
 from loginetl_assets.logins.tokens import tokens_in
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import delete_pending
+from loginetl_assets.steps.mask import fill_vault
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import audit, batches, installation, login_rows, vault
 from loginetl_assets.storage.batches import BatchState
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.login_table import require_every_row, table_pages
+from loginetl_assets.storage.login_table import every_row, table_pages
 from loginetl_assets.storage.login_table_record import login_table
-from loginetl_assets.storage.token_map import map_tokens, new_tokens, shorten_chains
+from loginetl_assets.storage.token_map import new_tokens, shorten_chains
 
 VALUES_PER_CHUNK = 5_000
 # 512 pages of 8 KiB are some 20 000 rows: a transaction of about a second.
@@ -78,119 +80,82 @@ def retokenize(
     return _Retokenizing(database, landing, keys, officer, progress).run(reason)
 
 
+@dataclass(frozen=True)
 class _Retokenizing:
     """One move to the primary masking key."""
 
-    def __init__(
-        self, database: LoginDatabase, landing: Landing, keys: Keyring, officer: Officer, progress: Progress
-    ) -> None:
-        self._database = database
-        self._landing = landing
-        self._keys = keys
-        self._officer = officer
-        self._progress = progress
-        self._prefix = f"{keys.tokenizer.key_id}."  # of the new tokens
+    database: LoginDatabase
+    landing: Landing
+    keys: Keyring
+    officer: Officer
+    progress: Progress
+
+    @property
+    def prefix(self) -> str:
+        """What the new tokens start with."""
+        return f"{self.keys.tokenizer.key_id}."
 
     def run(self, reason: str) -> RetokenizeTotals:
         """Does the four steps in their order."""
-        self._check()
-        audit.record(
-            self._database, audit.Action.RETOKENIZE, reason, counts={"new_key_id": self._keys.tokenizer.key_id}
-        )
+        with every_row(self.database) as connection:  # here first, before anything is moved
+            for role in KeysetRole:
+                installation.check_keys(connection, role, self.keys.check_values(role))
+            _require_whole_vault(connection, self.officer)
+            if not self.officer.opens(self.keys.vault):
+                raise OperatorError(_not_the_officers(self.keys))
+        audit.record(self.database, audit.Action.RETOKENIZE, reason, counts={"new_key_id": self.keys.tokenizer.key_id})
         values = self._move_values()  # fills the map by which files and rows are moved
         masked_files = self._move_files()
         rows = self._move_rows()  # after the files: one that is loaded behind this walk must hold no old token
         removed_entries = self._remove_old_entries()
         return RetokenizeTotals(values, rows, masked_files, removed_entries)
 
-    def _check(self) -> None:
-        with self._database.transaction() as connection:
-            require_every_row(connection)  # here first, before anything is moved
-            for role in KeysetRole:
-                installation.check_keys(connection, role, self._keys.check_values(role))
-            _require_whole_vault(connection, self._officer)
-            if not self._officer.opens(self._keys.vault):
-                raise OperatorError(_not_the_officers(self._keys))
-
     def _move_values(self) -> int:
         """Enters the vault's values under their new tokens; returns how many."""
-        with self._database.transaction() as connection:
-            total = vault.count_unmoved(connection, self._prefix)
+        with self.database.transaction() as connection:
+            total = vault.count_unmoved(connection, self.prefix)
         moved, after = 0, ""
         while True:
-            with self._database.transaction() as connection:
+            with self.database.transaction() as connection:
                 vault.lock_shared(connection)
-                page = vault.unmoved_entries(connection, self._prefix, after=after, limit=VALUES_PER_CHUNK)
-                if not page and not after:
+                page = vault.unmoved_entries(connection, self.prefix, after=after, limit=VALUES_PER_CHUNK)
+                if page:
+                    self._move_entries(connection, page)
+                elif not after:
                     # Tokens of keys that are no longer held still point to what they became in an earlier rotation.
                     shorten_chains(connection)
                     return moved
-                if page:
-                    self._move_entries(connection, page)
             # An empty page starts again: entries may be committed behind this walk, and what is moved is not met again.
             after = page[-1].token if page else ""
             if page:
                 moved += len(page)
-                self._progress("vault", moved, total)
+                self.progress("vault", moved, total)
 
-    def _move_entries(self, connection: Connection, entries: Collection[vault.Entry]) -> None:
-        values = self._decrypted(entries)
-        moved = {entry.token: self._keys.tokenizer.token(entry.field, values[entry.token]) for entry in entries}
-        # A value's tokens under every old key at once, and the map before the vault, as masking does: both write in
-        # the same order, so neither can wait for the other while it is waited for.
-        map_tokens(
-            connection,
-            (
-                (old_token, moved[entry.token])
-                for entry in entries
-                for old_token in (
-                    entry.token,
-                    *(one.token(entry.field, values[entry.token]) for one in self._keys.old_tokenizers),
-                )
-            ),
-        )
-        encryptor = VaultEncryptor(self._keys.vault)
-        vault.add(
-            connection,
-            encryptor.wrapped_key,
-            self._keys.key_ids(KeysetRole.VAULT)[0],
-            [
-                (moved[entry.token], entry.field, encryptor.encrypt(moved[entry.token], values[entry.token]))
-                for entry in entries
-            ],
-        )
-
-    def _decrypted(self, entries: Collection[vault.Entry]) -> dict[str, str]:
-        """Returns the values by token.
-
-        Raises:
-            OperatorError: a data key or a value is damaged.
-        """
-        data_keys = {}
-        values = {}
+    def _move_entries(self, connection: Connection, entries: Iterable[Row[Any]]) -> None:
+        moved, old_tokens = [], []
         for entry in entries:
-            data_key = entry.data_key
             try:
-                if data_key not in data_keys:
-                    data_keys[data_key] = self._officer.data_key(data_key.wrapped_key)
-                values[entry.token] = decrypt(data_keys[data_key], entry.encrypted_value, entry.token).decode()
+                value = self.officer.value(entry.wrapped_key, entry.encrypted_value, entry.token)
             except DecryptionError:
                 raise OperatorError(
-                    f"data key {data_key.data_key_id} of the vault, or a value under it, does not decrypt: nothing was"
+                    f"data key {entry.data_key_id} of the vault, or a value under it, does not decrypt: nothing was"
                     " moved in this chunk; restore it from a backup"
                 ) from None
-        return values
+            token = self.keys.tokenizer.token(entry.field, value)
+            moved.append((token, entry.field, value))
+            old_tokens.append((entry.token, token))  # its key may have left the keyset
+        fill_vault(connection, self.keys, moved, old_tokens)
 
     def _move_files(self) -> int:
         """Rewrites masked files that are loaded and drops those that are not; returns how many."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             batch_ids = batches.batches_in_landing(connection)
         moved = 0
         for done, batch_id in enumerate(batch_ids, 1):
-            with self._database.transaction() as connection:
+            with self.database.transaction() as connection:
                 moved += self._move_file(connection, batch_id)
-            self._progress("masked files", done, len(batch_ids))
-        delete_pending(self._database, self._landing)
+            self.progress("masked files", done, len(batch_ids))
+        delete_pending(self.database, self.landing)
         return moved
 
     def _move_file(self, connection: Connection, batch_id: int) -> bool:
@@ -198,36 +163,31 @@ class _Retokenizing:
         if batch is None or batch.masked_path is None:
             return False
         try:
-            logins = read_masked(self._landing, batch.masked_path)
+            logins = read_masked(self.landing, batch.masked_path)
         except UnreadableError:
             return False
-        new = new_tokens(connection, tokens_in(logins))
-        if not new:
+        if not (new := new_tokens(connection, tokens_in(logins))):
             return False
         masked_path = None  # it is masked again
         if batch.state is BatchState.LOADED:
             vault.lock_shared(connection)
             rewritten = logins.with_columns(pl.col(*TOKEN_COLUMNS.values()).replace(new))
-            masked_path, _ = write_masked(self._landing, rewritten)
+            masked_path, _ = write_masked(self.landing, rewritten)
         batches.replace_masked(connection, batch, masked_path)
         return True
 
     def _move_rows(self) -> int:
-        """Rewrites the table from its first page to its last, those that grow meanwhile included; returns the rows.
-
-        Each statement takes a range of pages from all of its partitions at once.
-        """
+        """Rewrites the table from its first page to its last, those that grow meanwhile included; returns the rows."""
         moved = first = 0
         while True:
-            with self._database.transaction() as connection:
-                require_every_row(connection)
+            with every_row(self.database) as connection:
                 pages, partitions = table_pages(connection)
                 beyond = first + max(1, PAGES_PER_CHUNK // partitions)
                 if first >= pages:
                     return moved
-                moved += login_rows.retokenize_pages(connection, self._prefix, first, beyond)
+                moved += login_rows.retokenize_pages(connection, self.prefix, first, beyond)
             first = beyond
-            self._progress("rows", min(first, pages), pages)
+            self.progress("rows", min(first, pages), pages)
 
     def _remove_old_entries(self) -> int:
         """Removes moved vault entries that no row has any more; returns how many.
@@ -235,25 +195,24 @@ class _Retokenizing:
         Raises:
             OperatorError: rows still have the tokens of some.
         """
-        with self._database.transaction() as connection:
-            total = login_rows.count_moved_entries(connection, self._prefix)
-        after, done, removed = "", 0, 0
-        while True:
-            with self._database.transaction() as connection:
-                require_every_row(connection)
+        with self.database.transaction() as connection:
+            total = login_rows.count_moved_entries(connection, self.prefix)
+        done = removed = 0
+        after: str | None = ""
+        while after is not None:
+            with every_row(self.database) as connection:
                 vault.lock_exclusive(connection)
-                page = login_rows.remove_moved_entries(
-                    connection, self._prefix, after=after, limit=OLD_ENTRIES_PER_CHUNK
+                after, entries, gone = login_rows.remove_moved_entries(
+                    connection, self.prefix, after=after, limit=OLD_ENTRIES_PER_CHUNK
                 )
-                if page.last is None:
+                if after is None:
                     vault.drop_empty_data_keys(connection)
-                    break
-            after = page.last
-            done += page.entries
-            removed += page.removed
-            self._progress("old entries", done, total)
+            done += entries
+            removed += gone
+            if entries:
+                self.progress("old entries", done, total)
         if left := done - removed:
-            with self._database.transaction() as connection:
+            with self.database.transaction() as connection:
                 table = login_table(connection)
             raise OperatorError(
                 f"rows of {table} still have {left} old tokens: a trigger of it passes the rows over, or undoes the"
@@ -274,16 +233,9 @@ def reencrypt_data_keys(
 ) -> int:
     """Encrypts the vault's data keys for the vault keyset's primary key; returns how many were moved.
 
-    From then on the pipeline may use that key.
-
-    Args:
-        database: as a role that may change the vault.
-        keys: holds the new public key.
-        officer: holds the private keys that the data keys are encrypted for now.
-        reason: why; logged.
-        to_another_officer: the new public key's private half is elsewhere, so that nothing here can show that anybody
-            has it; logged.
-        progress: takes how far it is.
+    From then on the pipeline may use that key. `keys` holds the new public key, `officer` the private keys that the
+    data keys are encrypted for now. With `to_another_officer` the new key's private half is elsewhere, so that nothing
+    here can show that anybody has it; logged.
 
     Raises:
         OperatorError: the officer's keyset lacks a key that the vault is encrypted for, or the new one.
@@ -308,26 +260,20 @@ def reencrypt_data_keys(
     moved = 0
     while True:
         with database.transaction() as connection:
-            chunk = _reencrypt_chunk(connection, keys, officer, new_key_id)
-        if not chunk:
+            data_keys = vault.lock_data_keys_of_others(connection, new_key_id, limit=DATA_KEYS_PER_CHUNK)
+            for data_key_id, wrapped_key in data_keys:
+                try:
+                    wrapped = keys.vault.encrypt(officer.unwrap(wrapped_key), VAULT_KEY_CONTEXT)
+                except DecryptionError:
+                    raise OperatorError(f"data key {data_key_id} of the vault does not decrypt: restore it") from None
+                vault.replace_data_key(connection, data_key_id, wrapped, new_key_id)
+        if not data_keys:
             return moved
-        moved += chunk
+        moved += len(data_keys)
         progress("data keys", moved, total)
 
 
-def _reencrypt_chunk(connection: Connection, keys: Keyring, officer: Officer, new_key_id: int) -> int:
-    data_keys = vault.lock_data_keys_of_others(connection, new_key_id, limit=DATA_KEYS_PER_CHUNK)
-    for one in data_keys:
-        try:
-            wrapped = keys.vault.encrypt(officer.unwrap(one.wrapped_key), VAULT_KEY_CONTEXT)
-        except DecryptionError:
-            raise OperatorError(f"data key {one.data_key_id} of the vault does not decrypt: restore it") from None
-        vault.replace_data_key(connection, one.data_key_id, wrapped, new_key_id)
-    return len(data_keys)
-
-
 def _require_whole_vault(connection: Connection, officer: Officer) -> None:
-    """Makes sure that the officer's keyset decrypts every data key of the vault."""
     if missing := vault.officer_key_ids(connection).difference(officer.key_ids):
         raise OperatorError(
             "LOGINETL_KEYSET_OFFICER does not hold every key that the vault is encrypted for (missing:"

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 import polars as pl
 
@@ -17,38 +16,13 @@ from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.storage.login_rows import RowFilter, rows_of_user, rows_with_tokens
 
 
-class Subject(Protocol):
-    """Whom an erasure is about."""
-
-    tokens: set[str]
-    """The tokens that the subject is asked for by: empty where it is not by token."""
-
-    @property
-    def audit_tokens(self) -> list[str]:
-        """What the access log calls the subject by."""
-        ...
-
-    @property
-    def rows(self) -> RowFilter:
-        """The subject's rows of the login table."""
-        ...
-
-    def matches(self, body: bytes) -> bool:
-        """Returns whether a message body, valid or not, is the subject's."""
-        ...
-
-    def masked(self) -> pl.Expr:
-        """Returns the expression for whether a masked row is the subject's."""
-        ...
-
-
 class User:
     """A person by user id."""
 
     def __init__(self, user_id: str, tokenizer: Tokenizer) -> None:
         """Takes the id as the table has it."""
         self._user_id = user_id
-        self.tokens: set[str] = set()
+        self.tokens: set[str] = set()  # it is not asked for by token
         self.rows = rows_of_user(user_id)
         # The log must not name whom it helped to forget; with the masking key the row can still be found.
         self.audit_tokens = [tokenizer.token("user_id", user_id)]
@@ -112,6 +86,9 @@ class Tokens:
         return pl.any_horizontal(pl.col(*TOKEN_COLUMNS.values()).is_in(self.tokens).fill_null(False))
 
 
+Subject = User | Tokens
+
+
 def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject:
     """Returns whom the command names.
 
@@ -131,10 +108,7 @@ def values_of(logins: Collection[Login]) -> dict[str, set[str]]:
 
 
 def tokens_of(tokenizers: Iterable[Tokenizer], values: Mapping[str, set[str]]) -> set[str]:
-    """Returns the tokens, by every tokenizer, of texts by field.
-
-    Each field's texts are made canonical in one frame, since a body may hold 100 000.
-    """
+    """Returns the tokens, by every tokenizer, of texts by field; a body may hold 100 000."""
     return {
         tokenizer.token(field, canonical)
         for field, texts in values.items()

@@ -4,9 +4,10 @@ One transaction a batch. The claim is the batch's row lock, so that of a run tha
 file is a new object, so nobody loads what a dead run wrote of it, and retention removes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -91,7 +92,7 @@ def _mask(
     masked, known_events = _without_known_events(connection, masked)
     masked_path, written_bytes = write_masked(landing, masked.logins)
     # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
-    new_tokens = _fill_vault(connection, keys, masked)
+    new_tokens = fill_vault(connection, keys, masked.vault.rows())
     message_ids.record_duplicates(connection, batch.batch_id, known_events)
     rejected = rejections.add(
         connection,
@@ -125,27 +126,24 @@ def _mask(
     )
 
 
-def _fill_vault(connection: Connection, keys: Keyring, masked: MaskedBatch) -> int:
-    known = vault.known_tokens(connection, masked.vault["token"].to_list())
-    new = [entry for entry in masked.vault.iter_rows() if entry[0] not in known]
-    # While keys rotate, every value is entered under both before its row is loaded: see the view loginetl.logins.
-    map_tokens(
-        connection,
-        (
-            (old.token(field, value), token)
-            for token, field, value in masked.vault.iter_rows()
-            for old in keys.old_tokenizers
-        ),
-    )
-    if not new:
-        return 0
+def fill_vault(
+    connection: Connection,
+    keys: Keyring,
+    values: Collection[tuple[str, str, str]],
+    old_tokens: Iterable[tuple[str, str]] = (),
+) -> int:
+    """Enters what the vault lacks of values (token, field, value), under a new data key; returns how many were new.
+
+    While keys rotate, every value's old tokens are mapped first, before its row is loaded: see the view
+    `loginetl.logins`. All writers map before they enter, so neither can wait for another that waits for it. For the
+    same reason more pairs to map (old token, new token) come along as `old_tokens`: one statement sorts them all.
+    """
+    made = ((old.token(field, value), token) for token, field, value in values for old in keys.old_tokenizers)
+    map_tokens(connection, chain(made, old_tokens))
+    known = vault.known_tokens(connection, [token for token, _, _ in values])
     encryptor = VaultEncryptor(keys.vault)
-    return vault.add(
-        connection,
-        encryptor.wrapped_key,
-        keys.key_ids(KeysetRole.VAULT)[0],
-        ((token, field, encryptor.encrypt(token, value)) for token, field, value in new),
-    )
+    new = [(token, field, encryptor.encrypt(token, value)) for token, field, value in values if token not in known]
+    return vault.add(connection, encryptor.wrapped_key, keys.key_ids(KeysetRole.VAULT)[0], new) if new else 0
 
 
 def _without_known_events(connection: Connection, masked: MaskedBatch) -> tuple[MaskedBatch, list[UUID]]:

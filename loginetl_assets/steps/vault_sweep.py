@@ -17,7 +17,7 @@ from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_rows import tokens_without_rows, unneeded_tokens
-from loginetl_assets.storage.login_table import require_every_row
+from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.token_map import token_pairs
 
 VALUES_PER_PAGE = 10_000
@@ -41,13 +41,11 @@ def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[s
     after: str | None = ""
     found: set[str] = set()
     while after is not None:
-        with database.transaction() as connection:
-            require_every_row(connection)
+        with every_row(database) as connection:
             after, unused = tokens_without_rows(connection, after=after, limit=VALUES_PER_PAGE)
         found |= unused.difference(keep)
         if found and (after is None or len(found) >= VALUES_PER_PAGE):
-            with database.transaction() as connection:
-                require_every_row(connection)
+            with every_row(database) as connection:
                 page, unreadable = _remove(connection, landing, found)
                 removed += page
             found = set()

@@ -14,16 +14,8 @@ from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.tables import pii_access_log
 
-
-class Action(StrEnum):
-    """What is logged. The names are stored."""
-
-    RECOVER = "recover"
-    TOKEN = "token"  # noqa: S105 - a name
-    ERASE = "erase"
-    ERASED = "erased"
-    RETOKENIZE = "retokenize"
-    REENCRYPT = "reencrypt"
+# What is logged. The names are stored, in lower case.
+Action = StrEnum("Action", ("RECOVER", "TOKEN", "ERASE", "ERASED", "RETOKENIZE", "REENCRYPT"))
 
 
 def record(
@@ -34,14 +26,7 @@ def record(
     tokens: Sequence[str] = (),
     counts: Mapping[str, int] | None = None,
 ) -> None:
-    """Commits one row; when this returns, the row is there.
-
-    Args:
-        database: as a role that may add to `loginetl.pii_access_log`.
-        action: what is about to happen (or, for `ERASED`, what has).
-        reason: why, in the words of the person who asks; not empty.
-        tokens: which values it is about, as tokens.
-        counts: how many of what.
+    """Commits one row about what is about to happen or, for `ERASED`, has; `reason` in the words of who asks.
 
     Raises:
         SettingsError: no reason was given.
@@ -49,15 +34,10 @@ def record(
     """
     if not reason.strip():
         raise SettingsError("give --reason: it is logged beside your name")
-    row = pii_access_log.insert().values(
-        claimed_user=_system_user(),
-        action=action.value,
-        reason=reason.strip(),
-        tokens=list(tokens),
-        counts=dict(counts or {}),
-    )
+    row = {"claimed_user": _system_user(), "action": action.value, "reason": reason.strip(), "tokens": list(tokens)}
     with database.transaction() as connection:
-        connection.execute(named("record_access", row.inline()))
+        inserted = pii_access_log.insert().values(**row, counts=dict(counts or {})).inline()
+        connection.execute(named("record_access", inserted))
 
 
 def _system_user() -> str:

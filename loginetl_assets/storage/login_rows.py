@@ -1,11 +1,11 @@
 """Rows of the login table by person and by token, and which values of the vault no row needs.
 
 The table may be its users' own, so the statements are text over its recorded name. They read and change what they see:
-the caller's transaction has to see every row (`login_table.require_every_row`).
+the caller's transaction has to see every row (`login_table.every_row`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -17,8 +17,7 @@ from loginetl_assets.storage.statements import named
 _TOKENS = ", ".join(TOKEN_COLUMNS.values())
 
 
-@dataclass(frozen=True)
-class RowFilter:
+class RowFilter(NamedTuple):
     """Rows of the login table, by a condition and the values bound in it."""
 
     condition: str
@@ -37,6 +36,13 @@ def rows_with_tokens(tokens: Collection[str]) -> RowFilter:
 
 
 NO_ROWS = RowFilter("false", {})
+
+
+def _in_no_row(table: str, token: str, condition: str = "true") -> str:
+    return " AND ".join(
+        f"NOT EXISTS (SELECT FROM {table} WHERE {column} = {token} AND {condition})"
+        for column in TOKEN_COLUMNS.values()
+    )
 
 
 def tokens_of_user(connection: Connection, user_id: str) -> list[str]:
@@ -79,13 +85,9 @@ def _found(connection: Connection, name: str, statement: str, which: RowFilter) 
 
 
 def retokenize_pages(connection: Connection, prefix: str, first: int, beyond: int) -> int:
-    """Replaces old tokens by new ones in a range of pages, of all partitions at once; returns how many rows changed.
+    """Replaces old tokens by new ones, which start with `prefix`; returns how many rows changed.
 
-    Args:
-        connection: in a transaction.
-        prefix: what the tokens of the new key start with.
-        first: the first page.
-        beyond: the page after the last.
+    In the pages from `first` to the one before `beyond`, of all partitions at once.
     """
     columns = TOKEN_COLUMNS.values()
     new = {name: f"(SELECT new_token FROM loginetl.token_map WHERE old_token = u.{name})" for name in columns}
@@ -102,26 +104,16 @@ def retokenize_pages(connection: Connection, prefix: str, first: int, beyond: in
 
 
 def unneeded_tokens(
-    connection: Connection,
-    tokens: Collection[str],
-    pairs: Sequence[tuple[str, str]],
-    passed_over: RowFilter = NO_ROWS,
+    connection: Connection, tokens: Collection[str], pairs: Sequence[tuple[str, str]], passed_over: RowFilter = NO_ROWS
 ) -> set[str]:
-    """Returns which tokens neither stand in a row nor are another token of a value that does; by index.
+    """Returns which of tokens that nothing else needs are neither in a row nor pair with one that is; by index.
 
-    Args:
-        connection: in a transaction that sees every row.
-        tokens: those that nothing else needs.
-        pairs: as `token_pairs` returns them; a token that is part of one and not among the tokens is needed.
-        passed_over: rows that need no token.
+    Rows that are `passed_over` need no token. A token of `pairs`, those of `token_pairs`, that is not among the tokens
+    is needed.
     """
-    table = login_table(connection)
     # Not NOT: a row of an older table whose user_id is null is somebody else's too.
-    no_other_row = " AND ".join(
-        f"NOT EXISTS (SELECT FROM {table} WHERE {column} = token AND ({passed_over.condition}) IS NOT TRUE)"
-        for column in TOKEN_COLUMNS.values()
-    )
-    statement = f"SELECT token FROM unnest(CAST(:candidates AS text[])) token WHERE {no_other_row}"
+    in_no_other = _in_no_row(login_table(connection), "token", f"({passed_over.condition}) IS NOT TRUE")
+    statement = f"SELECT token FROM unnest(CAST(:candidates AS text[])) token WHERE {in_no_other}"
     values = {"candidates": sorted(tokens), **passed_over.values}
     unneeded = set(connection.scalars(named("tokens_without_other_rows", statement), values))
     for pair in (*pairs, *pairs):  # twice, since a new token may have several old ones
@@ -131,15 +123,9 @@ def unneeded_tokens(
 
 
 def tokens_without_rows(connection: Connection, *, after: str, limit: int) -> tuple[str | None, set[str]]:
-    """Looks for the next tokens of the vault in the table, by index.
+    """Looks for the vault's next tokens, after one, in the table, by index.
 
-    Args:
-        connection: in a transaction that sees every row.
-        after: only tokens that sort after this one.
-        limit: as many at most.
-
-    Returns:
-        the last token that was looked for, None where there were no more; and those that no row has.
+    Returns the last token that was looked for, None where there were no more; and those that no row has.
     """
     table = login_table(connection)
     is_there = " ".join(
@@ -165,33 +151,21 @@ _MOVED = (
 def count_moved_entries(connection: Connection, prefix: str) -> int:
     """Returns how many vault entries there are whose value was moved to the new masking key."""
     statement = named("count_moved_entries", f"SELECT count(*) {_MOVED}")
-    count: int = connection.scalars(statement, {"prefix": prefix, "after": ""}).one()
-    return count
+    return int(connection.scalars(statement, {"prefix": prefix, "after": ""}).one())
 
 
-@dataclass(frozen=True)
-class Removed:
-    """A page of moved vault entries: its last token (None for an empty page), how many, how many were removed."""
+def remove_moved_entries(connection: Connection, prefix: str, *, after: str, limit: int) -> tuple[str | None, int, int]:
+    """Removes the next vault entries, after a token, that were moved and whose old token no row has any more.
 
-    last: str | None
-    entries: int
-    removed: int
-
-
-def remove_moved_entries(connection: Connection, prefix: str, *, after: str, limit: int) -> Removed:
-    """Removes the next vault entries whose value was moved and whose old token no row has any more.
-
-    Requires the exclusive lock; the arguments are those of `tokens_without_rows`, and what new tokens start with.
+    Requires the exclusive lock. Returns the last entry's token (None where there were no more), how many there were and
+    how many were removed.
     """
-    table = login_table(connection)
-    no_row = " AND ".join(
-        f"NOT EXISTS (SELECT FROM {table} WHERE {column} = v.token)" for column in TOKEN_COLUMNS.values()
-    )
     statement = (
         f"WITH chunk AS (SELECT token {_MOVED} ORDER BY token LIMIT :limit),"
         " gone AS (DELETE FROM loginetl.pii_vault v USING chunk WHERE v.token = chunk.token"
-        f" AND {no_row} RETURNING v.token)"
-        " SELECT max(token) AS last, count(*) AS entries, (SELECT count(*) FROM gone) AS removed FROM chunk"
+        f" AND {_in_no_row(login_table(connection), 'v.token')} RETURNING v.token)"
+        " SELECT max(token), count(*), (SELECT count(*) FROM gone) FROM chunk"
     )
     values = {"prefix": prefix, "after": after, "limit": limit}
-    return Removed(**connection.execute(named("remove_moved_entries", statement), values).one()._mapping)
+    last, entries, removed = connection.execute(named("remove_moved_entries", statement), values).one()
+    return last, entries, removed

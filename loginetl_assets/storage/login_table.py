@@ -6,7 +6,8 @@ to may be another.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,7 +22,7 @@ from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS, TOKEN_COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.storage import message_ids
 from loginetl_assets.storage.batches import Batch
-from loginetl_assets.storage.database import RowsRefusedError, attempt, copy_rows
+from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_rows
 from loginetl_assets.storage.login_table_record import PARTS, login_table
 from loginetl_assets.storage.statements import named
 
@@ -67,21 +68,24 @@ def is_filtered(connection: Connection) -> bool:
     return filtered
 
 
-def require_every_row(connection: Connection) -> None:
-    """Makes sure that what the transaction reads and changes of the table is all there is.
+@contextmanager
+def every_row(database: LoginDatabase) -> Iterator[Connection]:
+    """A transaction in which what is read and changed of the table is all there is.
 
     Raises:
         OperatorError: row-level security would leave rows out.
     """
-    # A policy that is made from here on is an error of Postgres's own, not a filter.
-    connection.execute(named("require_every_row", "SET LOCAL row_security = off"))
-    if is_filtered(connection):
-        role = connection.execute(named("read_role", select(func.current_user()))).scalar_one()
-        raise OperatorError(
-            f"row-level security hides rows of {login_table(connection)} from role {role}, and what is decided by the"
-            f" others would be wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without FORCE ROW"
-            " LEVEL SECURITY"
-        )
+    with database.transaction() as connection:
+        # A policy that is made from here on is an error of Postgres's own, not a filter.
+        connection.execute(named("require_every_row", "SET LOCAL row_security = off"))
+        if is_filtered(connection):
+            role = connection.execute(named("read_role", select(func.current_user()))).scalar_one()
+            raise OperatorError(
+                f"row-level security hides rows of {login_table(connection)} from role {role}, and what is decided by"
+                f" the others would be wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without"
+                " FORCE ROW LEVEL SECURITY"
+            )
+        yield connection
 
 
 @dataclass(frozen=True)

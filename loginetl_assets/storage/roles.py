@@ -27,30 +27,27 @@ GRANT USAGE ON SCHEMA loginetl, {{schema}} TO {LOADER}, {ANALYST}, {PRIVACY};
 GRANT SELECT ON loginetl.alembic_version, loginetl.installation TO {LOADER}, {PRIVACY};
 
 GRANT SELECT, INSERT ON {{table}} TO {LOADER};
-GRANT SELECT, INSERT ON loginetl.keys, loginetl.token_map TO {LOADER};
-GRANT UPDATE, DELETE ON loginetl.token_map TO {LOADER};
-GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {LOADER};
-GRANT SELECT, INSERT, DELETE ON loginetl.processed_messages TO {LOADER};
+GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.live_runs, loginetl.token_map TO {LOADER};
+GRANT SELECT, INSERT, DELETE ON loginetl.processed_messages, loginetl.pending_deletions TO {LOADER};
 GRANT SELECT, INSERT, DELETE, UPDATE (field) ON loginetl.rejected_logins TO {LOADER};
 GRANT INSERT ON loginetl.pii_vault, loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT (token, field) ON loginetl.pii_vault TO {LOADER};
-GRANT EXECUTE ON FUNCTION loginetl.remove_values_without_rows(text[]) TO {LOADER}, {PRIVACY};
 GRANT SELECT (data_key_id) ON loginetl.vault_data_keys TO {LOADER};
 GRANT SELECT, DELETE ON loginetl.erased_tokens TO {LOADER};
-GRANT SELECT, INSERT, DELETE ON loginetl.pending_deletions TO {LOADER};
-GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.live_runs TO {LOADER};
 
-GRANT SELECT ON {{table}}, loginetl.token_map, {_VIEWS} TO {ANALYST};
+GRANT SELECT ON {{table}}, loginetl.token_map TO {ANALYST};
+GRANT SELECT ON {_VIEWS} TO {ANALYST}, {PRIVACY};
 GRANT EXECUTE ON FUNCTION loginetl.version_text(integer) TO {ANALYST}, {PRIVACY};
 
 GRANT SELECT, UPDATE, DELETE ON {{table}} TO {PRIVACY};
-GRANT SELECT ON {_VIEWS} TO {PRIVACY};
 GRANT SELECT, INSERT (claimed_user, action, reason, tokens, counts) ON loginetl.pii_access_log TO {PRIVACY};
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.pii_vault, loginetl.vault_data_keys, loginetl.token_map,
   loginetl.erased_tokens, loginetl.pending_deletions, loginetl.processed_messages TO {PRIVACY};
 GRANT SELECT, DELETE ON loginetl.rejected_logins TO {PRIVACY};
-GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {PRIVACY};
-GRANT SELECT, INSERT ON loginetl.keys TO {PRIVACY};
+
+GRANT SELECT, INSERT ON loginetl.keys TO {LOADER}, {PRIVACY};
+GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {LOADER}, {PRIVACY};
+GRANT EXECUTE ON FUNCTION loginetl.remove_values_without_rows(text[]) TO {LOADER}, {PRIVACY};
 """
 
 

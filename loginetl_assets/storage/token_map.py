@@ -29,14 +29,9 @@ def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None
 def shorten_chains(connection: Connection) -> None:
     """Where a new token has itself a newer one, points the old one to that."""
     newer = token_map.alias()
-    connection.execute(
-        named(
-            "shorten_token_map",
-            update(token_map)
-            .values(new_token=newer.c.new_token)
-            .where(newer.c.old_token == token_map.c.new_token, newer.c.new_token != token_map.c.old_token),
-        )
-    )
+    has_newer = (newer.c.old_token == token_map.c.new_token, newer.c.new_token != token_map.c.old_token)
+    shortened = update(token_map).values(new_token=newer.c.new_token).where(*has_newer)
+    connection.execute(named("shorten_token_map", shortened))
 
 
 def new_tokens(connection: Connection, tokens: Iterable[str]) -> dict[str, str]:

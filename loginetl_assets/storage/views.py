@@ -42,14 +42,8 @@ VIEWS = {
         _select_logins(),
         "The login table with readable versions and, while keys rotate, with every value under one token.",
     ),
-    "shared_devices": (
-        _select_shared("masked_device_id"),
-        "Devices that more than one user has logged in from.",
-    ),
-    "shared_ips": (
-        _select_shared("masked_ip"),
-        "IP addresses that more than one user has logged in from.",
-    ),
+    "shared_devices": (_select_shared("masked_device_id"), "Devices that more than one user has logged in from."),
+    "shared_ips": (_select_shared("masked_ip"), "IP addresses that more than one user has logged in from."),
     "duplicate_rows": (
         _select_duplicate_rows(),
         "Logins that were sent more than once on one day, as exact duplicates.",
@@ -71,12 +65,9 @@ def missing_views(connection: Connection) -> list[str]:
 
 
 def create_views(connection: Connection, table: str, views: Iterable[str] = VIEWS) -> None:
-    """Creates views of a table, or replaces them: grants, and what others built on them, stay.
+    """Creates views of a table, named as statements have it, or replaces them: grants, and what is built on them, stay.
 
-    Args:
-        connection: of the owner of the views.
-        table: its name as statements have it.
-        views: which; all of them in the order of `VIEWS`, in which each finds those it reads.
+    Of all of them, in the order of `VIEWS`, each finds those it reads. The connection is their owner's.
     """
     for view in views:
         query, comment = VIEWS[view]

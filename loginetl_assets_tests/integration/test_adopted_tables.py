@@ -9,7 +9,6 @@ from uuid import uuid4
 import pytest
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.privacy.rotate import RetokenizeTotals, retokenize
 from loginetl_assets.services import Services
 from loginetl_assets.storage.database import LoginDatabase
@@ -89,7 +88,9 @@ def test_a_table_of_this_kind_is_loaded_moved_exported_and_erased_from(
         assert pipeline.totals().loaded == 16
         keys_rotated(settings)
         services = Services(settings)
-        counts = retokenize(services.database(), services.landing(), services.keyring, Officer(settings), reason="test")
+        counts = retokenize(
+            services.database(), services.landing(), services.keyring, Services(settings).officer(), reason="test"
+        )
         assert (counts.rows, counts.values, counts.removed_entries) == (16, 32, 32)
         with services.database().transaction() as connection:
             assert export_csv(connection, BytesIO()) == 16 + len(already)
@@ -324,5 +325,5 @@ def test_a_retokenize_whose_rows_a_trigger_keeps_is_not_called_done(server: Serv
 
 
 def _retokenized(services: Services) -> RetokenizeTotals:
-    officer = Officer(services.settings)
+    officer = services.officer()
     return retokenize(services.database(), services.landing(), services.keyring, officer, reason="yearly")

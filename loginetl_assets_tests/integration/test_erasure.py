@@ -17,7 +17,6 @@ from sqlalchemy import Connection, text
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import TEMPLATES
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import read_masked
 from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.canonical import canonical_text
@@ -80,7 +79,7 @@ def _token(pipeline: Pipeline, field: str, value: str) -> str:
 
 
 def _recovered(pipeline: Pipeline, *tokens: str) -> list[tuple[Outcome, str | None]]:
-    answers = recover(pipeline.services.database(), Officer(pipeline.settings), tokens, reason="test")
+    answers = recover(pipeline.services.database(), pipeline.services.officer(), tokens, reason="test")
     return [(answer.outcome, answer.value) for answer in answers]
 
 
@@ -503,7 +502,7 @@ def test_while_the_masking_key_is_rotated_a_value_goes_under_both_tokens(pipelin
             raise _KilledError
 
         retokenize(
-            services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason="test",
+            services.database(), services.landing(), services.keyring, pipeline.services.officer(), reason="test",
             progress=kill,
         )  # fmt: skip
     assert len(pipeline.query("SELECT FROM loginetl.pii_vault")) == 8, "four values under two tokens each"

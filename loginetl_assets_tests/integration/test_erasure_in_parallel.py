@@ -8,7 +8,6 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureTotals
 from loginetl_assets.privacy.recover import Outcome, recover
@@ -109,5 +108,5 @@ def test_a_value_that_comes_again_while_an_erasure_decides_about_it_can_be_recov
     pipeline.run()
     assert [row[0] for row in pipeline.rows()] == [BERT]
     token = pipeline.services.keyring.tokenizer.token("device_id", DEVICE)
-    (answer,) = recover(pipeline.services.database(), Officer(pipeline.settings), [token], reason="test")
+    (answer,) = recover(pipeline.services.database(), pipeline.services.officer(), [token], reason="test")
     assert (answer.outcome, answer.value) == (Outcome.RECOVERED, DEVICE)

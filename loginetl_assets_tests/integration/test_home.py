@@ -12,7 +12,6 @@ import pytest
 
 from loginetl_assets.errors import EmbeddedStackError
 from loginetl_assets.home import ENTRIES, check_home, make_home
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
@@ -26,7 +25,7 @@ USES: dict[str, Callable[[Path], Any]] = {
     "start": lambda home: EmbeddedStack(home).start(),
     "stop": lambda home: EmbeddedStack(home).stop(),
     "keyring": lambda home: Services(Settings(home=home)).keyring.make_missing(),
-    "officer": lambda home: Officer(Settings(home=home)),
+    "officer": lambda home: Services(Settings(home=home)).officer(),
     "landing": lambda home: Services(Settings(home=home)).landing(),
 }
 

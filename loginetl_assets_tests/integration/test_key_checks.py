@@ -40,7 +40,7 @@ def _officer_keyset() -> str:
 
 
 def _public(private: str) -> str:
-    return public_keyset_json(Officer(Settings(officer_keyset=private)).handle)
+    return public_keyset_json(Officer(private).handle)
 
 
 def _joined(primary: str, other: str) -> str:
@@ -68,7 +68,7 @@ def _same_ids_other_keys(keyset: str, role: KeysetRole) -> str:
 def _recovered(settings: Settings) -> set[str | None]:
     database = Services(settings).database()
     tokens = tokens_of_user(database, "u-1")
-    return {one.value for one in recover(database, Officer(settings), tokens, reason=WHY)}
+    return {one.value for one in recover(database, Services(settings).officer(), tokens, reason=WHY)}
 
 
 def _vault(pipeline: Pipeline) -> list[object]:
@@ -91,7 +91,7 @@ def test_re_encrypting_for_a_key_the_officer_does_not_hold_is_refused(loaded: Pi
     with pytest.raises(
         OperatorError, match=rf"primary key {_ids(stranger)[0]} of LOGINETL_KEYSET_VAULT.*--to-another-officer"
     ):
-        reencrypt_data_keys(services.database(), services.keyring, Officer(wrong), reason=WHY)
+        reencrypt_data_keys(services.database(), services.keyring, Services(wrong).officer(), reason=WHY)
     assert _vault(loaded) == before
     assert loaded.query("SELECT FROM loginetl.pii_access_log") == []
     assert _recovered(loaded.settings) == VALUES
@@ -109,7 +109,7 @@ def test_a_vault_is_handed_over_to_another_officer_where_that_is_said(loaded: Pi
     assert row.counts == {"new_key_id": new, "data_keys": 1, "to_another_officer": 1}
     database = loaded.services.database()
     tokens = tokens_of_user(database, "u-1")
-    former = recover(database, Officer(loaded.settings), tokens, reason=WHY)
+    former = recover(database, loaded.services.officer(), tokens, reason=WHY)
     assert {one.outcome for one in former} == {Outcome.OTHER_KEY}
     after = replace(handing_over, officer_keyset=successor)
     assert _recovered(after) == VALUES
@@ -171,7 +171,7 @@ def test_a_retokenize_encrypts_for_no_key_the_officer_does_not_hold(loaded: Pipe
     )
     before = _vault(loaded)
     with pytest.raises(OperatorError, match="LOGINETL_KEYSET_VAULT"):
-        retokenize(services.database(), services.landing(), services.keyring, Officer(wrong), reason=WHY)
+        retokenize(services.database(), services.landing(), services.keyring, Services(wrong).officer(), reason=WHY)
     assert _vault(loaded) == before
 
 

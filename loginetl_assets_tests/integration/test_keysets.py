@@ -24,7 +24,6 @@ from loginetl_assets.build import build_definitions
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_FILE
 from loginetl_assets.keys.keysets import read_keyset
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.encryption import decrypt, encrypt
 from loginetl_assets.privacy.recover import recover, tokens_of_user
 from loginetl_assets.services import Services
@@ -79,7 +78,7 @@ def _runs(settings: Settings, directory: Path, officer: str) -> None:
         pipeline.run()
         assert pipeline.totals().loaded == pipeline.totals().rejected == 1
         database = pipeline.services.database()
-        reader = Officer(replace(settings, officer_keyset=officer))
+        reader = Services(replace(settings, officer_keyset=officer)).officer()
         answers = recover(database, reader, tokens_of_user(database, "u-1"), reason="test")
         assert {one.value for one in answers} == {"198.51.100.7", "593-47-5928"}
 
@@ -155,7 +154,7 @@ def test_a_private_keyset_is_refused_as_the_vaults(settings: Settings, keys: Pat
 
 def test_production_without_the_officers_keyset_cannot_recover(settings: Settings, keys: Path) -> None:
     with pytest.raises(OperatorError, match="LOGINETL_KEYSET_OFFICER is not set"):
-        Officer(_production(settings, keys))
+        Services(_production(settings, keys)).officer()
 
 
 @contextmanager
@@ -350,7 +349,7 @@ def test_key_material_is_in_no_repr_snapshot_or_run_config(settings: Settings, k
         shown = {
             "settings": repr(inline) + str(inline),
             "keyring": repr(keyring) + "".join(repr(keyring.handle(role)) for role in KeysetRole),
-            "officer": repr(Officer(inline)),
+            "officer": repr(Services(inline).officer()),
             "services": repr(pipeline.services),
             "resources": str(definitions.resources) + repr(repository.get_top_level_resources()),
             "repository": dg.serialize_value(snapshot),

@@ -17,7 +17,6 @@ from sqlalchemy import text
 
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
@@ -76,7 +75,7 @@ def test_no_search_path_decides_what_is_loaded_moved_read_or_erased(server: Serv
 
         keys_rotated(pipeline.settings)
         services = Services(pipeline.settings)
-        database, officer = services.database(), Officer(pipeline.settings)
+        database, officer = services.database(), pipeline.services.officer()
         assert retokenize(database, services.landing(), services.keyring, officer, reason="test").rows == 2
         tokens = tokens_of_user(database, "u-1")
         assert not set(tokens) & set(before)
@@ -107,7 +106,7 @@ def test_an_officer_with_another_search_path_erases_from_the_table_that_was_load
 
     assert (counts.rows, counts.vault_entries, counts.vault_entries_kept) == (2, 1, 2)
     assert server.execute("SELECT user_id FROM public.user_logins") == [("stays",)]
-    answers = recover(officer.database(), Officer(officer.settings), stays, reason="test")
+    answers = recover(officer.database(), officer.officer(), stays, reason="test")
     assert [answer.outcome for answer in answers] == [Outcome.RECOVERED] * 2
 
 
@@ -125,7 +124,7 @@ def test_the_table_may_be_called_anything(server: Server, tmp_path: Path, name: 
         assert erased(pipeline.services, "goes").rows == 1
         database = pipeline.services.database()
         tokens = tokens_of_user(database, "stays")
-        answers = recover(database, Officer(settings), tokens, reason="test")
+        answers = recover(database, Services(settings).officer(), tokens, reason="test")
         assert [answer.outcome for answer in answers] == [Outcome.RECOVERED] * 2
         path = tmp_path / "logins.csv"
         with database.transaction() as connection, path.open("wb") as stream:
@@ -133,7 +132,9 @@ def test_the_table_may_be_called_anything(server: Server, tmp_path: Path, name: 
         assert "stays" in path.read_text()
         keys_rotated(settings)
         services = Services(settings)
-        counts = retokenize(services.database(), services.landing(), services.keyring, Officer(settings), reason="test")
+        counts = retokenize(
+            services.database(), services.landing(), services.keyring, Services(settings).officer(), reason="test"
+        )
         assert counts.rows == 1
         grant_roles(LoginDatabase(str(server.settings(user="postgres").database_url)))
     assert server.execute("SELECT user_id FROM loginetl.logins") == [("stays",)]

@@ -14,7 +14,6 @@ from tink import hybrid
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset, with_new_primary
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, Recovered, recover, tokens_of_user, tokens_of_value
@@ -39,7 +38,7 @@ def _tokens(pipeline: Pipeline, user_id: str = "u-1") -> tuple[str, str]:
 
 
 def _recover(pipeline: Pipeline, *tokens: str) -> list[Recovered]:
-    return recover(pipeline.services.database(), Officer(pipeline.settings), tokens, reason=WHY)
+    return recover(pipeline.services.database(), pipeline.services.officer(), tokens, reason=WHY)
 
 
 def _loaded(pipeline: Pipeline) -> tuple[str, str]:
@@ -177,7 +176,7 @@ def test_a_value_moved_to_another_token_does_not_open(pipeline: Pipeline) -> Non
 def test_another_officers_keyset_recovers_nothing_and_says_so(pipeline: Pipeline) -> None:
     ip, _ = _loaded(pipeline)
     stranger = replace(pipeline.settings, officer_keyset=keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))
-    answers = recover(pipeline.services.database(), Officer(stranger), [ip], reason=WHY)
+    answers = recover(pipeline.services.database(), Services(stranger).officer(), [ip], reason=WHY)
     assert [(one.outcome, one.value) for one in answers] == [(Outcome.OTHER_KEY, None)]
 
 
@@ -230,7 +229,7 @@ def test_a_token_is_not_shown_without_a_reason(pipeline: Pipeline) -> None:
 
 def test_no_repr_shows_a_value_or_a_key(pipeline: Pipeline) -> None:
     ip, _ = _loaded(pipeline)
-    officer = Officer(pipeline.settings)
+    officer = pipeline.services.officer()
     keyring = pipeline.services.keyring
     answers = recover(pipeline.services.database(), officer, [ip], reason=WHY)
     shown = (
@@ -248,7 +247,7 @@ def test_an_old_token_is_recovered_after_retokenize_under_the_name_it_was_asked_
     role = KeysetRole.MASKING
     replace_keyset("", keyring.source(role), keyset_json(with_new_primary(keyring.handle(role), TEMPLATES[role])))
     services = Services(pipeline.settings)
-    officer = Officer(pipeline.settings)
+    officer = pipeline.services.officer()
     retokenize(services.database(), services.landing(), services.keyring, officer, reason=WHY)
     new_ip, _ = _tokens(pipeline)
     assert new_ip != ip
@@ -267,7 +266,7 @@ def test_an_erased_value_is_erased_under_its_old_token_too(pipeline: Pipeline) -
     role = KeysetRole.MASKING
     replace_keyset("", keyring.source(role), keyset_json(with_new_primary(keyring.handle(role), TEMPLATES[role])))
     services = Services(pipeline.settings)
-    retokenize(services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason=WHY)
+    retokenize(services.database(), services.landing(), services.keyring, pipeline.services.officer(), reason=WHY)
     subject = subject_of("u-1", [], services.keyring)
     Erasure(services.database(), services.landing(), services.keyring, subject).run(WHY)
     assert {one.outcome for one in _recover(pipeline, ip, device)} == {Outcome.ERASED}

@@ -17,7 +17,6 @@ from sqlalchemy import make_url, text
 
 from loginetl_assets.cli.keys import RotatingRole, rotate
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import write_messages
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure
@@ -365,7 +364,7 @@ def test_privacy_loads_nothing_and_owns_nothing(pipeline: Pipeline, logins: Logi
 def test_privacy_recovers_and_erases(pipeline: Pipeline, logins: Logins) -> None:
     pipeline.send([login(user_id="a", ip="192.0.2.1", device_id="d-1"), login(user_id="a", app_version="x"), login()])
     pipeline.run()
-    database, officer = LoginDatabase(str(logins.privacy.database_url)), Officer(logins.privacy)
+    database, officer = LoginDatabase(str(logins.privacy.database_url)), Services(logins.privacy).officer()
     tokens = tokens_of_user(database, "a")
     answers = recover(database, officer, tokens, reason="test")
     assert {answer.value for answer in answers} == {"192.0.2.1", "d-1"}
@@ -394,16 +393,18 @@ def test_privacy_rotates_the_masking_key_and_the_officers(pipeline: Pipeline, lo
     _rotate(pipeline.settings, RotatingRole.MASKING)
     services = Services(logins.privacy)
     counts = retokenize(
-        services.database(), services.landing(), services.keyring, Officer(logins.privacy), reason="test"
+        services.database(), services.landing(), services.keyring, Services(logins.privacy).officer(), reason="test"
     )
     assert (counts.values, counts.rows, counts.masked_files) == (2, 2, 2)
     key_id = services.keyring.key_ids(KeysetRole.MASKING)[0]
     assert all(row[2].startswith(f"{key_id}.") for row in pipeline.rows())
     _rotate(pipeline.settings, RotatingRole.OFFICER)
     services = Services(logins.privacy)
-    reencrypted = reencrypt_data_keys(services.database(), services.keyring, Officer(logins.privacy), reason="test")
+    reencrypted = reencrypt_data_keys(
+        services.database(), services.keyring, Services(logins.privacy).officer(), reason="test"
+    )
     assert reencrypted == 1
-    answers = recover(services.database(), Officer(logins.privacy), [before[0][2]], reason="test")
+    answers = recover(services.database(), Services(logins.privacy).officer(), [before[0][2]], reason="test")
     assert [answer.value for answer in answers] == ["198.51.100.7"]
     with Pipeline.on(logins.loader, tmp_path / "later") as loader:
         loader.run()

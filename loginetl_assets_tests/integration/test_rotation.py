@@ -18,7 +18,6 @@ from loginetl_assets.build import build_definitions
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import read_masked
 from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.privacy import rotate
@@ -58,7 +57,7 @@ def _retokenize(
     pipeline: Pipeline, progress: Callable[[str, int, int], None] = lambda step, done, total: None
 ) -> RetokenizeTotals:
     services = pipeline.services
-    officer = Officer(pipeline.settings)
+    officer = pipeline.services.officer()
     return retokenize(services.database(), services.landing(), services.keyring, officer, reason=WHY, progress=progress)
 
 
@@ -93,7 +92,7 @@ def _values(pipeline: Pipeline) -> set[str | None]:
         row[0]
         for row in pipeline.query("SELECT masked_ip FROM user_logins UNION SELECT masked_device_id FROM user_logins")
     ]
-    answers = recover(pipeline.services.database(), Officer(pipeline.settings), tokens, reason=WHY)
+    answers = recover(pipeline.services.database(), pipeline.services.officer(), tokens, reason=WHY)
     assert {one.outcome for one in answers} == {Outcome.RECOVERED}
     return {one.value for one in answers}
 
@@ -332,7 +331,7 @@ def test_a_retokenize_that_is_killed_is_finished_by_another(pipeline: Pipeline) 
     assert _distinct(rotated) == before
     assert _vault_key_ids(rotated) == {new[:-1]}
     tokens = [row[0] for row in rotated.query("SELECT DISTINCT masked_ip FROM user_logins")]
-    answers = recover(rotated.services.database(), Officer(rotated.settings), tokens, reason=WHY)
+    answers = recover(rotated.services.database(), rotated.services.officer(), tokens, reason=WHY)
     assert {one.value for one in answers} == {f"value-{n}" for n in range(15_000)}
 
 
@@ -406,7 +405,7 @@ def test_a_second_rotation_moves_what_is_under_either_old_key(
     assert _key_ids(twice) == _vault_key_ids(twice) == {str(_primary(twice))}
     assert _distinct(twice) == (13, 13, 19)
     assert _values(twice) == _expected(*range(13))
-    answers = recover(twice.services.database(), Officer(twice.settings), oldest, reason=WHY)
+    answers = recover(twice.services.database(), twice.services.officer(), oldest, reason=WHY)
     assert [one.value for one in answers] == [f"10.0.0.{n}" for n in range(8)]
 
 
@@ -426,7 +425,7 @@ def test_a_token_from_two_rotations_ago_is_recovered_though_its_key_is_gone(pipe
     path.write_text(json.dumps(keyset))
     twice = _rotated(once)
     _retokenize(twice)
-    answers = recover(twice.services.database(), Officer(twice.settings), [oldest[0]], reason=WHY)
+    answers = recover(twice.services.database(), twice.services.officer(), [oldest[0]], reason=WHY)
     assert [one.value for one in answers] == ["10.0.0.1"]
 
 
@@ -466,7 +465,7 @@ def test_after_the_officers_rotation_and_re_encryption_the_new_key_alone_recover
     old = _primary(pipeline, KeysetRole.VAULT)
     rotated = _rotated(pipeline, "officer")
     new = _primary(rotated, KeysetRole.VAULT)
-    assert Officer(rotated.settings).key_ids == (new, old)
+    assert rotated.services.officer().key_ids == (new, old)
     run_cli(rotated.settings, "keys", "reencrypt", "--reason", WHY)
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
     _send(rotated, 3)
@@ -477,7 +476,7 @@ def test_after_the_officers_rotation_and_re_encryption_the_new_key_alone_recover
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
     assert (
         reencrypt_data_keys(
-            rotated.services.database(), rotated.services.keyring, Officer(rotated.settings), reason=WHY
+            rotated.services.database(), rotated.services.keyring, rotated.services.officer(), reason=WHY
         )
         == 0
     )
@@ -487,7 +486,7 @@ def test_after_the_officers_rotation_and_re_encryption_the_new_key_alone_recover
         keyset["key"] = [key for key in keyset["key"] if key["keyId"] == new]
         (keys / name).write_text(json.dumps(keyset))
     alone = _restarted(rotated)
-    assert Officer(alone.settings).key_ids == (new,)
+    assert alone.services.officer().key_ids == (new,)
     assert _values(alone) == _expected(1, 2, 3)
     _send(alone, 4)
     alone.run()
@@ -503,9 +502,9 @@ def test_an_officers_keyset_without_the_vaults_key_moves_nothing(pipeline: Pipel
     services = rotated.services
     said = f"does not hold every key.*{_primary(rotated, KeysetRole.VAULT)}"
     with pytest.raises(OperatorError, match=said):
-        retokenize(services.database(), services.landing(), services.keyring, Officer(stranger), reason=WHY)
+        retokenize(services.database(), services.landing(), services.keyring, Services(stranger).officer(), reason=WHY)
     with pytest.raises(OperatorError, match=said):
-        reencrypt_data_keys(services.database(), services.keyring, Officer(stranger), reason=WHY)
+        reencrypt_data_keys(services.database(), services.keyring, Services(stranger).officer(), reason=WHY)
     assert (rotated.rows(), rotated.query("SELECT * FROM loginetl.pii_vault ORDER BY token")) == before
     assert rotated.query("SELECT FROM loginetl.token_map") == []
     assert rotated.query("SELECT FROM loginetl.pii_access_log") == []
@@ -517,7 +516,7 @@ def test_another_databases_masking_keyset_is_refused_before_any_work(pipeline: P
     stranger = keyset_json(tink.new_keyset_handle(TEMPLATES[KeysetRole.MASKING]))
     services = Services(replace(pipeline.settings, keysets={KeysetRole.MASKING: stranger}))
     with pytest.raises(OperatorError, match="LOGINETL_KEYSET_MASKING has none of the masking keys"):
-        retokenize(services.database(), services.landing(), services.keyring, Officer(pipeline.settings), reason=WHY)
+        retokenize(services.database(), services.landing(), services.keyring, pipeline.services.officer(), reason=WHY)
     assert pipeline.query("SELECT FROM loginetl.token_map") == []
     assert pipeline.query("SELECT FROM loginetl.pii_access_log") == []
     assert len(pipeline.query("SELECT FROM loginetl.keys WHERE role = 'masking'")) == 1
@@ -569,6 +568,17 @@ def test_a_rotation_to_another_file_leaves_the_keyset_in_use_alone(pipeline: Pip
         pipeline.settings, "keys", "rotate", "officer", "--output", str(tmp_path / "next.json"), exit_code=2
     )
     assert "never overwritten" in again.stderr
+
+
+def test_a_rotation_that_meets_the_public_keyset_of_another_writes_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.services.keyring.make_missing()
+    other = tmp_path / "next-public.json"
+    other.write_text("another's")
+    arguments = ("keys", "rotate", "officer", "--output", str(tmp_path / "next.json"))
+    refused = run_cli(pipeline.settings, *arguments, exit_code=2)
+    assert "next-public.json" in refused.stderr
+    assert "never overwritten" in refused.stderr
+    assert [(path, path.read_text()) for path in tmp_path.glob("next*")] == [(other, "another's")]
 
 
 def test_an_officer_is_not_rotated_halfway_where_the_public_keyset_cannot_be_written(pipeline: Pipeline) -> None:

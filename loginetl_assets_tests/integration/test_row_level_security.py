@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import make_url
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.rotate import retokenize
@@ -53,7 +52,7 @@ def _assert_nothing_was_touched(pipeline: Pipeline) -> None:
     assert pipeline.query("SELECT FROM loginetl.batches WHERE erased > 0") == []
     assert len(pipeline.query("SELECT FROM loginetl.pii_vault")) == 3
     token = pipeline.services.keyring.tokenizer.token("ip", SHARED_IP)
-    (answer,) = recover(pipeline.services.database(), Officer(pipeline.settings), [token], reason="test")
+    (answer,) = recover(pipeline.services.database(), pipeline.services.officer(), [token], reason="test")
     assert (answer.outcome, answer.value) == (Outcome.RECOVERED, SHARED_IP)
 
 
@@ -85,7 +84,9 @@ def test_a_retokenize_that_does_not_see_every_row_moves_nothing(pipeline: Pipeli
     _load_both(pipeline)
     services = Services(restricted)
     with pytest.raises(OperatorError, match=REFUSAL):
-        retokenize(services.database(), services.landing(), services.keyring, Officer(restricted), reason="rotation")
+        retokenize(
+            services.database(), services.landing(), services.keyring, Services(restricted).officer(), reason="rotation"
+        )
     _assert_nothing_was_touched(pipeline)
 
 

@@ -9,7 +9,6 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from loginetl_assets.keys.officer import Officer
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover
@@ -33,7 +32,7 @@ def _token(pipeline: Pipeline, device: str) -> str:
 
 def _recovered(pipeline: Pipeline, *devices: str) -> list[str | None]:
     tokens = [_token(pipeline, device) for device in devices]
-    answers = recover(pipeline.services.database(), Officer(pipeline.settings), tokens, reason="test")
+    answers = recover(pipeline.services.database(), pipeline.services.officer(), tokens, reason="test")
     assert {answer.outcome for answer in answers} <= {Outcome.RECOVERED, Outcome.UNKNOWN}
     return [answer.value for answer in answers]
 
