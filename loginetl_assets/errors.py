@@ -1,4 +1,4 @@
-"""The errors that a person is meant to read: one line, which names the setting or the command that fixes it."""
+"""The errors that a person reads: one line, which names the setting or the command that fixes it."""
 
 import traceback
 from pathlib import Path

@@ -71,7 +71,7 @@ class Services:
             connections=connections,
             emulator=embedded,
             # On this machine, and in the local environment, it is an emulator whoever started it.
-            made_up_credentials=self.settings.is_local and urlsplit(url).hostname in _LOOPBACK,
+            placeholder_credentials=self.settings.is_local and urlsplit(url).hostname in _LOOPBACK,
         )
 
     def database(self, *, application_name: str = "loginetl") -> LoginDatabase:
@@ -119,7 +119,7 @@ class Services:
         return Keyring(self.settings.keysets, self._made_keys(), self.settings.kms_key_uri)
 
     def officer(self) -> Officer:
-        """Returns the privacy officer's keys, read anew; in the local environment those made with the keyring's."""
+        """Returns the privacy officer's keys, read again; in the local environment those made with the keyring's."""
         return Officer(self.settings.officer_keyset, self._made_keys(), self.settings.kms_key_uri)
 
     def _made_keys(self) -> Path | None:

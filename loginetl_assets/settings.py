@@ -71,7 +71,7 @@ class AppVersion(StrEnum):
 
 
 class Automation(StrEnum):
-    """Whether sensors and schedules run unless somebody switches one in the Dagster UI."""
+    """Whether sensors and schedules run unless switched in the Dagster UI."""
 
     ON = "on"
     OFF = "off"
@@ -113,7 +113,7 @@ def address(pattern: str, example: str) -> Form:
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
-    except RuntimeError:  # ~somebody
+    except RuntimeError:  # ~someone
         raise ValueError from None
 
 
@@ -311,7 +311,7 @@ class Settings:
     automation: Automation | None = setting(
         "LOGINETL_AUTOMATION",
         choice(Automation),
-        "whether sensors (the alerting ones too) and schedules run unless somebody switches one in the Dagster UI."
+        "whether sensors (the alerting ones too) and schedules run unless switched in the Dagster UI."
         " `status` and `health` warn where it is on and the daemon gives no heartbeat, and where a daemon runs and"
         " sensors are off; an explicit `off` turns these warnings off (runs started by cron)",
         otherwise="`on` in local, else off",
@@ -324,9 +324,9 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        for at, key, variable in self._variables():
+        for at, item, variable in self._variables():
             # Whatever it comes from: `run --queue-url` replaces a value without a variable.
-            if key is None and isinstance(value := getattr(self, at), str):
+            if item is None and isinstance(value := getattr(self, at), str):
                 variable(value)
 
     @property
@@ -357,10 +357,10 @@ class Settings:
         _refuse_unknown_names(environ, names)
         given = {name: text for name in names & environ.keys() if (text := environ[name].strip())}
         values: dict[str, Any] = {}
-        for at, key, variable in variables:
+        for at, item, variable in variables:
             if variable.name in given:
                 value = variable(given[variable.name])
-                values[at] = value if key is None else {**values.get(at, {}), key: value}
+                values[at] = value if item is None else {**values.get(at, {}), item: value}
         settings = cls(**values)
         # Forgotten, not intended: real logins would be masked and encrypted with keys just made in LOGINETL_HOME.
         if "environment" not in values and (settings.database_url or settings.landing_url):
@@ -380,8 +380,8 @@ class Settings:
         They override this process's own, so what a child must not have is among them.
         """
         found = {}
-        for at, key, variable in self._variables():
-            value = getattr(self, at) if key is None else getattr(self, at).get(key)
+        for at, item, variable in self._variables():
+            value = getattr(self, at) if item is None else getattr(self, at).get(item)
             found[variable.name] = "" if value is None or not variable.is_inherited else str(value)
         return found
 
@@ -398,10 +398,10 @@ class Settings:
 
     @classmethod
     def _variables(cls) -> Iterator[tuple[str, Any, Variable]]:
-        """Each with its field, and its key where the field is a mapping."""
+        """Each with its field, and its item where the field is a mapping."""
         for one in fields(cls):
-            for key, variable in one.metadata["variables"].items():
-                yield one.name, key, variable
+            for item, variable in one.metadata["variables"].items():
+                yield one.name, item, variable
 
 
 _PREFIX = "LOGINETL_"

@@ -195,7 +195,7 @@ def open_queue(
     max_attempts: int = 5,
     connections: int = 10,
     emulator: bool = False,
-    made_up_credentials: bool = False,
+    placeholder_credentials: bool = False,
 ) -> LoginQueue:
     """Opens a queue by its URL; nothing is sent yet.
 
@@ -205,17 +205,17 @@ def open_queue(
         endpoint_url: overrides AWS_ENDPOINT_URL_SQS.
         max_attempts: tries per call, the first included (boto3's standard retry mode).
         connections: size of the connection pool; as many calls can be under way at once.
-        emulator: whether this is our own emulator: made-up credentials, and the region its queue is in.
-        made_up_credentials: whether to sign with such where the environment names none; any emulator takes them.
+        emulator: whether this is our own emulator: placeholder credentials, and the region its queue is in.
+        placeholder_credentials: whether to sign with such where the environment names none; any emulator takes them.
 
     Raises:
-        OperatorError: the URL is not a queue's, or no region can be told.
+        OperatorError: the URL is not a queue's, or names no region.
     """
     session = session or open_session()
     region, endpoint = _place(url, session.region_name, emulator=emulator)
     # Not asked of boto3, whose search ends at the network: the instance's metadata.
     named = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
-    made_up = "local" if emulator or (made_up_credentials and not named) else None
+    placeholder = "local" if emulator or (placeholder_credentials and not named) else None
     try:
         client = session.client(
             "sqs",
@@ -228,8 +228,8 @@ def open_queue(
                 read_timeout=30,  # above SQS's longest poll of 20 s
                 proxies={} if emulator else None,  # a proxy has no business on loopback
             ),
-            aws_access_key_id=made_up,
-            aws_secret_access_key=made_up,
+            aws_access_key_id=placeholder,
+            aws_secret_access_key=placeholder,
         )
     except (BotoCoreError, ValueError) as error:
         raise _explained(error, url) from None

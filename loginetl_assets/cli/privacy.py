@@ -143,7 +143,7 @@ def erase(
         )
     if landing.keeps_versions is None:
         raise OperatorError(
-            "all was removed, but whether the landing's bucket keeps versions of it cannot be told: grant"
+            "all was removed, but whether the landing's bucket keeps versions of it is unknown: grant"
             " s3:GetBucketVersioning and erase again"
         )
     _require_found(totals)

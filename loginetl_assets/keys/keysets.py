@@ -154,7 +154,7 @@ def replace_keyset(name: str, setting: str, text: str) -> None:
                 Path(draft.name).unlink()  # it holds a key
                 raise
         sync(path.parent)
-    except OSError as error:  # a mount that is read-only, or of this one file; a file that is somebody else's
+    except OSError as error:  # a mount that is read-only, or of this one file; a file that is someone else's
         raise OperatorError(
             f"{name}: cannot write the file it names ({error.strerror}): give --output FILE, and put that in its place"
         ) from None

@@ -1,6 +1,6 @@
 """What obstore cannot reach of a bucket: versions of deleted objects, and S3 keys that are not valid paths.
 
-Its listing fails as a whole where somebody else's object has a key with an empty segment, a dot or a control character.
+Its listing fails as a whole where someone else's object has a key with an empty segment, a dot or a control character.
 Failures are boto3's: the landing explains them.
 """
 

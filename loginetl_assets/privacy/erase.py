@@ -1,7 +1,7 @@
 """Erasure: a person's rows, rejected bodies, landed messages and the vault's values that nobody else shares.
 
 Order, and why: the landing first, batch by batch, so that nothing can be loaded later that the table no longer has;
-then rows and rejects; the vault last, while nobody masks, when it can be told who else shares a value. This is repeated
+then rows and rejects; the vault last, while nobody masks, when it is known who else shares a value. This is repeated
 until a search of ledger and landing, in the transaction that cleans the vault and while nobody lands either, finds
 nothing that was not searched: what was in the landing before that is clean, with all that was made of it, and what
 lands later is new data. Each step commits by itself and finds its work again: an erasure that was killed is finished
@@ -57,7 +57,7 @@ class ErasureTotals(StepTotals):
     batches: int = 0
     masked_rows: int = 0
     vault_entries: int = 0
-    vault_entries_kept: int = 0  # somebody else has the same device or address
+    vault_entries_kept: int = 0  # someone else has the same device or address
     unneeded_vault_entries: int = 0  # whosever they were, nothing had their tokens any more; not by a dry run
     unreadable_batches: int = 0  # quarantined or damaged: they could not be searched
     # Objects that no batch names, which a dry run does not search for either:
@@ -250,7 +250,7 @@ class Erasure:
         return ErasureTotals(rows=rows, rejected_bodies=bodies)
 
     def _divide_tokens(self, connection: Connection) -> tuple[set[str], set[str], ErasureTotals]:
-        """Returns the subject's tokens that nobody else has, those that somebody has, and how many values they have."""
+        """Returns the subject's tokens that nobody else has, those that someone has, and how many values they have."""
         tokens = self._tokens | vault.marked_tokens(connection)  # those of an erasure that was killed among them
         pairs = token_pairs(connection, tokens)
         tokens = tokens.union(*pairs)

@@ -47,12 +47,12 @@ def selection(message_ids: Sequence[str], reason: str = "", since: str = "", unt
         SettingsError: not a valid id, reason or time.
     """
     try:
-        keys = [UUID(one) for one in message_ids]
+        uuids = [UUID(one) for one in message_ids]
     except ValueError:
         raise SettingsError("a message id is a UUID, as `loginetl rejected list` shows them") from None
     if reason and reason not in list(Reason):
         raise SettingsError(f"the reasons are {', '.join(Reason)}")
-    return Selection(keys, Reason(reason) if reason else None, _moment(since), _moment(until))
+    return Selection(uuids, Reason(reason) if reason else None, _moment(since), _moment(until))
 
 
 def _moment(text: str) -> datetime | None:

@@ -1,7 +1,7 @@
 """Objects of the landing that the ledger does not name: registered again, deleted, or left where they are.
 
 A run that died between its put and its commit leaves one. So does a Postgres that was put back to an earlier moment,
-and then the object is the only copy of its messages. The two cannot be told apart and need not be: what opens with our
+and then the object is the only copy of its messages. The two look the same and need not be: what opens with our
 keys becomes a pending batch, and messages that the ledger knows end there as duplicates.
 
 What does not open may be a stranger's, or ours once the right keyset is set: it is left, and counted, and ids are kept

@@ -126,7 +126,7 @@ class LoginDatabase:
         return self.url.set(query=query).render_as_string(hide_password=True)
 
     def address_for_psql(self) -> str:
-        """How libpq's programs are told where it is, and all else that the URL says, but for the password.
+        """Returns the connection string for libpq's programs: all that the URL says, but for the password.
 
         Every user of the machine can read a command line, so only what libpq itself would show goes there.
 
@@ -285,7 +285,7 @@ def _refuses_rows(error: psycopg.Error, *, copying: bool) -> bool:
     the language in the lines that say in which function the error came up (`PL/pgSQL function f() line 1 at RAISE`).
     """
     code, diag = error.sqlstate or "", error.diag
-    if code.startswith(_REFUSED_CLASSES) or _is_made_up(code):
+    if code.startswith(_REFUSED_CLASSES) or _is_unknown(code):
         return True
     if copying or code.startswith(_NEVER_OF_A_ROW):
         return False
@@ -296,7 +296,7 @@ def _refuses_rows(error: psycopg.Error, *, copying: bool) -> bool:
     return "PL/" in (diag.context or "")
 
 
-def _is_made_up(code: str) -> bool:
+def _is_unknown(code: str) -> bool:
     """Whether Postgres has no such SQLSTATE: a trigger gave it to its exception (RAISE … USING ERRCODE)."""
     try:
         psycopg.errors.lookup(code)

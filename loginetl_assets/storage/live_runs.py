@@ -2,8 +2,8 @@
 
 Dagster itself knows of a run's process only what the launcher tells, and that may have died with it. A row needs no
 session that lasts, so it goes through a pooler; times are the server's, so clocks may differ. A worker that cannot
-reach the server is not told from a dead one by one look: the row must be found silent, and still be silent later, when
-a living worker would have had the time to beat on the very server that was looked at.
+reach the server looks dead to a single reading: the row must be silent, and still be silent later, when
+a living worker would have had the time to beat on the very server that was read.
 """
 
 import threading
@@ -22,7 +22,7 @@ from loginetl_assets.storage.tables import live_runs
 BEAT_SECONDS = 10
 # With sensors that look every 30 s, these two report a run at most 100 s after its last beat.
 SILENCE = timedelta(seconds=40)
-SECOND_LOOK = timedelta(seconds=25)  # a beat's interval, and a connection that is tried until its time-out
+CONFIRMED_AFTER = timedelta(seconds=25)  # a beat's interval, and a connection that is tried until its time-out
 
 UNREPORTED = timedelta(minutes=3)  # silent for longer than any report takes: nobody looks
 FORGOTTEN = timedelta(hours=1)  # on an instance that is gone, as that of `dagster asset materialize` may be
@@ -81,7 +81,7 @@ def without_worker(connection: Connection) -> list[str]:
     """Returns the runs that were silent before and still are; notes those that are silent for the first time."""
     silent = update(live_runs).where(live_runs.c.beat_at < func.now() - SILENCE, live_runs.c.missed_at.is_(None))
     connection.execute(named("note_silent_runs", silent.values(missed_at=func.now())))
-    dead = select(live_runs.c.run_id).where(live_runs.c.missed_at <= func.now() - SECOND_LOOK)
+    dead = select(live_runs.c.run_id).where(live_runs.c.missed_at <= func.now() - CONFIRMED_AFTER)
     return list(connection.execute(named("list_dead_runs", dead)).scalars())
 
 

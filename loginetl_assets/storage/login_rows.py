@@ -111,7 +111,7 @@ def unneeded_tokens(
     Rows that are `passed_over` need no token. A token of `pairs`, those of `token_pairs`, that is not among the tokens
     is needed.
     """
-    # Not NOT: a row of an older table whose user_id is null is somebody else's too.
+    # Not NOT: a row of an older table whose user_id is null is someone else's too.
     in_no_other = _in_no_row(login_table(connection), "token", f"({passed_over.condition}) IS NOT TRUE")
     statement = f"SELECT token FROM unnest(CAST(:candidates AS text[])) token WHERE {in_no_other}"
     values = {"candidates": sorted(tokens), **passed_over.values}

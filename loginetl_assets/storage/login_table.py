@@ -1,7 +1,7 @@
 """The login table: loading it, what the checks read of it, each at the cost of a batch, and exports.
 
-Every statement names the recorded table with its schema, and a temporary one with `pg_temp`: what a search path leads
-to may be another.
+Every statement names the recorded table with its schema, and a temporary one with `pg_temp`: what a search path
+finds may be another.
 """
 
 import errno

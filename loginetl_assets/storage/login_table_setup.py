@@ -183,7 +183,7 @@ def _refuse_ambiguous(connection: Connection, found: Relation | None) -> None:
     if seen is not None and seen != found:
         raise OperatorError(
             f"{DEFAULT_TABLE.name} is {seen.sql} to this session, by its search_path: set LOGINETL_TABLE to"
-            f" {TableName(seen.schema, seen.name)} or to {DEFAULT_TABLE}, whichever is meant"
+            f" {TableName(seen.schema, seen.name)} or to {DEFAULT_TABLE}, whichever holds the logins"
         )
 
 
@@ -198,7 +198,7 @@ def _refuse_schema(connection: Connection, name: TableName) -> None:
     if not row.may_create:
         raise OperatorError(
             f"{name} is not there, and role {row.role} may not create it: GRANT CREATE ON SCHEMA"
-            f" {name.schema_sql} TO it, create the table as somebody who may, or set LOGINETL_TABLE to one elsewhere"
+            f" {name.schema_sql} TO it, create the table as a role that may, or set LOGINETL_TABLE to one elsewhere"
         )
 
 

@@ -41,7 +41,7 @@ def new_tokens(connection: Connection, tokens: Iterable[str]) -> dict[str, str]:
 
 
 def token_pairs(connection: Connection, tokens: Collection[str]) -> list[tuple[str, str]]:
-    """Returns the pairs (old, new) that lead to or from the tokens in any number of steps: all of the same values."""
+    """Returns the pairs (old, new) to or from the tokens in any number of steps: all of the same values."""
     pairs: list[tuple[str, str]] = []
     reached = set(tokens)
     while True:

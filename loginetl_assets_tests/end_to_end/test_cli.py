@@ -529,7 +529,7 @@ def test_samples_go_to_a_queue_of_real_logins_only_when_that_is_said(
     assert refused.stderr.endswith("error: nothing was sent: --yes sends samples outside LOGINETL_ENV=local\n")
     assert cli.with_queue(other_queue).status()["queued"] == 0
 
-    assert production("send", "-", stdin=login()).stderr == "sent 1 messages\n", "what the caller named is meant"
+    assert production("send", "-", stdin=login()).stderr == "sent 1 messages\n", "what the caller named is used"
     assert production("send", "--sample", "--yes").stderr == "sent 100 messages\n"
     assert production("send", "--sample", stdin="y\n").stderr.endswith("sent 100 messages\n")
     assert cli.with_queue(other_queue).status()["queued"] == 201

@@ -345,7 +345,7 @@ def test_materialize_all_starts_a_run_that_loads_the_samples(server: Server, mat
 def test_the_graph_shows_what_was_materialized(server: Server, page: Page, materialized: dict[str, Any]) -> None:
     asset_group(server, page)
     if SCREENSHOTS:
-        page.get_by_role("button", name="Hide navigation").click()  # for good: no later test goes by it
+        page.get_by_role("button", name="Hide navigation").click()  # for good: no later test uses it
         asset_group(server, page)  # again, so that the graph fills the wider place
     # `duplicates` warns, as the samples hold one login twice, and `health`, as the queue_depth sensor is switched off.
     for passed in ("2 / 2 Passed", "1 / 1 Passed", "2 / 4 Passed"):

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("leaks")]
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
-# Values nobody would write by chance: documentation addresses with odd ports of call, and made-up ids.
+# Values nobody would write by chance: documentation addresses with odd ports of call, and invented ids.
 IPS = [f"203.0.113.{number}" for number in (201, 203, 207, 209)] + ["2001:db8:ca1:a12::77"]
 DEVICES = [f"canary-device-{number}-q7x" for number in range(6)]
 REJECTED_WORDS = ["canary-in-broken-json-k3v", "canary-in-wrong-type-m9w"]

@@ -64,7 +64,7 @@ def commit_of(query: Query) -> Query:
     return Query("COMMIT", after=query.name)
 
 
-# What leads to the moment, and what is run then
+# What comes before the moment, and what is run then
 
 
 def nothing_yet(scene: Scene) -> None:

@@ -351,7 +351,7 @@ class Deployment:
         assert totals.loaded == self.pipeline.query("SELECT count(*) FROM user_logins")[0][0]
 
     def run_settles(self, users: Iterable[str]) -> None:
-        """The next run that somebody starts settles everything."""
+        """The next run that someone starts settles everything."""
         assert self.ended(self.launch()) is SUCCESS
         self.assert_settled(users)
 
@@ -529,7 +529,7 @@ def test_a_drain_that_died_with_its_code_server_is_failed_by_its_silence_and_the
     deployment.assert_settled(users)
 
 
-def test_a_killed_run_is_told_and_the_sensor_s_next_one_settles_everything(deployment: Deployment) -> None:
+def test_a_killed_run_is_reported_and_the_sensor_s_next_one_settles_everything(deployment: Deployment) -> None:
     users = deployment.send("worker", 15)
     run_id = deployment.launch()
     with deployment.caught_at("user_logins", "EXCLUSIVE"):

@@ -82,7 +82,7 @@ def test_messages_and_objects_pass_unchanged(proxy: HttpProxy, queue_url: str) -
     ],
     ids=["500", "503", "drop", "reset", "forward_then_drop", "forward_then_reset", "alter"],
 )
-def test_a_fault_hits_the_call_it_is_meant_for(
+def test_a_fault_hits_the_call_it_is_set_for(
     action: Action, error: type[Exception], arrived: int, proxy: HttpProxy, queue_url: str
 ) -> None:
     sqs = client(proxy, "sqs")
@@ -123,7 +123,6 @@ def test_a_delayed_call_arrives(proxy: HttpProxy, queue_url: str) -> None:
 
 def test_the_proxy_ends_with_calls_under_way(addresses: Addresses, settings: Settings) -> None:
     assert settings.queue_url is not None
-    started = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         with HttpProxy(addresses.sqs_endpoint) as proxy:
             sqs, url = client(proxy, "sqs"), proxy.through(settings.queue_url)
@@ -135,7 +134,6 @@ def test_the_proxy_ends_with_calls_under_way(addresses: Addresses, settings: Set
         for call in (polling, delayed):
             with pytest.raises(botocore.exceptions.ConnectionClosedError):
                 call.result(5)
-    assert time.monotonic() - started < 10
 
 
 def test_what_a_callback_raises_is_raised_at_the_end(addresses: Addresses, settings: Settings) -> None:

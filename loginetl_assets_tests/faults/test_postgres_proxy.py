@@ -122,7 +122,7 @@ def drop_during_copy() -> Action:
         *("commit-dropped", "commit-unheard"),
     ],
 )
-def test_a_fault_hits_the_statement_it_is_meant_for(
+def test_a_fault_hits_the_statement_it_is_set_for(
     name: str,
     action: Action,
     error: type[Exception],

@@ -259,7 +259,7 @@ def test_messages_whose_answer_was_cut_off_come_again(faulty: Pipeline, proxy: H
     assert faulty.totals().duplicates == 0
 
 
-def test_an_outage_of_several_runs_is_made_up_for(faulty: Pipeline, proxy: HttpProxy) -> None:
+def test_an_outage_of_several_runs_is_caught_up_with(faulty: Pipeline, proxy: HttpProxy) -> None:
     send_users(faulty, 15)
     outage = proxy.add(Rule(lambda request: True, drop(), times=4))
     proxy.add(Rule(lambda request: True, drop(reset=True), times=None))

@@ -263,7 +263,7 @@ class _Recorder:
         self.alerts.append(alert)
 
 
-def test_a_failed_run_is_told_to_the_notifier_without_values(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_to_the_notifier_without_values(pipeline: Pipeline, tmp_path: Path) -> None:
     recorder = _Recorder()
     with Pipeline.on(pipeline.settings, tmp_path / "told", notifier=recorder) as told:
         told.send([login()])
@@ -455,7 +455,7 @@ def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeli
     rows = pipeline.rows()
     pipeline.run({"purge": {"days": 30}}, job="retention")
     pending = pipeline.query("SELECT object_path FROM loginetl.batches WHERE state = 'landed'")
-    assert [key for key, _ in landing.list("batches")] == [pending[0][0]], "old and unregistered objects are gone"
+    assert [path for path, _ in landing.list("batches")] == [pending[0][0]], "old and unregistered objects are gone"
     assert list(landing.list("masked")) == []
     assert not unfinished.exists()
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages WHERE outcome = 'loaded'")[0][0] == 0
@@ -538,9 +538,9 @@ def test_retention_forgets_every_id_but_those_of_rejected_bodies(pipeline: Pipel
 def test_retention_keeps_what_is_young(pipeline: Pipeline) -> None:
     pipeline.send(SAMPLE)
     pipeline.run()
-    objects = sorted(key for key, _ in pipeline.services.landing().list("batches"))
+    objects = sorted(path for path, _ in pipeline.services.landing().list("batches"))
     pipeline.run({"purge": {"days": 30}}, job="retention")
-    assert sorted(key for key, _ in pipeline.services.landing().list("batches")) == objects
+    assert sorted(path for path, _ in pipeline.services.landing().list("batches")) == objects
     assert pipeline.query("SELECT count(*) FROM loginetl.processed_messages")[0][0] == 100
 
 

@@ -265,7 +265,7 @@ def test_a_check_sees_the_batches_of_its_run_or_the_latest_that_is_there(rules: 
         assert _ids(batches.touched_by_run(connection, action, "nobody")) == [latest]
 
 
-def test_a_batch_that_cannot_be_read_is_told_with_its_reason(rules: Rules) -> None:
+def test_a_batch_that_cannot_be_read_is_reported_with_its_reason(rules: Rules) -> None:
     rules.add()
     aside = [rules.add(messages=count) for count in (4, 5)]
     with rules.open() as connection:
@@ -601,7 +601,7 @@ def test_one_session_registers_left_objects_at_a_time(rules: Rules) -> None:
             objects.lock_registering(others)
 
 
-def test_a_ledger_that_cannot_be_written_is_told_before_any_work(rules: Rules) -> None:
+def test_a_ledger_that_cannot_be_written_is_reported_before_any_work(rules: Rules) -> None:
     with rules.open() as connection:
         batches.check_writable(connection)
     with pytest.raises(OperatorError, match="read-only"), rules.open() as connection:

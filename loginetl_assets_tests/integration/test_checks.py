@@ -50,7 +50,7 @@ def test_a_blocking_check_keeps_a_bad_batch_from_the_table(
         assert not checks(result)[check]
         assert pipeline.rows() == []
     alone = pipeline.materialize("user_logins", expect_success=False)
-    assert not alone.success, "the load looks for itself where the checks do not run"
+    assert not alone.success, "the load checks where the checks do not run"
     assert pipeline.rows() == []
     assert pipeline.run({"masked_logins": {"reprocess": True}}).success, "what the message says fixes it"
     assert len(pipeline.rows()) == 1

@@ -206,7 +206,7 @@ def test_an_innocent_process_with_a_recorded_pid_is_neither_believed_nor_killed(
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"postgres": 1, "sqs": []}'])
-def test_a_lost_record_leads_to_one_stack_not_two(stack: EmbeddedStack, content: str | None) -> None:
+def test_a_lost_record_makes_one_stack_not_two(stack: EmbeddedStack, content: str | None) -> None:
     send(stack.start(), "a")
     record = stack.home / "services.json"
     if content is None:
@@ -359,7 +359,7 @@ def reaches(socket_file: Path, *, uid: int) -> bool:
     return True
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be someone else")
 def test_another_user_gets_past_neither_the_sockets_directory_nor_its_mode() -> None:
     base = Path(tempfile.mkdtemp(prefix="loginetl-socket-"))  # others can walk to it, unlike to pytest's own
     base.chmod(0o711)

@@ -97,7 +97,7 @@ def _landed(pipeline: Pipeline) -> str:
             found += [message.body.decode() for message in read_batch(landing, services.keyring, batch)]
             if batch.masked_path:
                 found.append(read_masked(landing, batch.masked_path).write_csv())
-    assert {key for prefix in (BATCHES, MASKED) for key, _ in landing.list(prefix)} == named
+    assert {path for prefix in (BATCHES, MASKED) for path, _ in landing.list(prefix)} == named
     assert pipeline.query("SELECT FROM loginetl.pending_deletions") == []
     return "\n".join(found)
 
@@ -130,7 +130,7 @@ def _everything(pipeline: Pipeline) -> list[Any]:
             sorted(map(str, pipeline.query(f"SELECT * FROM loginetl.{table.relname}")))  # noqa: S608 - from the catalogue
             for table in tables
         ),
-        sorted(key for prefix in (BATCHES, MASKED) for key, _ in pipeline.services.landing().list(prefix)),
+        sorted(path for prefix in (BATCHES, MASKED) for path, _ in pipeline.services.landing().list(prefix)),
     ]
 
 
@@ -203,7 +203,7 @@ def test_batches_in_every_state_are_cleaned(pipeline: Pipeline) -> None:
     _assert_counts_add_up(pipeline)
 
 
-def test_a_value_that_somebody_else_has_in_a_pending_batch_stays(pipeline: Pipeline) -> None:
+def test_a_value_that_someone_else_has_in_a_pending_batch_stays(pipeline: Pipeline) -> None:
     pipeline.land(_messages([_annas(), _annas(ip=SHARED_IP)]))
     _load(pipeline)
     pipeline.land(_messages([_berts(), _annas(ip=SHARED_IP, device_id="another")]))
@@ -465,7 +465,7 @@ def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pip
     pipeline.land(_messages([*ANNAS, *BERTS]))
     _mask(pipeline)
     landing = pipeline.services.landing()
-    landing.delete(key for key, _ in list(landing.list(MASKED)))
+    landing.delete(path for path, _ in list(landing.list(MASKED)))
     assert _erasure(pipeline).run("she asked").unreadable_batches == 0
     pipeline.run({"masked_logins": {"reprocess": True}})
     assert [row[0] for row in pipeline.rows()] == [BERT] * 2
@@ -507,7 +507,7 @@ def test_while_the_masking_key_is_rotated_a_value_goes_under_both_tokens(pipelin
         )  # fmt: skip
     assert len(pipeline.query("SELECT FROM loginetl.pii_vault")) == 8, "four values under two tokens each"
     pipeline.execute("DELETE FROM loginetl.batches")  # as after retention: only the rows name the values now
-    pipeline.services.landing().delete([key for prefix in (BATCHES, MASKED) for key, _ in _listed(pipeline, prefix)])
+    pipeline.services.landing().delete([path for prefix in (BATCHES, MASKED) for path, _ in _listed(pipeline, prefix)])
     counts = _erasure(pipeline).run("she asked")
     assert (counts.vault_entries, counts.vault_entries_kept) == (4, 2)
     assert [outcome for outcome, _ in _recovered(pipeline, _token(pipeline, "ip", ANNA_IP))] == [Outcome.ERASED]
@@ -523,7 +523,7 @@ def _listed(pipeline: Pipeline, prefix: str) -> list[tuple[str, object]]:
     return list(pipeline.services.landing().list(prefix))
 
 
-def test_a_row_without_a_user_counts_as_somebody_elses(pipeline: Pipeline) -> None:
+def test_a_row_without_a_user_counts_as_someone_elses(pipeline: Pipeline) -> None:
     pipeline.land(_messages([_annas()]))
     _load(pipeline)
     token = _token(pipeline, "ip", ANNA_IP)

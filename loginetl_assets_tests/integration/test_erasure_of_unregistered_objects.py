@@ -29,7 +29,7 @@ def _erase(pipeline: Pipeline) -> ErasureTotals:
 
 
 def _objects(pipeline: Pipeline, prefix: str) -> set[str]:
-    return {key for key, _ in pipeline.services.landing().list(prefix)}
+    return {path for path, _ in pipeline.services.landing().list(prefix)}
 
 
 def _named(pipeline: Pipeline) -> set[str]:

@@ -515,7 +515,7 @@ def test_a_queue_that_cannot_be_reached_is_named(scene: Scene) -> None:
 
 
 def without_stdout(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
-    """The same without what a command is meant to print besides its error."""
+    """The same without what a command prints besides its error."""
     return subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr)
 
 

@@ -135,7 +135,7 @@ def test_each_condition_is_named_with_what_fixes_it(pipeline: Pipeline) -> None:
     assert list(_look(pipeline).conditions(**RULES)) == ["count_mismatch"]
 
 
-def test_messages_that_nobody_ever_drained_are_not_well(pipeline: Pipeline) -> None:
+def test_messages_that_nobody_ever_drained_are_a_condition(pipeline: Pipeline) -> None:
     assert _look(pipeline).not_begun() == {}
     pipeline.send([login()])
     assert "LOGINETL_AUTOMATION=on" in _look(pipeline).not_begun()["never_drained"]
@@ -151,7 +151,7 @@ def test_messages_that_nobody_ever_drained_are_not_well(pipeline: Pipeline) -> N
 
 
 def _switch(instance: dg.DagsterInstance, status: InstigatorStatus, *names: str, location: str = "loginetl") -> None:
-    """Has somebody switch sensors on the page."""
+    """Has someone switch sensors on the page."""
     for name in names:
         repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__")
         origin = repository.get_instigator_origin(name)
@@ -190,7 +190,7 @@ def test_automation_that_is_off_and_a_daemon_that_is_down_are_said(lasting: Pipe
     assert _conditions(instance, local) == _conditions(instance, off) == []
 
 
-def test_a_sensor_that_somebody_switched_off_is_said_though_automation_is_on(lasting: Pipeline) -> None:
+def test_a_sensor_that_a_person_switched_off_is_said_though_automation_is_on(lasting: Pipeline) -> None:
     settings = replace(lasting.settings, automation=Automation.ON)
     _beat(lasting.instance, seconds_ago=10)
     _switch(lasting.instance, InstigatorStatus.STOPPED, "failed_run")
@@ -230,7 +230,7 @@ def test_a_condition_alerts_once_and_is_resolved_once(watched: Pipeline, recorde
     assert recorder.told == [("quarantined_batches", True), ("quarantined_batches", False)]
 
 
-def test_a_second_quarantined_batch_is_told_though_the_first_still_is(watched: Pipeline, recorder: _Recorder) -> None:
+def test_a_second_quarantined_batch_alerts_though_the_first_still_is(watched: Pipeline, recorder: _Recorder) -> None:
     sensor = _Sensor(watched)
     _damage_a_batch(watched)
     watched.run()

@@ -1,4 +1,4 @@
-"""A LOGINETL_HOME that somebody else prepared: nothing of it is believed, and nothing beyond it is touched."""
+"""A LOGINETL_HOME that someone else prepared: nothing of it is believed, and nothing beyond it is touched."""
 
 import os
 import pwd
@@ -52,7 +52,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A directory with a file, both as they were at the end."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o750)
-    (elsewhere / "file").write_text("somebody's")
+    (elsewhere / "file").write_text("someone's")
     before = seen(elsewhere)
     yield elsewhere
     assert seen(elsewhere) == before

@@ -86,7 +86,7 @@ def test_a_known_event_brings_no_value_into_the_vault(by_event: Pipeline) -> Non
     by_event.send([login(event_id="e-1")])
     by_event.run()
     vault = by_event.query("SELECT token FROM loginetl.pii_vault ORDER BY 1")
-    by_event.send([login(event_id="e-1", ip="203.0.113.200", device_id="somebody's")])
+    by_event.send([login(event_id="e-1", ip="203.0.113.200", device_id="someone's")])
     by_event.run()
     assert by_event.query("SELECT token FROM loginetl.pii_vault ORDER BY 1") == vault
 

@@ -40,9 +40,9 @@ def test_what_was_put_is_got_listed_and_deleted(landing: Landing) -> None:
     landing.put("masked/three", b"3")
     assert landing.get("batches/one") == b"\x00\xff" * 1000
     assert landing.get("batches/two") == b""
-    assert sorted(key for key, _ in landing.list("batches")) == ["batches/one", "batches/two"]
+    assert sorted(path for path, _ in landing.list("batches")) == ["batches/one", "batches/two"]
     landing.delete(["batches/one", "batches/never"])
-    assert [key for key, _ in landing.list("batches")] == ["batches/two"]
+    assert [path for path, _ in landing.list("batches")] == ["batches/two"]
     with pytest.raises(ObjectMissingError, match="batches/one"):
         landing.get("batches/one")
 
@@ -106,7 +106,7 @@ def test_a_landing_that_others_can_enter_is_refused_with_the_command_that_closes
     directory.chmod(mode)
     with pytest.raises(OperatorError, match="LOGINETL_LANDING_URL") as raised:
         Landing(directory.as_uri())
-    assert stat.S_IMODE(directory.stat().st_mode) == mode, "not ours to change: somebody may rely on it"
+    assert stat.S_IMODE(directory.stat().st_mode) == mode, "not ours to change: someone may rely on it"
 
     command = str(raised.value).partition("`")[2].partition("`")[0]
     assert command.startswith("chmod ")

@@ -47,7 +47,7 @@ def test_a_role_called_as_our_schema_gets_a_table_in_public(server: Server, tmp_
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login()])
         pipeline.run()
-    # As docs/docker.md has somebody look, who is another role.
+    # As docs/docker.md has someone look, who is another role.
     (looked,) = re.findall(r"psql -U (\w+) -d loginetl -c '(.*)'", (ROOT / "docs" / "docker.md").read_text())
     assert server.execute(looked[1], user=looked[0]) == [(1,)]
 
@@ -279,7 +279,7 @@ def test_the_record_survives_dump_and_restore(server: Server, addresses: Address
         server.execute_alone(f"DROP DATABASE {copy} WITH (FORCE)")
 
 
-def test_the_commands_go_by_the_setting(server: Server, tmp_path: Path) -> None:
+def test_the_commands_use_the_setting(server: Server, tmp_path: Path) -> None:
     server.execute("CREATE SCHEMA sales")
     settings = server.settings(login_table=TableName("sales", "User Logins"))
 

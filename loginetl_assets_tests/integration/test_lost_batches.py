@@ -180,12 +180,12 @@ def test_a_batch_that_another_transaction_holds_is_passed_over_by_retention(pipe
     held, free = (pipeline.land([message(user)]) for user in ("held", "free"))
     pipeline.run(job="process_landed")
     make_old(pipeline, 60)
-    files = {key for key, _ in pipeline.services.landing().list("batches")}
+    files = {path for path, _ in pipeline.services.landing().list("batches")}
     with pipeline.services.database().transaction() as connection:  # as an erasure or a reprocess does
         batch = batches.lock_batch(connection, held)
         assert batch is not None
         pipeline.run({"purge": {"days": 30}}, job="retention")
-        assert {key for key, _ in pipeline.services.landing().list("batches")} == {batch.object_path} < files
+        assert {path for path, _ in pipeline.services.landing().list("batches")} == {batch.object_path} < files
         purged = text("SELECT batch_id FROM loginetl.batches WHERE object_purged_at IS NOT NULL")
         assert connection.execute(purged).scalars().all() == [free]
 

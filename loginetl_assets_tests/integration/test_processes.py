@@ -54,7 +54,7 @@ def witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Witness:
 
 @pytest.fixture
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, in which somebody left modules under names that are imported; each says that it ran."""
+    """The working directory, in which someone left modules under names that are imported; each says that it ran."""
     directory = tmp_path / "hostile"
     directory.mkdir()
     for name in ("queue", "boto3", "dagster", "polars", "obstore", "psycopg"):

@@ -193,7 +193,7 @@ def test_a_right_that_is_missing_refuses_no_row(pipeline: Pipeline, loader: Pipe
 NOT_THE_ROW = {
     "our own statement time-out": ("PERFORM pg_sleep(60)", "SET LOCAL statement_timeout = 50", TransientError),
     "our own lock time-out": ("LOCK TABLE loginetl.keys", "SET LOCAL lock_timeout = 50", TransientError),
-    "somebody's lock": ("LOCK TABLE loginetl.keys NOWAIT", "SELECT 1", TransientError),
+    "someone's lock": ("LOCK TABLE loginetl.keys NOWAIT", "SELECT 1", TransientError),
     "deadlock": ("RAISE EXCEPTION 'x' USING ERRCODE = '40P01'", "SELECT 1", TransientError),
     "serialization": ("RAISE EXCEPTION 'x' USING ERRCODE = '40001'", "SELECT 1", TransientError),
     "disk full": ("RAISE EXCEPTION 'x' USING ERRCODE = '53100'", "SELECT 1", OperatorError),

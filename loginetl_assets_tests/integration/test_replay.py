@@ -78,7 +78,7 @@ def test_a_redelivery_between_replay_and_load_is_loaded_once(strict: Pipeline) -
     assert totals.pending == 0
 
 
-def test_only_what_is_meant_is_replayed(strict: Pipeline) -> None:
+def test_only_what_is_selected_is_replayed(strict: Pipeline) -> None:
     (no_login,) = strict.query("SELECT message_uuid FROM loginetl.rejected_logins WHERE reason = 'not_a_login'")[0]
     later = datetime.now(UTC) + timedelta(hours=1)
     assert _replay(strict, selection([], since=later.isoformat())).messages == 0
@@ -133,7 +133,7 @@ def test_a_batch_is_read_again_after_its_rejections_were_dropped(strict: Pipelin
     assert (totals.messages, totals.loaded, totals.erased, totals.duplicates, totals.pending) == (6, 2, 4, 0, 0)
 
 
-def test_a_batch_that_is_only_masked_stands_a_drop_and_somebody_else_s_erasure(pipeline: Pipeline) -> None:
+def test_a_batch_that_is_only_masked_stands_a_drop_and_someone_else_s_erasure(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id="stays"), login(user_id="goes", ip="203.0.113.5", device_id="theirs"), "{}"])
     pipeline.materialize("raw_login_messages")
     pipeline.materialize("masked_logins")

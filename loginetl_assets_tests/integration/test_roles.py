@@ -256,7 +256,7 @@ def test_the_access_log_can_be_added_to_and_never_changed(pipeline: Pipeline, lo
         *(
             f"INSERT INTO loginetl.pii_access_log (action, reason, {column}) VALUES ('recover', 'why', {value})"
             for column, value in (
-                ("who", "'somebody else'"),
+                ("who", "'someone else'"),
                 ("at", "now() - '1 year'::interval"),
                 ("client_address", "'192.0.2.1'"),
             )
@@ -311,7 +311,7 @@ def test_even_the_owner_cannot_write_who_and_when_in_passing(pipeline: Pipeline,
             f"GRANT USAGE ON SCHEMA mine TO {PRIVACY}",
             "SET LOCAL search_path = mine, pg_catalog",
             "INSERT INTO loginetl.pii_access_log (at, who, client_address, action, reason)"
-            " VALUES ('2001-01-01', 'somebody else', '192.0.2.1', 'recover', 'first')",
+            " VALUES ('2001-01-01', 'someone else', '192.0.2.1', 'recover', 'first')",
             f"SET LOCAL ROLE {PRIVACY}",
             "INSERT INTO loginetl.pii_access_log (action, reason) VALUES ('recover', 'second')",
             "RESET ROLE",

@@ -87,7 +87,7 @@ def users(pipeline: Pipeline) -> list[str]:
 
 
 def objects(pipeline: Pipeline, prefix: str = "batches") -> set[str]:
-    return {key for key, _ in pipeline.services.landing().list(prefix)}
+    return {path for path, _ in pipeline.services.landing().list(prefix)}
 
 
 # A restore
@@ -176,7 +176,7 @@ def test_what_is_young_may_still_be_registered_by_its_run(pipeline: Pipeline) ->
 
 def test_what_does_not_open_is_left_and_counted(pipeline: Pipeline) -> None:
     landing = pipeline.services.landing()
-    landing.put("batches/foreign", b"something of somebody else's")
+    landing.put("batches/foreign", b"something of someone else's")
     key = land_unregistered(pipeline, message("one"))
     moved = "batches/moved"
     landing.put(moved, landing.get(key))

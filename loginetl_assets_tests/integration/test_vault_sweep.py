@@ -75,7 +75,7 @@ def test_a_value_that_came_to_nothing_cannot_be_recovered(
         pipeline.run(job="retention")
     else:
         services = pipeline.services
-        subject = subject_of("somebody else", [], services.keyring)
+        subject = subject_of("someone else", [], services.keyring)
         counts = Erasure(services.database(), services.landing(), services.keyring, subject).run("he asked")
         assert counts.unneeded_vault_entries == 1
     assert _recovered(pipeline, KEPT, GONE) == [KEPT, None]

@@ -47,7 +47,7 @@ class FakeSqs:
     """
 
     def __init__(self, clock: FakeClock, *, fifo: bool = False) -> None:
-        """Takes the clock that visibility time-outs go by."""
+        """Takes the clock that visibility time-outs use."""
         self.clock = clock
         self.url = f"https://sqs.eu-west-1.amazonaws.com/000000000000/logins{'.fifo' if fifo else ''}"
         self.before: dict[str, Callable[[], None]] = {}

@@ -1,4 +1,4 @@
-"""A Postgres database as somebody else set it up, and what the tests do on it by hand."""
+"""A Postgres database as someone else set it up, and what the tests do on it by hand."""
 
 # ruff: noqa: S608 - names of our own tables
 

@@ -46,7 +46,7 @@ def verify(settings: Settings, accepted: Mapping[UUID, Sent]) -> Verdict:
         vault = {row.token for row in rows("SELECT token FROM loginetl.pii_vault")}
         counts = {name: value for name, value in asdict(totals(connection)).items() if isinstance(value, int)}
     landing = services.landing()
-    objects = {key for prefix in (BATCHES, MASKED) for key, _ in landing.list(prefix)}
+    objects = {path for prefix in (BATCHES, MASKED) for path, _ in landing.list(prefix)}
     named = {key for batch in batches for key in (batch.object_path, batch.masked_path) if key}
     good = {sent.user_id: sent for sent in accepted.values() if sent.reason is None}
     found: dict[str, int] = {

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from loginetl_assets.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/*.md")])
@@ -43,7 +47,7 @@ def headings(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_relative_link_leads_to_a_file_and_a_heading(name: str) -> None:
+def test_every_relative_link_names_a_file_and_a_heading(name: str) -> None:
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text_of(name)):
         if re.match(r"[a-z]+:", target):
@@ -103,3 +107,26 @@ def test_every_make_target_that_a_document_names_exists(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_document_has_the_marks_of_a_conflict(name: str) -> None:
     assert re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", text_of(name), flags=re.MULTILINE) == []
+
+
+def test_every_pytest_command_of_contributing_selects_a_test() -> None:
+    commands = re.findall(r"^    \.venv/bin/pytest (\S+)(?: -k (\w+))?", text_of("CONTRIBUTING.md"), flags=re.MULTILINE)
+
+    assert commands
+    for path, word in commands:
+        names = re.findall(r"^def (test_\w+)", text_of(path), flags=re.MULTILINE)
+        assert any(word in name for name in names), (path, word)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
+def test_every_loginetl_command_and_option_that_a_document_names_exists(name: str) -> None:
+    for line in re.findall(r"(?:^    (?:\.venv/bin/)?|`)(loginetl [a-z][^`\n#;]*)", text_of(name), flags=re.MULTILINE):
+        command: Any = typer.main.get_command(app)
+        options = {"--help"}
+        for word in line.split()[1:]:
+            if word in getattr(command, "commands", {}):
+                command = command.commands[word]
+                options |= {option for one in command.params for option in one.opts}
+            else:
+                assert not hasattr(command, "commands") or word.startswith("-") or not word.isalpha(), line
+        assert set(re.findall(r"(?<=\s)--[a-z-]+", line)) <= options, line

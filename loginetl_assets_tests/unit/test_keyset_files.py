@@ -85,7 +85,7 @@ def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["nowhere/keyset.json", "dangling.json"])
-def test_a_place_that_cannot_be_written_is_told_with_the_way_out(tmp_path: Path, setting: str) -> None:
+def test_a_place_that_cannot_be_written_is_reported_with_the_way_out(tmp_path: Path, setting: str) -> None:
     (tmp_path / "dangling.json").symlink_to("nowhere/else.json")
     with pytest.raises(OperatorError, match=f"{NAME}: cannot write .*--output FILE"):
         replace_keyset(NAME, str(tmp_path / setting), "new")

@@ -23,7 +23,7 @@ RULES = {
 QUEUE = {
     "endpoint_url": "http://127.0.0.1:1",
     "region_name": "eu-west-1",
-    "profile_name": "somebody",
+    "profile_name": "someone",
     "aws_access_key_id": "k",
     "aws_secret_access_key": "k",
     "max_attempts": 0,

@@ -54,7 +54,7 @@ def seen() -> Iterator[Seen]:
         "absl",
         "polars",
         "a_library_of_next_year",
-        "dagster_of_somebody_else",
+        "dagster_of_someone_else",
         "root",
     ],
 )

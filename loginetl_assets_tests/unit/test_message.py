@@ -482,7 +482,7 @@ def test_a_pointer_is_read_in_an_sns_envelope_or_without(name: str) -> None:
 
 
 def test_a_pointer_to_a_key_that_no_object_can_have_is_one_all_the_same() -> None:
-    """What it leads to is not there, which is another fault than being no login."""
+    """What it points to is not there, which is another fault than being no login."""
     text = json.dumps([POINTER[0], {"s3BucketName": "bucket", "s3Key": "\ud800"}], ensure_ascii=False)
     assert read_pointer(enveloped(text)) == PayloadPointer("bucket", "\ud800")
 

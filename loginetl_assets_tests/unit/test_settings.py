@@ -224,7 +224,7 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest_setting_and_no_value
     assert not value or value not in said
 
 
-def test_every_unknown_name_is_told_at_once_and_before_anything_else() -> None:
+def test_every_unknown_name_is_reported_at_once_and_before_anything_else() -> None:
     said = refused(LOGINETL_ENV="prod", LOGINETL_B="1", LOGINETL_A="2")
 
     assert said.startswith("no such setting: LOGINETL_A (")

@@ -108,7 +108,7 @@ def _end(workers: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _work() -> None:
-    """A worker process: reads its order, drains, answers; ends when it is told to or its parent is gone."""
+    """A worker process: reads its order, drains, answers; ends when it is asked to or its parent is gone."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # raised in the main thread: what is held is made visible
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Order)
     threading.Thread(target=_end_with_parent, daemon=True).start()
