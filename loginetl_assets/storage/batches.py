@@ -108,7 +108,7 @@ class Totals(Results):
 
 
 _COUNTS = tuple(asdict(Results()))
-_PENDING = table.c.messages - sum((table.c[name] for name in _COUNTS[1:]), table.c[_COUNTS[0]])
+PENDING = table.c.messages - sum((table.c[name] for name in _COUNTS[1:]), table.c[_COUNTS[0]])
 # A batch that is read again is not lost any more.
 _NOT_LOST: dict[str, Any] = {"lost": 0, "lost_reason": None, "lost_at": None, "lost_by": None}
 
@@ -117,7 +117,7 @@ _NOT_LOST: dict[str, Any] = {"lost": 0, "lost_reason": None, "lost_at": None, "l
 
 
 def _rows() -> Select[Any]:
-    return select(table, _PENDING.label("pending"))
+    return select(table, PENDING.label("pending"))
 
 
 def _batches(connection: Connection, name: str, statement: Select[Any]) -> list[Batch]:
@@ -205,7 +205,7 @@ def totals(connection: Connection) -> Totals:
     def sum_of(column: ColumnElement[int]) -> ColumnElement[int]:
         return func.coalesce(func.sum(column), 0)
 
-    pending = func.sum(_PENDING).filter(state != BatchState.LOADED)
+    pending = func.sum(PENDING).filter(state != BatchState.LOADED)
     statement = select(
         func.count().label("batches"),
         *(sum_of(table.c[name]).label(name) for name in ("messages", *_COUNTS)),

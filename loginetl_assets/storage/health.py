@@ -5,20 +5,12 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
+from loginetl_assets.storage.batches import PENDING
 from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.tables import batches, installation
 
 # Exact counts of these tables would cost what the tables hold.
 _TABLES = ("loginetl.pii_vault", "loginetl.processed_messages", "loginetl.rejected_logins")
-
-_PENDING = (
-    batches.c.messages
-    - batches.c.loaded
-    - batches.c.duplicates
-    - batches.c.rejected
-    - batches.c.erased
-    - batches.c.lost
-)
 
 
 @dataclass(frozen=True)
@@ -42,9 +34,9 @@ def unfinished(connection: Connection) -> Unfinished:
     """Returns ages and mismatches of the batches that are not loaded."""
     landed_at = func.coalesce(batches.c.registered_again_at, batches.c.landed_at)
     statement = select(
-        func.min(batches.c.oldest_sent_at).filter(_PENDING > 0),
-        func.min(landed_at).filter(_PENDING > 0),
-        func.count().filter(_PENDING < 0),
+        func.min(batches.c.oldest_sent_at).filter(PENDING > 0),
+        func.min(landed_at).filter(PENDING > 0),
+        func.count().filter(PENDING < 0),
     ).where(batches.c.state != "loaded")
     return Unfinished(*connection.execute(named("read_unfinished", statement)).one())
 
