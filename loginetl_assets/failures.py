@@ -6,17 +6,16 @@ from contextlib import contextmanager
 import dagster as dg
 
 from loginetl_assets.errors import OperatorError, TransientError, withheld
-from loginetl_assets.steps.each_batch import FailedBatches
 
 # Waits 5, 15, 35 s: long enough for a restart of Postgres or a queue. Not set on the assets: where a step has a policy,
 # Dagster retries after the interrupt of a cancelled run as after any failure, and the run continues.
 _RETRY_TRANSIENT = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
-def check_batches(context: dg.AssetExecutionContext, failed: FailedBatches, quarantined: int) -> None:
+def check_batches(context: dg.AssetExecutionContext, failed: Exception | None, quarantined: int) -> None:
     """Asks for another try of a step whose failed batches may pass, while one is left; warns of quarantined batches."""
-    if failed.may_pass and context.retry_number < _RETRY_TRANSIENT.max_retries:
-        raise failed.error()
+    if isinstance(failed, TransientError) and context.retry_number < _RETRY_TRANSIENT.max_retries:
+        raise failed
     if quarantined:
         context.log.warning(f"{quarantined} batches are quarantined: see `loginetl status`")  # noqa: G004 - a count
 

@@ -123,7 +123,7 @@ def masked_logins(
         if failed:
             context.log.error(str(failed))
             if not _load_follows(context):
-                raise failed.error()
+                raise failed
 
 
 def _load_follows(context: dg.AssetExecutionContext) -> bool:

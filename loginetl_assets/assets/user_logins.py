@@ -60,7 +60,7 @@ def user_logins(
         # Last, and for both steps: had the masking step failed, Dagster would have skipped the load of its batches.
         not_masked = _not_masked_by(context.instance, context.run.run_id)
         if failed and not not_masked:
-            raise failed.error()
+            raise failed
         if not_masked:
             raise OperatorError("; ".join(filter(None, [not_masked, str(failed) if failed else ""])))
 

@@ -1,25 +1,15 @@
 """What every AWS client shares: the session with its credentials, the endpoint, and the sorting of failures."""
 
 import os
+import re
 from functools import cache
 from typing import Any
 
 import boto3
 import botocore.loaders
 import botocore.session
+from botocore import exceptions as boto
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
-from botocore.exceptions import ConnectionError as NoConnectionError
 
 from loginetl_assets.errors import OperatorError
 
@@ -27,16 +17,17 @@ DEFAULT_REGION = "us-east-1"  # for S3, which finds a bucket from any region, an
 
 NO_CREDENTIALS = "no AWS credentials: set AWS_PROFILE, AWS_ACCESS_KEY_ID or an instance role"
 CREDENTIAL_ERRORS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    ProfileNotFound,
-    TokenRetrievalError,
-    SSOError,
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.ProfileNotFound,
+    boto.TokenRetrievalError,
+    boto.SSOError,
 )
-NETWORK_ERRORS = (HTTPClientError, NoConnectionError)
+NETWORK_ERRORS = (boto.HTTPClientError, boto.ConnectionError)
+AWS_ERRORS = (boto.BotoCoreError, boto.ClientError)
 
-_TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "TooManyRequests", "TooManyRequestsException"}
+_TRANSIENT_CODES = re.compile("Throttl|OverLimit|RequestTimeout|SlowDown|TooManyRequests")
 
 
 def open_session(**settings: str | None) -> boto3.Session:
@@ -50,14 +41,20 @@ def open_session(**settings: str | None) -> boto3.Session:
         session = boto3.Session(botocore_session=core, **settings)
         core.register_component("data_loader", _models())
         return session
-    except BotoCoreError as error:
+    except boto.BotoCoreError as error:
         raise OperatorError(
             f"AWS_PROFILE and the files it names cannot be used ({type(error).__name__}): fix or unset it"
         ) from None
 
 
-def open_s3(session: boto3.Session, config: Config) -> Any:  # boto3-stubs has no S3 here
-    """Returns an S3 client; nothing is sent yet."""
+def open_s3(session: boto3.Session, *, attempts: int, read_timeout: float) -> Any:  # boto3-stubs has no S3 here
+    """Returns an S3 client with ten connections, boto3's default; nothing is sent yet."""
+    config = Config(
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        connect_timeout=5,
+        read_timeout=read_timeout,
+        s3={"addressing_style": "path" if endpoint_of("S3") else "auto"},
+    )
     return session.client("s3", region_name=session.region_name or DEFAULT_REGION, config=config)
 
 
@@ -68,29 +65,23 @@ def endpoint_of(service: str) -> str | None:
 
 def error_code(error: Exception) -> str:
     """Returns the service's code of a refused call, or the kind of any other error; never its text."""
-    if isinstance(error, ClientError):
-        return str(error.response.get("Error", {}).get("Code", ""))
+    if isinstance(error, boto.ClientError):
+        return str(error.response.get("Error", {}).get("Code") or error_status(error))
     return type(error).__name__
 
 
 def error_status(error: Exception) -> int:
     """Returns the HTTP status of a refused call; 0 where there was no response."""
-    if isinstance(error, ClientError):
+    if isinstance(error, boto.ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     return 0
 
 
 def is_transient(error: Exception) -> bool:
     """Returns whether a failure usually passes: throttling, a failure of the service itself, the network."""
-    code, status = error_code(error), error_status(error)
-    return (
-        status >= 500
-        or status == 429
-        or code in _TRANSIENT_CODES
-        or "Throttl" in code
-        or "OverLimit" in code
-        or isinstance(error, NETWORK_ERRORS)
-    )
+    status = error_status(error)
+    passes = status >= 500 or status == 429 or isinstance(error, NETWORK_ERRORS)
+    return passes or _TRANSIENT_CODES.search(error_code(error)) is not None
 
 
 @cache

@@ -9,33 +9,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from loginetl_assets.aws.session import (
-    CREDENTIAL_ERRORS,
-    DEFAULT_REGION,
-    NETWORK_ERRORS,
-    NO_CREDENTIALS,
-    endpoint_of,
-    error_code,
-    error_status,
-    is_transient,
-    open_session,
-)
+from loginetl_assets.aws import session as aws
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
     from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 MAX_PER_CALL = 10
 MAX_BYTES_PER_CALL = 1024 * 1024  # for a message alone, and for all of a call together
-EMULATED_REGION = DEFAULT_REGION  # emulators keep queues by region: the one our own makes its queue in
 
 _AWS_HOST = re.compile(r"^(?:sqs[.-](?P<region>[a-z0-9-]+)|(?P<legacy>[a-z0-9-]+)\.queue)\.amazonaws\.com")
 _MISSING = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "InvalidAddress"}
@@ -146,7 +136,7 @@ class LoginQueue:
     def _failures_explained(self) -> Iterator[None]:
         try:
             yield
-        except (BotoCoreError, ClientError, ValueError) as error:
+        except (*aws.AWS_ERRORS, ValueError) as error:
             raise _explained(error, self.url) from None  # ValueError: an endpoint that is no URL, with all it says
 
     def _entry(self, number: int, body: str) -> "SendMessageBatchRequestEntryTypeDef":
@@ -156,21 +146,14 @@ class LoginQueue:
 
     def depth(self) -> QueueDepth:
         """Returns SQS's approximate counts."""
+        names: list[QueueAttributeNameType] = [
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesDelayed",
+        ]
         with self._failures_explained():
-            response = self._client.get_queue_attributes(
-                QueueUrl=self.url,
-                AttributeNames=[
-                    "ApproximateNumberOfMessages",
-                    "ApproximateNumberOfMessagesNotVisible",
-                    "ApproximateNumberOfMessagesDelayed",
-                ],
-            )
-        counts = response["Attributes"]
-        return QueueDepth(
-            queued=int(counts.get("ApproximateNumberOfMessages", 0)),
-            in_flight=int(counts.get("ApproximateNumberOfMessagesNotVisible", 0)),
-            delayed=int(counts.get("ApproximateNumberOfMessagesDelayed", 0)),
-        )
+            response = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
+        return QueueDepth(*(int(response["Attributes"].get(name, 0)) for name in names))
 
 
 def _in_calls(bodies: Iterable[str]) -> Iterator[list[str]]:
@@ -199,20 +182,19 @@ def open_queue(
 ) -> LoginQueue:
     """Opens a queue by its URL; nothing is sent yet.
 
-    Args:
-        url: the queue's URL.
-        session: where credentials and region come from; boto3's default chain if None.
-        endpoint_url: overrides AWS_ENDPOINT_URL_SQS.
-        max_attempts: tries per call, the first included (boto3's standard retry mode).
-        connections: size of the connection pool; as many calls can be under way at once.
-        emulator: whether this is our own emulator: placeholder credentials, and the region its queue is in.
-        placeholder_credentials: whether to sign with such where the environment names none; any emulator takes them.
+    Credentials and region are those of the session, by default of boto3's own chain; `endpoint_url` overrides
+    AWS_ENDPOINT_URL_SQS. A call is tried `max_attempts` times, the first included (boto3's standard retry mode). Our
+    own `emulator` has a region of its own and takes any credentials. `placeholder_credentials` are for other emulators,
+    where the environment names none.
 
     Raises:
         OperatorError: the URL is not a queue's, or names no region.
     """
-    session = session or open_session()
-    region, endpoint = _place(url, session.region_name, emulator=emulator)
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise OperatorError("LOGINETL_QUEUE_URL must be a queue's URL, such as https://sqs.REGION.amazonaws.com/…")
+    session = session or aws.open_session()
+    region, endpoint = _place(parts, None if emulator else session.region_name)
     # Not asked of boto3, whose search ends at the network: the instance's metadata.
     named = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
     placeholder = "local" if emulator or (placeholder_credentials and not named) else None
@@ -231,25 +213,21 @@ def open_queue(
             aws_access_key_id=placeholder,
             aws_secret_access_key=placeholder,
         )
-    except (BotoCoreError, ValueError) as error:
+    except (*aws.AWS_ERRORS, ValueError) as error:
         raise _explained(error, url) from None
     return LoginQueue(client, url)
 
 
-def _place(url: str, region: str | None, *, emulator: bool) -> tuple[str, str | None]:
+def _place(url: SplitResult, region: str | None) -> tuple[str, str | None]:
     """Returns a queue's region and endpoint, None for AWS's own.
 
     Both come from AWS's own variables and profiles; where those are silent, from the URL itself, since an AWS queue's
     URL names its region and an emulator's its endpoint.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise OperatorError("LOGINETL_QUEUE_URL must be a queue's URL, such as https://sqs.REGION.amazonaws.com/…")
-    aws = _AWS_HOST.match(parts.hostname)
-    if aws is None:
-        named = None if emulator else region
-        return named or EMULATED_REGION, endpoint_of("SQS") or f"{parts.scheme}://{parts.netloc}"
-    of_url = str(aws["region"] or aws["legacy"])
+    of_aws = _AWS_HOST.match(url.hostname or "")
+    if of_aws is None:  # emulators keep queues by region: our own has its queue in the default one
+        return region or aws.DEFAULT_REGION, aws.endpoint_of("SQS") or f"{url.scheme}://{url.netloc}"
+    of_url = str(of_aws["region"] or of_aws["legacy"])
     if region and region != of_url:
         raise OperatorError(
             f"the queue's URL is in {of_url} but the AWS region is set to {region}: correct AWS_DEFAULT_REGION"
@@ -262,16 +240,16 @@ def _explained(error: Exception, url: str) -> Exception:
     """Returns the error that names what fixes a failure of boto3, whose own text may carry bodies and keys."""
     parts = urlsplit(url)
     name, host = parts.path.rsplit("/", 1)[-1], parts.netloc
-    if isinstance(error, CREDENTIAL_ERRORS):
-        return OperatorError(NO_CREDENTIALS)
-    if isinstance(error, NETWORK_ERRORS):
+    if isinstance(error, aws.CREDENTIAL_ERRORS):
+        return OperatorError(aws.NO_CREDENTIALS)
+    if isinstance(error, aws.NETWORK_ERRORS):
         return TransientError(f"the queue at {host} cannot be reached: is it up, and is LOGINETL_QUEUE_URL right?")
     if not isinstance(error, ClientError):
         return OperatorError(
             f"boto3 refused queue {name} at {host} ({type(error).__name__}): check LOGINETL_QUEUE_URL and"
             " AWS_ENDPOINT_URL_SQS"
         )
-    code = error_code(error)
+    code = aws.error_code(error)
     if code in _MISSING or code.endswith("NonExistentQueue"):
         return OperatorError(
             f"there is no queue {name} at {host}: check LOGINETL_QUEUE_URL, the AWS region and account"
@@ -283,6 +261,6 @@ def _explained(error: Exception, url: str) -> Exception:
         )
     if code in _CREDENTIALS:
         return OperatorError(f"AWS does not accept these credentials ({code}): check AWS_PROFILE or AWS_* keys")
-    if is_transient(error):
-        return TransientError(f"SQS at {host} answered {code or error_status(error)} after every retry")
-    return OperatorError(f"SQS at {host} answered {code or error_status(error)} for queue {name}")
+    if aws.is_transient(error):
+        return TransientError(f"SQS at {host} answered {code} after every retry")
+    return OperatorError(f"SQS at {host} answered {code} for queue {name}")

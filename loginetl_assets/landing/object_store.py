@@ -12,40 +12,26 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
 
 import obstore
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
-from loginetl_assets.aws.session import DEFAULT_REGION, NO_CREDENTIALS, endpoint_of, error_status, open_session
+from loginetl_assets.aws import session as aws
 from loginetl_assets.durable import make_directory, sync
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.landing.object_versions import ObjectVersions
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
 
 BATCHES = "batches"
 MASKED = "masked"
 PROBES = f"{BATCHES}/probe-"  # what `check_writable` writes
 _PROBE_AGE = timedelta(hours=1)  # whoever wrote an older one is gone: it is written within the time-outs below
 MARKER = "installation.json"  # says which database the landing belongs to
-
-# Together well inside the visibility time-out: the library's own default is ten retries over three minutes.
-_RETRIES: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
-_TIMEOUTS: "ClientConfig" = {"connect_timeout": "5 seconds", "timeout": "30 seconds"}
-
 
 _OF_OURS = re.compile(rf"({BATCHES}|{MASKED})/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
@@ -60,7 +46,11 @@ class ObjectMissingError(Exception):
 
 
 class Landing:
-    """Objects by path."""
+    """Objects by path.
+
+    Each method raises an OperatorError where the store cannot be used as it is set (no right, no room, no bucket), and
+    a TransientError where it failed in a way that may pass.
+    """
 
     def __init__(self, url: str) -> None:
         """Opens a landing by its URL, file:///… or s3://bucket/…; a missing directory is made.
@@ -73,44 +63,31 @@ class Landing:
         parts = urlsplit(url)
         self._directory: Path | None = None
         self._versions: ObjectVersions | None = None
-        if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
-            self._directory = Path(unquote(parts.path))
-        elif parts.scheme != "s3" or not parts.netloc:
-            raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
         try:
-            if self._directory is not None:
+            if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+                self._directory = Path(unquote(parts.path))
                 self._store: LocalStore | S3Store = _open_directory(self._directory, url)
-            else:
+            elif parts.scheme == "s3" and parts.netloc:
                 self._store, self._versions = _open_bucket(parts.netloc, parts.path.strip("/"))
+            else:
+                raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
         except (BaseError, OSError, ValueError):
             raise OperatorError(f"the landing at {url} cannot be opened: check LOGINETL_LANDING_URL") from None
 
-    def put(self, path: str, content: bytes) -> None:
-        """Writes a new object, durably.
-
-        Raises:
-            OperatorError: not writable, or full.
-            TransientError: the store failed in a way that may pass.
-        """
-        self._put(path, content, mode="overwrite")
-
-    def _put(self, path: str, content: bytes, mode: Literal["create", "overwrite"]) -> None:
+    def put(self, path: str, content: bytes, mode: Literal["create", "overwrite"] = "overwrite") -> None:
+        """Writes a new object, durably; in mode `create` one that is there already stays."""
         with self._failures_explained("write to"):
             try:
                 obstore.put(self._store, path, content, mode=mode)
             except AlreadyExistsError:
-                return  # as `create` allows: another was first
+                return
             if self._directory is not None:  # obstore makes directories and renames into place, but does not sync
                 written = PurePosixPath(path)
                 for part in (written, *written.parents):
                     sync(self._directory / part)
 
     def check_writable(self) -> None:
-        """Writes an object and deletes it.
-
-        Raises:
-            OperatorError, TransientError: as `put` and `delete`.
-        """
+        """Writes an object and deletes it."""
         path = f"{PROBES}{uuid4()}"  # where retention finds it, should this process die in between
         self.put(path, b"probe")
         self.delete([path])
@@ -121,14 +98,13 @@ class Landing:
         What one database's retention takes for left over is another's pending batch.
 
         Raises:
-            OperatorError: it belongs to another database; or the store failed.
-            TransientError: the store failed in a way that may pass.
+            OperatorError: it belongs to another database.
         """
         ours = json.dumps({"installation_id": str(installation_id)}).encode()
         try:
             found = self.get(MARKER)
         except ObjectMissingError:
-            self._put(MARKER, ours, mode="create")
+            self.put(MARKER, ours, mode="create")
             found = self.get(MARKER)  # of two that are first at once one wins
         if found != ours:
             raise OperatorError(
@@ -142,7 +118,6 @@ class Landing:
 
         Raises:
             ObjectMissingError: there is no such object.
-            OperatorError, TransientError: the store failed.
         """
         with self._failures_explained("read from"):
             try:
@@ -205,7 +180,7 @@ class Landing:
     def _failures_explained(self, action: str) -> Iterator[None]:
         try:
             yield
-        except (BaseError, OSError, BotoCoreError, ClientError, HTTPClientError) as error:
+        except (*aws.AWS_ERRORS, BaseError, OSError) as error:
             raise self._explained(error, action) from None
 
     def _explained(self, error: Exception, action: str) -> Exception:
@@ -213,11 +188,11 @@ class Landing:
         denied = isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
         if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
             return OperatorError(f"the landing at {url} is full: make room or set LOGINETL_LANDING_URL elsewhere")
-        if denied or "Permission denied" in text or error_status(error) == 403:
+        if denied or "Permission denied" in text or aws.error_status(error) == 403:
             return OperatorError(
                 f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL"
             )
-        if "NoSuchBucket" in text or error_status(error) == 404:  # of a listing: no object is asked for
+        if "NoSuchBucket" in text or aws.error_status(error) == 404:  # of a listing: no object is asked for
             return OperatorError(
                 f"there is no bucket for the landing at {url}: create it or correct LOGINETL_LANDING_URL"
             )
@@ -239,18 +214,23 @@ def _open_directory(directory: Path, url: str) -> LocalStore:
 
 
 def _open_bucket(bucket: str, prefix: str) -> tuple[S3Store, ObjectVersions]:
-    session, endpoint = open_session(), endpoint_of("S3")
+    session, endpoint = aws.open_session(), aws.endpoint_of("S3")
     try:
         credentials = Boto3CredentialProvider(session)
     except (ValueError, BotoCoreError):  # none are found, or not all of them
-        raise OperatorError(NO_CREDENTIALS) from None
+        raise OperatorError(aws.NO_CREDENTIALS) from None
     options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}  # an emulator or a store of one's own
     store = S3Store(
         bucket,
         prefix=prefix or None,
-        region=session.region_name or DEFAULT_REGION,
-        retry_config=_RETRIES,
-        client_options={**_TIMEOUTS, "allow_http": (endpoint or "").startswith("http:")},
+        region=session.region_name or aws.DEFAULT_REGION,
+        # Together well inside the visibility time-out: the library's own default is ten retries over three minutes.
+        retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=30)},
+        client_options={
+            "connect_timeout": "5 seconds",
+            "timeout": "30 seconds",
+            "allow_http": (endpoint or "").startswith("http:"),
+        },
         virtual_hosted_style_request=False,
         credential_provider=credentials,
         **options,

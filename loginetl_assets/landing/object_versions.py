@@ -8,17 +8,9 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from loginetl_assets.aws.session import endpoint_of, error_status, open_s3
-
-_CONFIG = Config(
-    retries={"total_max_attempts": 5, "mode": "standard"},
-    connect_timeout=5,
-    read_timeout=30,
-)
-_NOT_KNOWN_HERE = {400, 404, 405, 501}  # a store that has no versions
+from loginetl_assets.aws import session as aws
 
 
 class ObjectVersions:
@@ -26,8 +18,7 @@ class ObjectVersions:
 
     def __init__(self, session: boto3.Session, bucket: str, prefix: str) -> None:
         """Takes a session with credentials; nothing is asked yet."""
-        own = Config(s3={"addressing_style": "path"}) if endpoint_of("S3") else None
-        self._client = open_s3(session, _CONFIG.merge(own) if own else _CONFIG)
+        self._client = aws.open_s3(session, attempts=5, read_timeout=30)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
 
@@ -36,9 +27,9 @@ class ObjectVersions:
         try:
             return "Status" in self._client.get_bucket_versioning(Bucket=self._bucket)
         except ClientError as error:
-            if error_status(error) == 403:
+            if aws.error_status(error) == 403:
                 return None
-            if error_status(error) in _NOT_KNOWN_HERE:
+            if aws.error_status(error) in {400, 404, 405, 501}:  # a store that has no versions
                 return False
             raise
 
@@ -62,7 +53,7 @@ class ObjectVersions:
                 for one in (one for page in pages for one in page.get(kind, ()) if one["Key"] == key):
                     self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=one["VersionId"])
         except ClientError as error:
-            if 400 <= error_status(error) < 500 and error_status(error) != 429:
+            if 400 <= aws.error_status(error) < 500 and aws.error_status(error) != 429:
                 return False
             raise
         return True

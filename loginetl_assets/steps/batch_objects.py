@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 import polars as pl
 from sqlalchemy import Connection
@@ -22,28 +21,23 @@ _DELETED_TOGETHER = 500
 _READ_TOGETHER = 100
 
 
-class LandedBatch(NamedTuple):
-    """A batch that was landed just now: its id and its bytes in the landing."""
-
-    batch_id: int
-    bytes: int
-
-
 def land(
     connection: Connection,
     landing: Landing,
     keyring: Keyring,
     messages: list[QueuedMessage],
     run_id: str | None = None,
-) -> LandedBatch:
+) -> tuple[int, int]:
     """Writes messages as a new batch and registers it; they are landed once the transaction commits.
+
+    Returns the batch's id, and its object's size in bytes.
 
     Where an erasure may be under way the caller holds the vault's shared lock: the erasure then waits for what is about
     to be registered.
     """
     written = write_messages(landing, keyring.landing, messages)
     key_id = keyring.key_ids(KeysetRole.LANDING)[0]
-    return LandedBatch(register(connection, written, key_id, messages, run_id), written.bytes)
+    return register(connection, written, key_id, messages, run_id), written.bytes
 
 
 def register(
@@ -83,7 +77,7 @@ class BatchLanding:
             batches.check_writable(connection)
         self.landing.check_writable()
 
-    def __call__(self, messages: list[QueuedMessage]) -> LandedBatch:
+    def __call__(self, messages: list[QueuedMessage]) -> tuple[int, int]:
         """Lands one, durably: once this returns its messages may leave the queue."""
         with self.database.transaction() as connection:
             vault.lock_shared(connection)

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
@@ -22,35 +21,10 @@ _NAMED = 10
 _Totals = TypeVar("_Totals", bound=StepTotals)
 
 
-@dataclass
-class FailedBatches:
-    """The batches of a run that failed, for reasons of their own."""
-
-    ids: list[int] = field(default_factory=list)
-    reason: str = ""  # of the first
-    may_pass: bool = False  # one of them at least
-    stopped: bool = False  # and so the rest was not tried
-
-    def __bool__(self) -> bool:
-        """Returns whether there are any."""
-        return bool(self.ids)
-
-    def add(self, batch: Batch, reason: str, *, may_pass: bool) -> None:
-        """Adds one."""
-        self.ids.append(batch.batch_id)
-        self.reason = self.reason or reason
-        self.may_pass |= may_pass
-
-    def __str__(self) -> str:
-        """Names them, and why the first failed."""
-        named = ", ".join(map(str, self.ids[:_NAMED])) + ", …" * (len(self.ids) > _NAMED)
-        others = "the rest was not tried" if self.stopped else "the others went on"
-        batches = f"batch {named}" if len(self.ids) == 1 else f"{len(self.ids)} batches ({named})"
-        return f"{batches} failed, {others}: {self.reason}"
-
-    def error(self) -> Exception:
-        """Returns what a run raises for them."""
-        return TransientError(str(self)) if self.may_pass else OperatorError(str(self))
+class _Failure(NamedTuple):
+    batch_id: int
+    reason: str
+    may_pass: bool
 
 
 def each_batch(
@@ -60,20 +34,16 @@ def each_batch(
     totals: _Totals,
     *,
     only: Sequence[int] = (),
-) -> tuple[_Totals, FailedBatches]:
+) -> tuple[_Totals, Exception | None]:
     """Claims pending batches, oldest first, and has each worked on in the transaction that holds it.
 
-    Args:
-        database: the open one.
-        states: which batches are pending.
-        work: what is done with one; returns its totals.
-        totals: to which those of each batch are added once they are committed.
-        only: only these ids, if any are given.
+    What `work` returns of a batch is added to `totals` once it is committed. Returns the totals, and the error that
+    names the batches that failed: transient if one of them at least may pass. `only` limits all this to some ids.
 
     Raises:
         OperatorError, TransientError: what concerns all batches: a service, a permission, the schema. It stops at once.
     """
-    failed = FailedBatches()
+    failed: list[_Failure] = []
     last, until, seconds, ahead = 0, None, 0.0, False
     while True:
         started = time.monotonic()
@@ -82,22 +52,18 @@ def each_batch(
             with database.transaction() as connection:
                 batch = batches.claim_batch(connection, states, after=last, before=until, newest=ahead, only=only)
                 if batch is None:
-                    return totals, failed
+                    return totals, _error_of(failed, "the others went on")
                 if ahead:
                     until = batch.batch_id
                 else:
                     last = batch.batch_id
                 done = work(connection, batch)
-        except (BatchError, BatchConflictError) as error:
-            if batch is None:
+        except Exception as error:  # what is not ours is a bug that some message brings out
+            ours = isinstance(error, (OperatorError, TransientError))
+            if batch is None or (ours and not isinstance(error, (BatchError, BatchConflictError))):
                 raise
-            failed.add(batch, str(error), may_pass=isinstance(error, TransientError))
-        except (OperatorError, TransientError):
-            raise
-        except Exception as error:  # a bug that some message brings out; see `withheld`
-            if batch is None:
-                raise
-            failed.add(batch, withheld(error), may_pass=False)
+            reason = str(error) if ours else withheld(error)
+            failed.append(_Failure(batch.batch_id, reason, isinstance(error, TransientError)))
         else:
             totals += done
             seconds, ahead = 0.0, False
@@ -105,6 +71,14 @@ def each_batch(
         seconds += time.monotonic() - started
         if seconds > MAX_SECONDS_OF_FAILURES_IN_A_ROW:
             if ahead:
-                failed.stopped = True
-                return totals, failed
+                return totals, _error_of(failed, "the rest was not tried")
             ahead = True
+
+
+def _error_of(failed: list[_Failure], others: str) -> Exception | None:
+    if not failed:
+        return None
+    named = ", ".join(str(one.batch_id) for one in failed[:_NAMED]) + ", …" * (len(failed) > _NAMED)
+    which = f"batch {named}" if len(failed) == 1 else f"{len(failed)} batches ({named})"
+    text = f"{which} failed, {others}: {failed[0].reason}"
+    return TransientError(text) if any(one.may_pass for one in failed) else OperatorError(text)

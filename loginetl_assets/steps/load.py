@@ -13,7 +13,7 @@ from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import violations
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.steps.batch_objects import read_batch
-from loginetl_assets.steps.each_batch import FailedBatches, each_batch
+from loginetl_assets.steps.each_batch import each_batch
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches, rejections
 from loginetl_assets.storage.batches import Batch, BatchState, Results
@@ -37,7 +37,7 @@ class LoadTotals(StepTotals):
 
 def load_pending(
     database: LoginDatabase, landing: Landing, keys: Keyring, *, run_id: str
-) -> tuple[LoadTotals, FailedBatches]:
+) -> tuple[LoadTotals, Exception | None]:
     """Loads what is masked and not loaded yet, batch by batch, oldest first.
 
     The keysets of the landing and of the rejects are used only where the table refuses a row.

@@ -19,7 +19,7 @@ from loginetl_assets.logins.encryption import VaultEncryptor
 from loginetl_assets.logins.masking import MaskedBatch, MaskingRules, mask_batch
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import read_batch
-from loginetl_assets.steps.each_batch import FailedBatches, each_batch
+from loginetl_assets.steps.each_batch import each_batch
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches, installation, message_ids, rejections, vault
 from loginetl_assets.storage.batches import Batch, BatchState, Results
@@ -53,7 +53,7 @@ def mask_pending(
     reprocess: bool = False,
     batch_ids: Sequence[int] = (),
     run_id: str,
-) -> tuple[MaskTotals, FailedBatches]:
+) -> tuple[MaskTotals, Exception | None]:
     """Masks what is pending, batch by batch, oldest first; parallel runs skip each other's batches.
 
     All four keysets are used. If any `batch_ids` are given, only these are masked; `reprocess` reads every batch again

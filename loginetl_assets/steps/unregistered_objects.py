@@ -9,7 +9,7 @@ as if it were ours. What retention had removed, and a backup of the landing brou
 ids of its messages may be forgotten, and no erasure reads it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,8 +28,6 @@ from loginetl_assets.storage.database import LoginDatabase
 # A run names what it has put within a transaction's life: put, lock and statement have time-outs of minutes. Should one
 # be frozen for longer, its own registration fails and its messages come again.
 REGISTER_AGE = timedelta(hours=1)
-
-_PAGE = 1_000
 
 
 @dataclass
@@ -109,10 +107,8 @@ def _those(
     landing: Landing,
     prefix: str,
     before: datetime,
-) -> Iterator[tuple[str, datetime]]:
-    old = [(path, written_at) for path, written_at in landing.list(prefix) if written_at < before]
-    for start in range(0, len(old), _PAGE):
-        page = dict(old[start : start + _PAGE])
-        with database.transaction() as connection:
-            found = which(connection, list(page))
-        yield from ((path, page[path]) for path in found)
+) -> list[tuple[str, datetime]]:
+    """Returns the objects below a prefix that were written before a moment and that the ledger picks."""
+    old = {path: written_at for path, written_at in landing.list(prefix) if written_at < before}
+    with database.transaction() as connection:
+        return [(path, old[path]) for path in which(connection, list(old))]

@@ -6,7 +6,6 @@ object is fixed `masked_logins` with `reprocess` loads what was missing. A maske
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from uuid import uuid4
@@ -24,11 +23,11 @@ from loginetl_assets.storage.batches import BatchState
 from loginetl_assets_tests.support.http_proxy import (
     HttpProxy,
     Request,
-    Response,
     alter,
     answer,
     delay,
     forward_then_drop,
+    half,
     operation,
 )
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
@@ -40,12 +39,6 @@ _CHANCE = Random(7)  # noqa: S311 - reproducible on purpose
 def matching(method: str, part: str) -> Callable[[Request], bool]:
     """Matches requests by method and a part of the path."""
     return lambda request: request.method == method and part in request.path
-
-
-def half(response: Response) -> Response:
-    """The first half of a body whose length was announced whole."""
-    middle = len(response.body) // 2
-    return replace(response, body=response.body[:middle], cut=len(response.body) - middle)
 
 
 Damage = Callable[[Path, Path], None]  # of the object at the first path; the second is another batch's

@@ -17,7 +17,7 @@ from loginetl_assets.settings import Settings
 from loginetl_assets.steps.drain.engine import DrainTotals
 from loginetl_assets.steps.replay import ReplayTotals, replay_rejected
 from loginetl_assets.storage.rejections import Selection
-from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, answer, drop
+from loginetl_assets_tests.support.http_proxy import HttpProxy, Request, alter, answer, drop, half
 from loginetl_assets_tests.support.pipeline import Pipeline, login, metadata, sqs_client
 from loginetl_assets_tests.support.proxy import Rule
 
@@ -98,8 +98,8 @@ def test_an_object_that_s3_refuses_is_rejected_alone(
 
 @pytest.mark.parametrize(
     "fault",
-    [s3_error(503, "SlowDown"), s3_error(500, "InternalError"), answer(429), drop(reset=True)],
-    ids=["slow-down", "internal-error", "too-many-requests", "reset"],
+    [s3_error(503, "SlowDown"), s3_error(500, "InternalError"), answer(429), drop(reset=True), alter(half)],
+    ids=["slow-down", "internal-error", "too-many-requests", "reset", "cut-short"],
 )
 def test_an_object_that_fails_in_passing_costs_no_other_message_its_load(
     following: Pipeline, proxy: HttpProxy, fault: Any

@@ -51,7 +51,7 @@ def test_a_batch_that_is_committed_after_a_later_one_is_cleaned_too(pipeline: Pi
     early, late = _messages(ANNA, BERT), _messages(ANNA, BERT)
     with ExitStack() as uncommitted:
         connection = uncommitted.enter_context(services.database().transaction())
-        first_id = land(connection, services.landing(), services.keyring, early).batch_id
+        first_id, _ = land(connection, services.landing(), services.keyring, early)
         assert first_id < pipeline.land(late)
         counts = _erase(pipeline, lambda done, total: uncommitted.close())
     assert (counts.batches, counts.landed_messages) == (2, 2)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, cast
+from typing import Any, Literal, cast
 from unittest.mock import MagicMock
 from uuid import uuid4
 
@@ -141,9 +141,10 @@ class FakePayloads(Payloads):
         super().__init__(None)
         self.objects = objects
 
-    def points_here(self, message: QueuedMessage) -> bool:
-        """As `Payloads.points_here`."""
-        return message.body.startswith(b"pointer:")
+    def path_of(self, message: QueuedMessage) -> str | None:
+        """As `Payloads.path_of`."""
+        kind, _, path = message.body.decode().partition(":")
+        return path if kind == "pointer" else None
 
     def resolve(self, message: QueuedMessage) -> QueuedMessage:
         """As `Payloads.resolve`.
@@ -151,7 +152,7 @@ class FakePayloads(Payloads):
         Raises:
             PayloadUnavailableError: the object fails in passing.
         """
-        body = self.objects[message.body.decode().removeprefix("pointer:")]
+        body = self.objects[str(self.path_of(message))]
         if body is None:
             raise PayloadUnavailableError("the payload of a message cannot be read just now")
         return msgspec.structs.replace(message, body=body)
@@ -166,8 +167,8 @@ class FakeLanding(Landing):
         self.objects: dict[str, bytes] = {}
         self.failure: Exception | None = None
 
-    def put(self, path: str, content: bytes) -> None:
-        """As `Landing.put`."""
+    def put(self, path: str, content: bytes, mode: Literal["create", "overwrite"] = "overwrite") -> None:
+        """As `Landing.put`, in mode `overwrite`."""
         if self.failure:
             raise self.failure
         self.objects[path] = content

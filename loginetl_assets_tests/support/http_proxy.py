@@ -15,7 +15,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -110,6 +110,12 @@ def forward_then_drop(*, reset: bool = False) -> Action:
 def alter(change: Callable[[Response], Response]) -> Action:
     """Lets the call happen and answers with something else."""
     return lambda exchange: change(exchange.forward())
+
+
+def half(response: Response) -> Response:
+    """The first half of a body whose length was announced whole; for `alter`."""
+    middle = len(response.body) // 2
+    return replace(response, body=response.body[:middle], cut=len(response.body) - middle)
 
 
 def call_before(callback: Callable[[], object]) -> Action:

@@ -98,7 +98,7 @@ class Pipeline:
     def land(self, messages: list[QueuedMessage]) -> int:
         """Puts messages into the landing as a batch, past the queue; gives the batch's id."""
         with self.services.database().transaction() as connection:
-            return land(connection, self.services.landing(), self.services.keyring, messages).batch_id
+            return land(connection, self.services.landing(), self.services.keyring, messages)[0]
 
     def drain(self, *, visibility_seconds: int = 2) -> DrainTotals:
         """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""

@@ -37,7 +37,7 @@ from botocore.config import Config
 from rich.console import Console
 from sqlalchemy import text
 
-from loginetl_assets.aws.sqs import EMULATED_REGION
+from loginetl_assets.aws.session import DEFAULT_REGION
 from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Environment, Settings
@@ -337,7 +337,7 @@ class Soak:
             boto3.client(
                 "sqs",
                 endpoint_url=f"{parts.scheme}://{parts.netloc}",
-                region_name=EMULATED_REGION,
+                region_name=DEFAULT_REGION,
                 aws_access_key_id="local",
                 aws_secret_access_key="local",
                 config=Config(retries={"total_max_attempts": 1, "mode": "standard"}),

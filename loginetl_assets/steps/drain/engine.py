@@ -11,14 +11,14 @@ number makes up for AWS's latency (20 ms a call is 50 calls a second and connect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from loginetl_assets.aws.payloads import Payloads, PayloadUnavailableError
 from loginetl_assets.aws.sqs import MAX_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.steps.batch_objects import LandedBatch
 from loginetl_assets.steps.drain.policy import DrainLimits, Gathered, Receive, Situation, StoppedReason, decide
 from loginetl_assets.steps.totals import StepTotals
 
@@ -52,34 +52,6 @@ class DrainTotals(StepTotals):
         return super().from_metadata({**metadata, "stopped_reason": StoppedReason(metadata["stopped_reason"])})
 
 
-class _OpenBatch:
-    """Messages gathered so far, not yet landed."""
-
-    def __init__(self) -> None:
-        self.received: list[ReceivedMessage] = []
-        self._bytes = 0
-        self._opened_at = 0.0
-
-    def add(self, received: list[ReceivedMessage], now: float) -> None:
-        if not self.received:
-            self._opened_at = now
-        self.received += received
-        self._bytes += sum(len(one.message.body) for one in received)
-
-    def gathered(self, now: float) -> Gathered:
-        return Gathered(len(self.received), self._bytes, now - self._opened_at)
-
-
-class _Received(NamedTuple):
-    messages: list[ReceivedMessage]
-    postponed: int
-
-
-class _Landed(NamedTuple):
-    bytes: int
-    receipt_handles: list[str]
-
-
 class Drain:
     """One process's drain of the queue: carries out what `policy.decide` says."""
 
@@ -87,23 +59,24 @@ class Drain:
         self,
         queue: LoginQueue,
         payloads: Payloads,
-        land: Callable[[list[QueuedMessage]], LandedBatch],
+        land: Callable[[list[QueuedMessage]], tuple[int, int]],
         limits: DrainLimits,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes the open queue and payloads, what makes a batch durable and registers it, and the bounds."""
+        """Takes the open queue and payloads, what lands a batch (and returns its id and size), and the bounds."""
         self._queue = queue
         self._payloads = payloads
         self._land = land
         self._limits = limits
         self._clock = clock
         self._totals = DrainTotals()
-        self._batch = _OpenBatch()
+        self._batch: list[ReceivedMessage] = []  # gathered, not yet landed
+        self._batch_size, self._batch_opened_at = 0, 0.0
         self._empty_in_a_row = 0
         self._failure: Exception | None = None
-        self._receives: dict[Future[_Received], Receive] = {}
-        self._landings: set[Future[_Landed]] = set()
+        self._receives: dict[Future[tuple[list[ReceivedMessage], int]], Receive] = {}
+        self._landings: set[Future[tuple[int, list[str]]]] = set()
         self._deletes: set[Future[int]] = set()
         self._held: set[str] = set()  # receipt handles of what is received and not landed
         self._pool = ThreadPoolExecutor(limits.receivers + 2, thread_name_prefix="drain")
@@ -130,8 +103,8 @@ class Drain:
             for receive in decision.receives:
                 self._receives[self._pool.submit(self._receive, receive)] = receive
             if decision.land:
-                received, self._batch = self._batch.received, _OpenBatch()
-                self._landings.add(self._pool.submit(self._land_batch, received))
+                self._landings.add(self._pool.submit(self._land_batch, self._batch))
+                self._batch, self._batch_size = [], 0
             running: list[Future[Any]] = [*self._receives, *self._landings, *self._deletes]
             if not running:
                 break
@@ -152,7 +125,7 @@ class Drain:
             received=self._totals.messages,
             receives=tuple(self._receives.values()),
             empty_in_a_row=self._empty_in_a_row,
-            batch=self._batch.gathered(now),
+            batch=Gathered(len(self._batch), self._batch_size, now - self._batch_opened_at),
             landings=len(self._landings),
             deletes=len(self._deletes),
             is_fifo=self._queue.is_fifo,
@@ -163,33 +136,35 @@ class Drain:
         """Takes the result of what has ended, and starts what follows from it."""
         if future in self._receives:
             del self._receives[future]
-            received: _Received = future.result()
-            self._totals += DrainTotals(messages=len(received.messages), postponed=received.postponed)
-            self._empty_in_a_row = 0 if received.messages or received.postponed else self._empty_in_a_row + 1
-            self._batch.add(received.messages, self._clock())
+            received, postponed = future.result()
+            self._totals += DrainTotals(messages=len(received), postponed=postponed)
+            self._empty_in_a_row = 0 if received or postponed else self._empty_in_a_row + 1
+            if not self._batch:
+                self._batch_opened_at = self._clock()
+            self._batch += received
+            self._batch_size += sum(len(one.message.body) for one in received)
         elif future in self._landings:
             self._landings.remove(future)
-            landed: _Landed = future.result()
-            self._totals += DrainTotals(batches=1, bytes=landed.bytes)
-            parts = _parts(landed.receipt_handles, _DELETES_PER_TASK)
-            self._deletes |= {self._pool.submit(self._delete, part) for part in parts}
+            size, handles = future.result()
+            self._totals += DrainTotals(batches=1, bytes=size)
+            self._deletes |= {self._pool.submit(self._delete, part) for part in _parts(handles, _DELETES_PER_TASK)}
         else:
             self._deletes.remove(future)
             self._totals += DrainTotals(undeleted=future.result())
             if self._queue.is_fifo and not (self._landings or self._deletes):
                 self._empty_in_a_row = 0  # what they held up is delivered now
 
-    def _receive(self, receive: Receive) -> _Received:
+    def _receive(self, receive: Receive) -> tuple[list[ReceivedMessage], int]:
+        """Receives messages, and replaces pointers by their payloads; returns how many are postponed beside them."""
         received = self._queue.receive(
             max_messages=receive.max_messages,
             wait_seconds=receive.wait_seconds,
             visibility_seconds=self._limits.visibility_seconds,
         )
         # Before anything else can fail: what is not in here waits for its visibility time-out.
-        self._held.update(one.receipt_handle for one in received)
-        pointers = [one for one in received if self._payloads.points_here(one.message)]
-        handles = [one.receipt_handle for one in pointers]
-        found = dict(zip(handles, self._readers.map(self._with_payload, pointers), strict=True))
+        self._held.update(_handles(received))
+        pointers = [one for one in received if self._payloads.path_of(one.message) is not None]
+        found = dict(zip(_handles(pointers), self._readers.map(self._with_payload, pointers), strict=True))
         whole: list[ReceivedMessage] = []
         for one in received:
             if (resolved := found.get(one.receipt_handle, one)) is not None:
@@ -197,9 +172,8 @@ class Drain:
             elif self._queue.is_fifo:
                 break  # those behind it may be of its group, and must not overtake it
         # Not held, and so not made visible: at once they would be received again, and a redrive policy counts receives.
-        kept = {one.receipt_handle for one in whole}
-        self._held.difference_update(one.receipt_handle for one in received if one.receipt_handle not in kept)
-        return _Received(whole, len(received) - len(whole))
+        self._held.difference_update({*_handles(received)}.difference(_handles(whole)))
+        return whole, len(received) - len(whole)
 
     def _with_payload(self, received: ReceivedMessage) -> ReceivedMessage | None:
         """Returns the message with its payload, or as it is; None where the payload may be available later."""
@@ -208,12 +182,12 @@ class Drain:
         except PayloadUnavailableError:
             return received if received.receives >= RECEIVES_FOR_A_PAYLOAD else None
 
-    def _land_batch(self, received: list[ReceivedMessage]) -> _Landed:
-        """Lands a batch; after this its messages may leave the queue."""
-        landed = self._land([one.message for one in received])
-        handles = [one.receipt_handle for one in received]
+    def _land_batch(self, received: list[ReceivedMessage]) -> tuple[int, list[str]]:
+        """Lands a batch; returns its object's size, and the handles of messages that may leave the queue now."""
+        _, size = self._land([one.message for one in received])
+        handles = _handles(received)
         self._held.difference_update(handles)
-        return _Landed(landed.bytes, handles)
+        return size, handles
 
     def _delete(self, receipt_handles: Sequence[str]) -> int:
         """Deletes messages, ten a call; returns how many SQS kept."""
@@ -228,15 +202,14 @@ class Drain:
 
     def _make_visible(self) -> None:
         """Makes what a failed or cancelled drain holds visible to other receivers, before its time-out would."""
-        if not self._held:
-            return
-        with ThreadPoolExecutor(self._limits.receivers, thread_name_prefix="make-visible") as pool:
-            parts = _parts(list(self._held), MAX_PER_CALL)
-            futures = [pool.submit(self._queue.make_visible, part) for part in parts]
-            for future in futures:
-                if future.exception():  # then the visibility time-out does it; the first failure is what is reported
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    break
+        # Where that fails, their time-out does it: the calls that are left are cancelled (`map` does), and the failure
+        # of before is the one that is reported.
+        with suppress(Exception), ThreadPoolExecutor(self._limits.receivers, "make-visible") as pool:
+            list(pool.map(self._queue.make_visible, _parts(list(self._held), MAX_PER_CALL)))
+
+
+def _handles(received: list[ReceivedMessage]) -> list[str]:
+    return [one.receipt_handle for one in received]
 
 
 def _parts(handles: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -1,6 +1,6 @@
 """The rules of a drain: which receives are next, when a batch is landed, when to stop. No I/O, threads or clock."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -71,13 +71,12 @@ class Situation:
     failed: bool = False  # then what is under way is ended, and nothing else is received
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What a drain does next."""
 
-    receives: list[Receive] = field(default_factory=list)  # issued now, beside those under way
-    land: bool = False  # the open batch, now
-    stopped: StoppedReason | None = None  # nothing more is received, for this reason
+    receives: list[Receive]  # issued now, beside those under way
+    land: bool  # the open batch, now
+    stopped: StoppedReason | None  # nothing more is received, for this reason
 
 
 def decide(situation: Situation, limits: DrainLimits) -> Decision:
@@ -86,17 +85,10 @@ def decide(situation: Situation, limits: DrainLimits) -> Decision:
     receives = [] if stopped or situation.failed else _next_receives(situation, limits)
     # An empty queue has nothing to wait for; on a FIFO queue waiting would hold up the whole group.
     waits = (situation.receives or receives) and not situation.empty_in_a_row
-    land = situation.batch.messages > 0 and (not waits or _is_due(situation.batch, limits))
+    batch = situation.batch
+    is_full = batch.messages >= limits.batch_messages or batch.bytes >= limits.batch_bytes
+    land = batch.messages > 0 and (not waits or is_full or batch.seconds >= limits.batch_seconds)
     return Decision(receives, land, stopped)
-
-
-def _is_due(batch: Gathered, limits: DrainLimits) -> bool:
-    """Returns whether a batch is landed whatever else may come for it."""
-    return batch.messages > 0 and (
-        batch.messages >= limits.batch_messages
-        or batch.bytes >= limits.batch_bytes
-        or batch.seconds >= limits.batch_seconds
-    )
 
 
 def _stopped(situation: Situation, limits: DrainLimits) -> StoppedReason | None:

@@ -24,19 +24,16 @@ from loginetl_assets.steps.drain.policy import DrainLimits
 _SECONDS_TO_END = 20.0
 
 
-class _Order(msgspec.Struct):
-    """A worker process's input, as JSON on its standard input; keys and passwords are in its environment."""
-
-    limits: DrainLimits
-    run_id: str | None
+# A worker's input, as JSON on its standard input, is its limits and the run; keys and passwords are in its environment.
+_Order = tuple[DrainLimits, str | None]
 
 
 class _Answer(msgspec.Struct):
-    """A worker process's result, as JSON on its standard output."""
+    """A worker's output, as JSON on its standard output; by default that of one that died."""
 
     totals: DrainTotals | None = None
-    operator_error: str | None = None
-    transient_error: str | None = None
+    error: str = "a drain process died; its messages come again"
+    may_pass: bool = True
 
 
 def drain_in_processes(
@@ -44,11 +41,7 @@ def drain_in_processes(
 ) -> DrainTotals:
     """Drains with several processes at once, each with its share of `max_messages`.
 
-    Args:
-        environment: variables that tell the workers which services to open, laid over this process's own.
-        limits: for all of them together.
-        processes: how many.
-        run_id: the Dagster run.
+    The environment, laid over this process's own, tells the workers which services to open.
 
     Raises:
         OperatorError, TransientError: as `Drain.run`, once every process has ended.
@@ -69,7 +62,7 @@ def drain_in_processes(
     try:
         for worker, share in zip(workers, shares, strict=True):
             assert worker.stdin is not None  # noqa: S101 - for the type checker: it was asked for above
-            order = _Order(msgspec.structs.replace(limits, max_messages=share, expected=0), run_id)
+            order = (msgspec.structs.replace(limits, max_messages=share, expected=0), run_id)
             worker.stdin.write(msgspec.json.encode(order) + b"\n")
             worker.stdin.flush()  # and left open: its end tells the worker that this process is gone
         answers = [_answer_of(worker) for worker in workers]
@@ -77,10 +70,8 @@ def drain_in_processes(
         _end(workers)
     totals = DrainTotals()
     for answer in answers:
-        if answer.operator_error:
-            raise OperatorError(answer.operator_error)
         if answer.totals is None:
-            raise TransientError(answer.transient_error or "a drain process died; its messages come again")
+            raise TransientError(answer.error) if answer.may_pass else OperatorError(answer.error)
         totals += answer.totals
     return totals
 
@@ -97,34 +88,29 @@ def _end(workers: list[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         worker.terminate()  # it makes visible what it holds
     for worker in workers:
-        try:
-            worker.wait(timeout=_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
-        for pipe in (worker.stdin, worker.stdout):
-            if pipe:
-                pipe.close()
+        with worker:  # closes its pipes, and waits for one that was killed
+            try:
+                worker.wait(timeout=_SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                worker.kill()
 
 
 def _work() -> None:
     """A worker process: reads its order, drains, answers; ends when it is asked to or its parent is gone."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # raised in the main thread: what is held is made visible
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Order)
+    limits, run_id = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Order)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         services = Services(Settings.from_environment())
-        queue = services.queue(connections=order.limits.receivers + 2)
+        queue = services.queue(connections=limits.receivers + 2)
         landing, payloads = services.landing(), services.payloads()
         database = services.database(application_name="loginetl drain")
-        land = BatchLanding(database, landing, services.keyring, order.run_id)
-        answer = _Answer(Drain(queue, payloads, land, order.limits).run())
-    except OperatorError as error:
-        answer = _Answer(operator_error=str(error))
-    except TransientError as error:
-        answer = _Answer(transient_error=str(error))
+        land = BatchLanding(database, landing, services.keyring, run_id)
+        answer = _Answer(Drain(queue, payloads, land, limits).run())
+    except (OperatorError, TransientError) as error:
+        answer = _Answer(error=str(error), may_pass=isinstance(error, TransientError))
     except Exception as error:  # noqa: BLE001 - a bug; its text would end in the log
-        answer = _Answer(operator_error=withheld(error))
+        answer = _Answer(error=withheld(error), may_pass=False)
     sys.stdout.buffer.write(msgspec.json.encode(answer))
 
 
