@@ -155,7 +155,8 @@ class Erasure:
         with every_row(self.database) as connection:
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
                 installation.check_keys(connection, role, self.keys.check_values(role))
-            self.subject.tokens.update(*token_pairs(connection, self.subject.tokens))
+            if self.subject.tokens:
+                self.subject.tokens.update(*token_pairs(connection, self.subject.tokens))
             self._tokens |= self.subject.tokens
             return batches.batches_in_landing(connection)
 
