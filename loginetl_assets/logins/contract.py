@@ -67,7 +67,7 @@ class Field:
 
 TOKEN_WIDTH = 256  # a token has 54 characters; the column has been wider in the tables of its users
 
-# In the order in which they are read: of several faults of a body, the first is its reason.
+# In the order in which they are read: of several missing or mistyped fields of a body, the first is its reason.
 FIELDS = (
     Field(name="user_id", description="Who logged in.", max_length=128),
     Field(name="app_version", description="The app's version, such as 2.3.0.", kind=Kind.VERSION),

@@ -7,7 +7,7 @@ that order; where two of them block each other, Postgres ends one and the step i
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -117,7 +117,8 @@ _NOT_LOST: dict[str, Any] = {"lost": 0, "lost_reason": None, "lost_at": None, "l
 
 
 def _rows() -> Select[Any]:
-    return select(table, PENDING.label("pending"))
+    """Selects what `Batch` has: a migration may add a column before it is a field."""
+    return select(*(PENDING.label("pending") if one.name == "pending" else table.c[one.name] for one in fields(Batch)))
 
 
 def _batches(connection: Connection, name: str, statement: Select[Any]) -> list[Batch]:

@@ -33,9 +33,6 @@ from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets_tests.support.command import LOGINETL, run_loginetl
 from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, login, sqs_client
 
-pytestmark = pytest.mark.xdist_group("cli")  # one worker runs them all: they share a stack
-
-
 # What programs may rely on, in this order; more may stand between.
 STATUS = [
     "environment",

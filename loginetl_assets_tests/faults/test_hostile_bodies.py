@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tink import prf
 
-from loginetl_assets.logins.contract import COLUMN_NAMES, FIELD_NAMES, MAX_LENGTHS
+from loginetl_assets.logins.contract import ADOPTED_COLUMNS, COLUMN_NAMES, FIELD_NAMES, MAX_LENGTHS
 from loginetl_assets.logins.encryption import decrypt
 from loginetl_assets.logins.masking import MASKED_SCHEMA, MaskedBatch, mask_batch
 from loginetl_assets.logins.message import QueuedMessage
@@ -55,7 +55,7 @@ def expected_row(row: Row, tokenizer: Tokenizer) -> tuple[Any, ...]:
 
 def outcomes(batch: MaskedBatch) -> dict[str, tuple[Any, ...] | Rejection]:
     """What became of each message, by its id."""
-    rows = batch.logins.drop("event_uuid").rows()
+    rows = batch.logins.select("message_uuid", *ADOPTED_COLUMNS).rows()
     assert all(row[-1] == TODAY for row in rows)
     rejected = {one.message.message_id: one.rejection for one in batch.rejected}
     assert len(rows) + len(rejected) == len({row[0] for row in rows} | rejected.keys()), "one outcome a message"

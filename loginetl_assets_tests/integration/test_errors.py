@@ -551,7 +551,7 @@ def test_only_migrate_changes_the_schema_of_a_database_elsewhere(found: str, com
         scene.execute("UPDATE loginetl.alembic_version SET version_num = 'v0000'")
     relations = "SELECT oid, relname FROM pg_class WHERE relname !~ '^pg_' ORDER BY oid"
     before = scene.execute(relations)
-    fault = Fault(["schema loginetl is", "loginetl migrate"])
+    fault = Fault(["schema loginetl at", "loginetl migrate"])
 
     assert_one_clean_line(scene.call("loginetl", *command.split(), fault=fault), fault)
 
