@@ -141,9 +141,12 @@ def fill_vault(
     made = ((old.token(field, value), token) for token, field, value in values for old in keys.old_tokenizers)
     map_tokens(connection, chain(made, old_tokens))
     known = vault.known_tokens(connection, [token for token, _, _ in values])
+    new = [entry for entry in values if entry[0] not in known]
+    if not new:  # then no data key is generated and encrypted for the officer
+        return 0
     encryptor = VaultEncryptor(keys.vault)
-    new = [(token, field, encryptor.encrypt(token, value)) for token, field, value in values if token not in known]
-    return vault.add(connection, encryptor.wrapped_key, keys.key_ids(KeysetRole.VAULT)[0], new) if new else 0
+    entries = [(token, field, encryptor.encrypt(token, value)) for token, field, value in new]
+    return vault.add(connection, encryptor.wrapped_key, keys.key_ids(KeysetRole.VAULT)[0], entries)
 
 
 def _without_known_events(connection: Connection, masked: MaskedBatch) -> tuple[MaskedBatch, list[UUID]]:
