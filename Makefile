@@ -71,9 +71,9 @@ mutants: $(READY) ## Change the rules of logins and ledger one by one, and list 
 	$(BIN)/mutmut results
 	$(BIN)/python -m loginetl_assets_tests.support.mutants
 
-docs: $(READY) ## Write docs/fields.md and the table of docs/settings.md from the declarations in the code.
+docs: $(READY) ## Write docs/fields.md, docs/reasons.md and the table of docs/settings.md from the code.
 	$(BIN)/python -m loginetl_assets.settings docs/settings.md
-	$(BIN)/python -m loginetl_assets_tests.support.fields
+	$(BIN)/python -m loginetl_assets_tests.support.documents
 
 lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).
 	uv pip compile $(LOCK) --upgrade --extra local --group dev pyproject.toml -o requirements-dev.txt

@@ -17,7 +17,9 @@ from loginetl_assets.table_name import TableName
 _RELATION = (
     "SELECT c.oid, n.nspname AS schema, c.relname AS name, format('%I.%I', n.nspname, c.relname) AS sql,"
     " CAST(c.relkind AS text) AS kind, pg_get_userbyid(c.relowner) AS owner,"
-    " pg_has_role(c.relowner, 'USAGE') AS is_owner, c.relispartition AS is_partition"
+    " pg_has_role(c.relowner, 'USAGE') AS is_owner, c.relispartition AS is_partition,"
+    " (SELECT format('%I.%I', rn.nspname, r.relname) FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace"
+    " WHERE r.oid = coalesce(CAST(pg_partition_root(c.oid) AS oid), c.oid)) AS root"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE "
 )
 # Partitions of partitions and heirs of heirs, and the table itself.
@@ -38,7 +40,8 @@ class Relation:
     kind: str
     owner: str
     is_owner: bool  # whether this session's role may do what its owner may
-    is_partition: bool  # of another table, which alone can get a column
+    is_partition: bool
+    root: str  # what can get a column, as statements have it: itself, or the table whose partition it is
 
 
 def login_table(connection: Connection) -> str:

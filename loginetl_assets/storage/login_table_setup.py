@@ -154,7 +154,9 @@ def _refuse_ours(connection: Connection, name: TableName) -> None:
         if name.name != ours.name:
             move.append(f"ALTER TABLE {name.schema_sql}.{ours.name} RENAME TO {name.name_sql}")
     else:
-        columns = ", ".join(COLUMN_NAMES)
+        # Those of before a field was added have none for it.
+        there = set(connection.execute(_LIST_COLUMNS, {"table": ours.sql}).scalars())
+        columns = ", ".join(column for column in COLUMN_NAMES if column in there)
         move = [
             "BEGIN",
             f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {ours.sql}",

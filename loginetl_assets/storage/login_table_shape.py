@@ -88,7 +88,8 @@ def _column_problems(connection: Connection, table: Relation, to_be_added: Colle
     for wanted in COLUMNS:
         if (column := columns.pop(wanted.name, None)) is None:
             if wanted.name not in to_be_added:
-                problems.append(f"it has no column {wanted.name} ({wanted.base_type})")
+                added = f"ALTER TABLE {table.root} ADD COLUMN {wanted.name} {wanted.sql_type}"
+                problems.append(f"it has no column {wanted.name}: run `{added}`")
         elif column.type != wanted.base_type:
             problems.append(f"its column {wanted.name} is {column.type} and not {wanted.base_type}")
         elif column.is_generated:

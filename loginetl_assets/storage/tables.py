@@ -1,6 +1,6 @@
 """Every table of schema `loginetl`. The login table itself is its users' own: see `login_table_record`.
 
-After a change here `alembic revision --autogenerate` writes the migration for it (CONTRIBUTING.md), and `make check`
+After a change here a command writes the migration for it (CONTRIBUTING.md, "A migration"), and `make check`
 holds the two together. Functions, triggers and views are SQL in the migrations: Alembic does not
 compare them, nor CHECK constraints, for which a test does.
 """

@@ -30,6 +30,7 @@ from loginetl_assets.cli.main import app
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.home import ENTRIES
 from loginetl_assets.local.stack import EmbeddedStack
+from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets_tests.support.command import LOGINETL, run_loginetl
 from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, login, sqs_client
 
@@ -782,7 +783,7 @@ def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
     # Null and empty, and what CSV has to quote.
     loaded.cli("psql", "-c", "INSERT INTO user_logins (user_id, locale) VALUES ('', NULL), (E'a,\"b\"\\nc', '')")
     rows = loaded.cli.table()
-    assert {len(row) for row in rows} == {7}
+    assert {len(row) for row in rows} == {len(COLUMNS)}
 
     to_csv = loaded.cli("export", str(tmp_path / "logins.csv"))
     to_parquet = loaded.cli("export", str(tmp_path / "logins.parquet"), "--format", "parquet")
@@ -792,7 +793,8 @@ def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
     assert rows_of_csv(to_stdout.stdout) == as_csv(rows)
     frame = pl.read_parquet(tmp_path / "logins.parquet")
     assert frame.columns == COLUMNS
-    assert [str(dtype) for dtype in frame.dtypes] == [*["String"] * 5, "Int32", "Date"]
+    assert frame.schema == {name: MASKED_SCHEMA[name] for name in COLUMNS}
+    assert [str(dtype) for dtype in frame.dtypes[:7]] == [*["String"] * 5, "Int32", "Date"]
     assert sorted(frame.rows(), key=str) == rows
     said = f"wrote {len(rows):,} rows\n"
     assert [to_csv.stderr, to_parquet.stderr, to_stdout.stderr] == [said] * 3

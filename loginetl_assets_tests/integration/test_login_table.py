@@ -23,6 +23,7 @@ from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import export_csv
+from loginetl_assets.storage.login_table_shape import INDEXES
 from loginetl_assets.storage.roles import ANALYST, LOADER, PRIVACY, grant_roles
 from loginetl_assets.table_name import TableName
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
@@ -232,8 +233,23 @@ def test_a_database_whose_logins_went_into_our_own_schema_says_how_they_come_out
     expected = {("strayed",), ("kept",)} if is_in_use else {("strayed",)}
     assert set(server.execute("SELECT user_id FROM public.user_logins")) == expected
     assert set(server.execute("SELECT user_id FROM loginetl.logins")) == expected
-    assert len(indexes(server)) == 3
+    assert len(indexes(server)) == len(INDEXES)
     Services(server.settings()).database()
+
+
+def test_logins_in_our_own_schema_from_before_a_field_was_added_come_out_too(server: Server) -> None:
+    server.migrate()
+    server.execute(
+        "INSERT INTO public.user_logins (user_id) VALUES ('strayed')",
+        "ALTER TABLE public.user_logins DROP COLUMN locale CASCADE",
+        "ALTER TABLE public.user_logins SET SCHEMA loginetl",
+        f"CREATE TABLE public.user_logins ({COLUMNS})",
+    )
+    with pytest.raises(OperatorError, match=r"loginetl\.user_logins") as raised:
+        server.migrate()
+    server.execute(*str(raised.value).split("`")[1].removeprefix("BEGIN; ").removesuffix("; COMMIT").split("; "))
+    server.migrate()
+    assert server.execute("SELECT user_id, locale FROM public.user_logins") == [("strayed", None)]
 
 
 def test_a_second_table_in_our_schema_is_refused_whenever_it_comes(server: Server) -> None:
@@ -257,7 +273,7 @@ def test_a_table_that_was_dropped_is_not_made_again_and_one_put_back_is_taken(se
     server.migrate()
 
     Services(server.settings()).database()
-    assert len(indexes(server)) == 3
+    assert len(indexes(server)) == len(INDEXES)
     assert server.execute("SELECT count(*) FROM loginetl.daily_activity") == [(0,)]
 
 
@@ -314,7 +330,7 @@ def test_a_migration_that_was_ended_before_the_record_is_finished_by_the_next(
         Services(server.settings()).database()
     server.migrate()
     Services(server.settings()).database()
-    assert len(indexes(server)) == 3
+    assert len(indexes(server)) == len(INDEXES)
     assert server.execute("SELECT * FROM loginetl.daily_activity") == []
 
     # The embedded database is brought up to date by its start.

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from loginetl_assets.cli.keys import RotatingRole, rotate
+from loginetl_assets.logins import contract
 from loginetl_assets.privacy.erase import Erasure, ErasureTotals
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
@@ -16,10 +17,7 @@ from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.table_name import TableName
 
-COLUMNS = (
-    "user_id varchar(128), device_type varchar(32), masked_ip varchar(256), masked_device_id varchar(256),"
-    " locale varchar(32), app_version integer, create_date date"
-)
+COLUMNS = ", ".join(f"{column.name} {column.sql_type}" for column in contract.COLUMNS)
 
 
 class Server:

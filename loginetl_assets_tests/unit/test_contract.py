@@ -1,9 +1,22 @@
+from pathlib import Path
+
+import pytest
+
 from loginetl_assets.logins.contract import ADOPTED_COLUMNS, COLUMN_NAMES, COLUMNS, FIELDS, Kind
-from loginetl_assets_tests.support.fields import DOCUMENT, as_markdown
+from loginetl_assets.logins.message import MAX_DEPTH
+from loginetl_assets.logins.rejection import Reason
+from loginetl_assets_tests.support.documents import DOCUMENTS
 
 
-def test_the_document_of_the_fields_is_the_contract_s() -> None:
-    assert DOCUMENT.read_text(encoding="utf-8") == as_markdown(), "run make docs"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.name))
+def test_the_documents_of_fields_and_reasons_are_what_the_code_declares(document: Path) -> None:
+    assert document.read_text(encoding="utf-8") == DOCUMENTS[document](), "run make docs"
+
+
+def test_each_reason_has_a_sentence_of_its_own() -> None:
+    assert all(reason.meaning.endswith(".") for reason in Reason)
+    assert len({reason.meaning for reason in Reason}) == len(Reason)
+    assert f" {MAX_DEPTH} " in Reason.TOO_DEEP.meaning
 
 
 def test_the_columns_that_a_table_must_have_come_first_and_later_ones_are_optional() -> None:

@@ -24,6 +24,7 @@ NOT_OF_THE_REPOSITORY = {
     "keys/officer-private.json",
     "loginetl_assets/storage/migrations/versions/v0002_country.py",
     "loginetl_assets_tests/unit/test_country.py",
+    "loginetl_assets_tests/unit/test_email.py",
     "officer-private.json",
     "queue.py",
     "v0002_what_it_does.py",

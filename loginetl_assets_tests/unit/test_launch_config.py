@@ -8,18 +8,11 @@ import pytest
 
 from loginetl_assets.automation.jobs import LOGIN_ETL, RETENTION
 from loginetl_assets.build import build_definitions
-from loginetl_assets.resources import LoginQueueResource
+from loginetl_assets.resources import LoginQueueResource, RulesResource
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Environment, KeysetRole, Settings
 
-RULES = {
-    "visibility_seconds": 0,
-    "reject_unknown_fields": True,
-    "major_version_only": True,
-    "by_event_id": True,
-    "max_rejection_rate": 1.0,
-    "freshness_hours": 10_000.0,
-}
+RULES = RulesResource.of(Settings()).model_dump()
 QUEUE = {
     "endpoint_url": "http://127.0.0.1:1",
     "region_name": "eu-west-1",

@@ -52,7 +52,7 @@ def message(body: bytes | None = None, *, sent_at_ms: int = NOON, **fields: obje
     return QueuedMessage(str(uuid4()), sent_at_ms, json.dumps(LOGIN | fields).encode() if body is None else body)
 
 
-def masked(*messages: QueuedMessage, **options: bool) -> MaskedBatch:
+def masked(*messages: QueuedMessage, **options: Any) -> MaskedBatch:
     return mask_batch(messages, TOKENIZER, MaskingRules(**options))
 
 
@@ -160,12 +160,6 @@ def test_a_bad_value_is_rejected_for_its_reason(fields: dict[str, Any], reason: 
     assert only_rejection(batch) == Rejection(reason, field)
     assert batch.rejected[0].message is one
     assert batch.vault.is_empty()  # a rejected message's values are encrypted with its body, not here
-
-
-def test_every_reason_of_values_has_an_example() -> None:
-    seen = {reason for _, reason, _ in VALUES_REJECTED.values()}
-
-    assert seen == {Reason.EMPTY, Reason.TOO_LONG, Reason.BAD_IP, Reason.BAD_VERSION}  # the others: test_message
 
 
 @pytest.mark.parametrize(

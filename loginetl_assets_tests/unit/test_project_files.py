@@ -65,6 +65,16 @@ def test_no_function_of_the_package_is_longer_than_sixty_lines() -> None:
     assert long == []
 
 
+def test_the_picture_of_the_packages_has_the_layers_of_the_import_rules_in_their_order() -> None:
+    (layers,) = (one["layers"] for one in project()["tool"]["importlinter"]["contracts"] if one["type"] == "layers")
+    picture = (ROOT / "docs" / "images" / "packages.svg").read_text(encoding="utf-8")
+    rows: dict[int, set[str]] = {}
+    for y, names in re.findall(r'<text x="\d+" y="(\d+)"><tspan font-weight="600">(.*?)</tspan>', picture):
+        rows.setdefault(int(y), set()).update(names.split(", "))
+
+    assert [rows[y] for y in sorted(rows)] == [set(layer.split(" | ")) for layer in layers]
+
+
 def test_the_baseline_of_the_schema_is_frozen() -> None:
     baseline = ROOT / "loginetl_assets" / "storage" / "migrations" / "versions" / "v0001_baseline.py"
     assert "loginetl_assets" not in baseline.read_text(encoding="utf-8"), "what it would import may change"

@@ -3,8 +3,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from enum import EnumType, StrEnum
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.settings import (
+    TEXT,
     AppVersion,
     Automation,
     Environment,
@@ -20,6 +25,8 @@ from loginetl_assets.settings import (
     KeysetRole,
     Settings,
     UnknownFields,
+    Variable,
+    number,
     setting,
     whole_number,
 )
@@ -36,34 +43,37 @@ REQUIRED = {
     "LOGINETL_KEYSET_REJECTS": "/run/secrets/rejects.json",
     "LOGINETL_KEYSET_VAULT": "file:///run/secrets/vault.json",
 }
-OPTIONAL = {
+VARIABLES = {variable.name: variable for one in fields(Settings) for variable in one.metadata["variables"].values()}
+ATTRIBUTES = {variable.name: one.name for one in fields(Settings) for variable in one.metadata["variables"].values()}
+# Of a form whose values follow from nothing but this; a text may be any.
+EXAMPLES = REQUIRED | {
+    "LOGINETL_ENV": "production",
     "LOGINETL_HOME": "/var/lib/loginetl",
-    "LOGINETL_UNKNOWN_FIELDS": "reject",
-    "LOGINETL_APP_VERSION": "major",
-    "LOGINETL_IDENTITY": "event_id",
-    "LOGINETL_PAYLOAD_BUCKET": "login-payloads",
-    "LOGINETL_VISIBILITY_SECONDS": "300",
-    "LOGINETL_MAX_REJECTION_RATE": "0.25",
-    "LOGINETL_FRESHNESS_HOURS": "6.5",
-    "LOGINETL_MAX_RUNS_IN_FLIGHT": "7",
-    "LOGINETL_MESSAGES_PER_RUN": "5000",
-    "LOGINETL_RETENTION_DAYS": "90",
     "LOGINETL_TABLE": 'sales."User Logins"',
-    "LOGINETL_KMS_KEY_URI": "aws-kms://arn:aws:kms:eu-central-1:1:key/2",
-    "LOGINETL_AUTOMATION": "on",
+    "LOGINETL_PAYLOAD_BUCKET": "login-payloads",
     "LOGINETL_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/webhook-secret",
 }
-EVERYTHING = {"LOGINETL_ENV": "production"} | REQUIRED | OPTIONAL
 
-NUMBERS = {
-    # variable: attribute, lowest, highest, just below, just above
-    "LOGINETL_VISIBILITY_SECONDS": ("visibility_seconds", "30", "43200", "29", "43201"),
-    "LOGINETL_MAX_REJECTION_RATE": ("max_rejection_rate", "0", "1", "-0.001", "1.001"),
-    "LOGINETL_FRESHNESS_HOURS": ("freshness_hours", "0.1", "8760", "0.09", "8760.1"),
-    "LOGINETL_MAX_RUNS_IN_FLIGHT": ("max_runs_in_flight", "1", "1000", "0", "1001"),
-    "LOGINETL_MESSAGES_PER_RUN": ("messages_per_run", "1", "1000000000", "0", "1000000001"),
-    "LOGINETL_RETENTION_DAYS": ("retention_days", "15", "3650", "14", "3651"),
-}
+
+def example(variable: Variable) -> str:
+    """What the variable may hold, other than its default."""
+    read, expected = variable.form.read, variable.form.expected
+    if variable.name in EXAMPLES:
+        likely = [EXAMPLES[variable.name]]
+    elif isinstance(read, EnumType):
+        likely = [str(one.value) for one in cast(Iterable[StrEnum], read)]
+    else:
+        likely = [str(bound) for bound in variable.form.bounds or (f"text of {variable.name}",)]
+    for text in likely:
+        with suppress(SettingsError):
+            if text != variable.default and (not variable.default or variable(text) != variable(variable.default)):
+                variable(text)
+                return text
+    raise AssertionError(f"EXAMPLES needs one for {variable.name}, which must be {expected}")
+
+
+EVERYTHING = {name: example(variable) for name, variable in VARIABLES.items() if variable.is_inherited}
+NUMBERS = {name: variable.form for name, variable in VARIABLES.items() if variable.form.bounds}
 
 
 def read(**environ: str) -> Settings:
@@ -101,34 +111,34 @@ def test_nothing_set_is_the_local_environment_with_its_defaults() -> None:
 def test_every_variable_is_read() -> None:
     settings = read(**EVERYTHING)
 
-    assert settings == Settings(
-        environment=Environment.PRODUCTION,
-        home=Path("/var/lib/loginetl"),
-        queue_url=REQUIRED["LOGINETL_QUEUE_URL"],
-        database_url=REQUIRED["LOGINETL_DATABASE_URL"],
-        landing_url=REQUIRED["LOGINETL_LANDING_URL"],
-        keysets={role: REQUIRED[f"LOGINETL_KEYSET_{role.upper()}"] for role in KeysetRole},
-        unknown_fields=UnknownFields.REJECT,
-        app_version=AppVersion.MAJOR,
-        identity=Identity.EVENT_ID,
-        payload_bucket="login-payloads",
-        login_table=TableName("sales", "User Logins"),
-        visibility_seconds=300,
-        max_rejection_rate=0.25,
-        freshness_hours=6.5,
-        max_runs_in_flight=7,
-        messages_per_run=5_000,
-        retention_days=90,
-        automation=Automation.ON,
-        alert_webhook_url=OPTIONAL["LOGINETL_ALERT_WEBHOOK_URL"],
-        kms_key_uri=OPTIONAL["LOGINETL_KMS_KEY_URI"],
-    )
-    unlike_the_default = {field.name for field in fields(Settings)} - {
-        field.name for field in fields(Settings) if getattr(settings, field.name) == getattr(read(), field.name)
+    for name, text in EVERYTHING.items():
+        if name not in {role.setting for role in KeysetRole}:
+            assert getattr(settings, ATTRIBUTES[name]) == VARIABLES[name](text), name
+    unlike_the_default = {
+        field.name for field in fields(Settings) if getattr(settings, field.name) != getattr(read(), field.name)
     }
     assert unlike_the_default == {field.name for field in fields(Settings)} - {
         "officer_keyset"
     }  # else the example proves less
+
+
+def test_each_form_is_read_as_its_type() -> None:
+    settings = read(
+        **EVERYTHING | {"LOGINETL_VISIBILITY_SECONDS": "300", "LOGINETL_FRESHNESS_HOURS": "6.5"},
+    )
+
+    assert settings.environment is Environment.PRODUCTION
+    assert settings.home == Path("/var/lib/loginetl")
+    assert settings.queue_url == REQUIRED["LOGINETL_QUEUE_URL"]
+    assert settings.keysets == {role: REQUIRED[f"LOGINETL_KEYSET_{role.upper()}"] for role in KeysetRole}
+    assert settings.unknown_fields is UnknownFields.REJECT
+    assert settings.app_version is AppVersion.MAJOR
+    assert settings.identity is Identity.EVENT_ID
+    assert settings.login_table == TableName("sales", "User Logins")
+    assert settings.visibility_seconds == 300
+    assert settings.freshness_hours == 6.5
+    assert settings.automation is Automation.ON
+    assert settings.kms_key_uri == "text of LOGINETL_KMS_KEY_URI"
 
 
 @pytest.mark.parametrize("name", ["prod", "Local", "PRODUCTION", "dev", "local,staging"])
@@ -143,19 +153,36 @@ def test_an_unknown_choice_is_an_error_that_lists_the_known(name: str) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_may_be_at_its_bounds(name: str) -> None:
-    attribute, lowest, highest, _, _ = NUMBERS[name]
+    for bound in NUMBERS[name].bounds or ():
+        value = getattr(read(**{name: f" {bound}\n"}), ATTRIBUTES[name])
 
-    assert getattr(read(**{name: lowest}), attribute) == float(lowest)
-    assert getattr(read(**{name: f" {highest}\n"}), attribute) == float(highest)
-    assert type(getattr(read(**{name: lowest}), attribute)) is type(getattr(Settings(), attribute))
+        assert value == bound
+        assert type(value) is NUMBERS[name].read
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_beyond_its_bounds_is_an_error_that_names_the_variable(name: str) -> None:
-    _, _, _, below, above = NUMBERS[name]
+    low, high = NUMBERS[name].bounds or (0, 0)
+    step = 1 if NUMBERS[name].read is int else 0.001
 
-    for text in (below, above, "-1", "inf", "-inf", "nan", "1e99"):
+    for text in (str(low - step), str(high + step), "-1", "inf", "-inf", "nan", "1e99"):
         assert refused(**{name: text}).startswith(f"{name} must be a ")
+
+
+@pytest.mark.parametrize(
+    ("name", "beyond"),
+    [
+        ("LOGINETL_VISIBILITY_SECONDS", "29"),  # a batch would not be landed before its messages show again
+        ("LOGINETL_VISIBILITY_SECONDS", "43201"),  # SQS's own limit
+        ("LOGINETL_RETENTION_DAYS", "14"),  # as long as SQS may deliver a message again
+        ("LOGINETL_MAX_REJECTION_RATE", "1.001"),
+        ("LOGINETL_MESSAGES_PER_RUN", "0"),
+        ("LOGINETL_MAX_RUNS_IN_FLIGHT", "0"),
+        ("LOGINETL_FRESHNESS_HOURS", "0.09"),
+    ],
+)
+def test_a_number_that_a_promise_or_sqs_rules_out_is_refused(name: str, beyond: str) -> None:
+    assert refused(**{name: beyond}).startswith(f"{name} must be a ")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -164,9 +191,10 @@ def test_what_is_no_number_is_an_error_that_names_the_variable(name: str, text: 
     assert refused(**{name: text}).startswith(f"{name} must be a ")
 
 
-def test_the_defaults_are_within_the_bounds() -> None:
-    for attribute, lowest, highest, _, _ in NUMBERS.values():
-        assert float(lowest) <= getattr(Settings(), attribute) <= float(highest)
+def test_the_defaults_are_of_the_form_that_is_declared() -> None:
+    for name, variable in VARIABLES.items():
+        if variable.default:
+            assert getattr(read(), ATTRIBUTES[name]) == variable(variable.default), name
 
 
 @pytest.mark.parametrize("environment", ["staging", "production"])
@@ -265,13 +293,15 @@ def test_the_documentation_is_written_from_the_declarations() -> None:
 @dataclass(frozen=True)
 class WithOneMore(Settings):
     greeting: int = setting("LOGINETL_GREETING", whole_number(1, 9), "how often to greet", is_required=True)
+    patience: float | None = setting("LOGINETL_PATIENCE", number(0, 1), "a number without a default")
 
 
 def test_one_declaration_is_all_that_a_setting_needs() -> None:
     given = EVERYTHING | {"LOGINETL_GREETING": "3"}
     settings = WithOneMore.from_environment(given)
 
-    assert settings.greeting == 3
+    assert (settings.greeting, settings.patience) == (3, None)
+    assert WithOneMore.from_environment(given | {"LOGINETL_PATIENCE": "0.5"}).patience == 0.5
     with pytest.raises(SettingsError, match="^LOGINETL_GREETING must be a whole number from 1 to 9$"):
         WithOneMore.from_environment(given | {"LOGINETL_GREETING": "10"})
     with pytest.raises(SettingsError, match="^LOGINETL_ENV=production needs LOGINETL_GREETING to be set$"):
@@ -280,7 +310,8 @@ def test_one_declaration_is_all_that_a_setting_needs() -> None:
         WithOneMore.from_environment(given | {"LOGINETL_GREETINGS": "3"})
     assert WithOneMore.from_environment(settings.as_environment()) == settings
     page = WithOneMore.with_table_of_settings("before\n\n| variable | default | meaning |\n\nafter")
-    assert "| `LOGINETL_GREETING` | unset in local, else required | how often to greet |\n\nafter" in page
+    assert "| `LOGINETL_GREETING` | unset in local, else required | how often to greet |\n" in page
+    assert "| `LOGINETL_PATIENCE` | unset | a number without a default |\n\nafter" in page
 
 
 def test_what_the_files_of_a_deployment_set_is_known() -> None:
@@ -414,24 +445,32 @@ def test_settings_do_not_change() -> None:
 
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+OF_A_PATTERN = {
+    "LOGINETL_QUEUE_URL": ["http://[::1]:4566/0/q"],
+    "LOGINETL_LANDING_URL": ["file:///with space/ä"],
+    "LOGINETL_HOME": ["state", "with space", "../up"],
+    "LOGINETL_TABLE": ["sales.logins", "Sales.Logins", '"Sales"."a.b ""c"""'],
+}
+
+
+def values(variable: Variable) -> st.SearchStrategy[str]:
+    """What the variable may hold."""
+    form = variable.form
+    if form is TEXT:
+        return TEXTS
+    if form.bounds:
+        low, high = form.bounds
+        return (st.integers(int(low), int(high)) if form.read is int else st.floats(low, high)).map(str)
+    choices = [str(one.value) for one in cast(Iterable[StrEnum], form.read)] if isinstance(form.read, EnumType) else []
+    return st.sampled_from(["", example(variable), *choices, *OF_A_PATTERN.get(variable.name, [])])
+
+
 ENVIRONMENTS = st.fixed_dictionaries(
     {"LOGINETL_ENV": st.just("local")},
     optional={
-        **dict.fromkeys(REQUIRED, TEXTS),
-        "LOGINETL_QUEUE_URL": st.sampled_from(["", REQUIRED["LOGINETL_QUEUE_URL"], "http://[::1]:4566/0/q"]),
-        "LOGINETL_LANDING_URL": st.sampled_from(["", REQUIRED["LOGINETL_LANDING_URL"], "file:///with space/ä"]),
-        "LOGINETL_ALERT_WEBHOOK_URL": TEXTS,
-        "LOGINETL_HOME": st.sampled_from(["", "state", "/var/lib/loginetl", "with space", "../up"]),
-        "LOGINETL_TABLE": st.sampled_from(["", "sales.logins", "Sales.Logins", '"Sales"."a.b ""c"""']),
-        "LOGINETL_UNKNOWN_FIELDS": st.sampled_from(["", *UnknownFields]),
-        "LOGINETL_APP_VERSION": st.sampled_from(["", *AppVersion]),
-        "LOGINETL_AUTOMATION": st.sampled_from(["", *Automation]),
-        "LOGINETL_VISIBILITY_SECONDS": st.integers(30, 43_200).map(str),
-        "LOGINETL_MAX_REJECTION_RATE": st.floats(0, 1).map(str),
-        "LOGINETL_FRESHNESS_HOURS": st.floats(0.1, 8_760).map(str),
-        "LOGINETL_MAX_RUNS_IN_FLIGHT": st.integers(1, 1_000).map(str),
-        "LOGINETL_MESSAGES_PER_RUN": st.integers(1, 1_000_000_000).map(str),
-        "LOGINETL_RETENTION_DAYS": st.integers(15, 3_650).map(str),
+        name: values(variable)
+        for name, variable in VARIABLES.items()
+        if variable.is_inherited and name != "LOGINETL_ENV"
     },
 )
 
