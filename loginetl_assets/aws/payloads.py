@@ -39,17 +39,14 @@ class Payloads:
 
     def path_of(self, message: QueuedMessage) -> str | None:
         """Returns the path of the payload in the bucket to which the message's body points; None if it does not."""
-        pointer = read_pointer(message.body) if self._client else None
-        return pointer.path if pointer and pointer.bucket == self._bucket else None
+        bucket, path = read_pointer(message.body) or (None, None)
+        return path if bucket == self._bucket else None
 
     def check_reachable(self) -> None:
         """Asks for an object that need not be there.
 
-        403 with AccessDenied counts as reachable: without the right to list, S3 answers so where nothing is.
-
-        Raises:
-            OperatorError: there is no such bucket, or none of its objects can be read with these settings.
-            TransientError: S3 does not answer.
+        403 with AccessDenied counts as reachable: without the right to list, S3 answers so where nothing is. Raises
+        OperatorError where the bucket is missing or unreadable with these settings, TransientError where S3 is silent.
         """
         if self._client is None:
             return
@@ -73,9 +70,7 @@ class Payloads:
     def resolve(self, message: QueuedMessage) -> QueuedMessage:
         """Returns the message with its payload for a body, or as it is where that is not available.
 
-        Raises:
-            PayloadUnavailableError: this object failed in a way that may pass.
-            OperatorError, TransientError: the bucket failed, as `check_reachable` says.
+        Raises PayloadUnavailableError where this object failed in a way that may pass, else as `check_reachable`.
         """
         path = self.path_of(message)
         if path is None:

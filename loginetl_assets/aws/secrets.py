@@ -1,4 +1,4 @@
-"""Keysets in AWS: kept in Secrets Manager, wrapped by KMS.
+"""Keysets in AWS: kept in Secrets Manager, wrapped by KMS. Each function raises OperatorError where that fails.
 
 Credentials, region and endpoints follow AWS's own variables and profiles; an ARN names its region itself.
 """
@@ -15,11 +15,7 @@ from loginetl_assets.errors import OperatorError
 
 
 def read_secret(setting: str, secret_id: str) -> str:
-    """Returns the text of a secret, by its name or ARN; `setting` is the variable that names it, for errors.
-
-    Raises:
-        OperatorError: it is missing or binary, or Secrets Manager refuses or cannot be reached.
-    """
+    """Returns the text of a secret, by its name or ARN; `setting` is the variable that names it, for errors."""
     try:
         return str(_secrets_manager(secret_id).get_secret_value(SecretId=secret_id)["SecretString"])
     except (BotoCoreError, ClientError, KeyError) as error:
@@ -27,7 +23,7 @@ def read_secret(setting: str, secret_id: str) -> str:
 
 
 def replace_secret(setting: str, secret_id: str, text: str) -> None:
-    """Writes a new version of a secret; arguments and errors are those of `read_secret`."""
+    """Writes a new version of a secret; arguments are those of `read_secret`."""
     try:
         _secrets_manager(secret_id).put_secret_value(SecretId=secret_id, SecretString=text)
     except (BotoCoreError, ClientError) as error:
@@ -35,11 +31,7 @@ def replace_secret(setting: str, secret_id: str, text: str) -> None:
 
 
 def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.KeysetHandle:
-    """Reads a keyset (Tink's `encryptedKeyset`) that was wrapped by a KMS key.
-
-    Raises:
-        OperatorError: no key or no valid one is named, it cannot be reached, or it does not open the keyset.
-    """
+    """Reads a keyset (Tink's `encryptedKeyset`) that was wrapped by a KMS key."""
     if not kms_key_uri:
         raise OperatorError(f"{setting} is wrapped: set LOGINETL_KMS_KEY_URI to the KMS key that opens it")
     try:
@@ -51,7 +43,7 @@ def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.Keys
 
 
 def wrap_keyset(handle: tink.KeysetHandle, kms_key_uri: str) -> str:
-    """Returns a keyset as JSON, wrapped by a KMS key; raises OperatorError where that cannot be."""
+    """Returns a keyset as JSON, wrapped by a KMS key."""
     try:
         return str(tink.json_proto_keyset_format.serialize_encrypted(handle, _kms_key(kms_key_uri), b""))
     except BotoCoreError as error:

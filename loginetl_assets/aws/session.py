@@ -31,11 +31,7 @@ _TRANSIENT_CODES = re.compile("Throttl|OverLimit|RequestTimeout|SlowDown|TooMany
 
 
 def open_session(**settings: str | None) -> boto3.Session:
-    """Returns a boto3 session; AWS_PROFILE is looked up here.
-
-    Raises:
-        OperatorError: there is no such profile, or AWS's files cannot be read.
-    """
+    """Returns a boto3 session; raises OperatorError where AWS's files cannot be read or lack the profile."""
     core = botocore.session.get_session()
     try:
         session = boto3.Session(botocore_session=core, **settings)

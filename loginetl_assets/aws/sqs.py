@@ -113,8 +113,7 @@ class LoginQueue:
     def send(self, bodies: Iterable[str]) -> int:
         """Sends message bodies, ten a call or fewer large ones; returns how many were accepted.
 
-        Raises:
-            OperatorError: SQS refused a body (empty, too long, or with characters that it does not take).
+        Raises OperatorError where SQS refused a body (empty, too long, or with characters that it does not take).
         """
         sent = 0
         for chunk in _in_calls(bodies):
@@ -185,10 +184,7 @@ def open_queue(
     Credentials and region are those of the session, by default of boto3's own chain; `endpoint_url` overrides
     AWS_ENDPOINT_URL_SQS. A call is tried `max_attempts` times, the first included (boto3's standard retry mode). Our
     own `emulator` has a region of its own and takes any credentials. `placeholder_credentials` are for other emulators,
-    where the environment names none.
-
-    Raises:
-        OperatorError: the URL is not a queue's, or names no region.
+    where the environment names none. Raises OperatorError where the URL is not a queue's or is in another region.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import tink
 from tink import aead, hybrid, prf
@@ -17,7 +17,6 @@ from tink import aead, hybrid, prf
 from loginetl_assets.durable import make_directory
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys import keysets
-from loginetl_assets.logins.encryption import Encryptor
 from loginetl_assets.logins.tokens import Tokenizer
 from loginetl_assets.settings import OFFICER_SETTING, KeysetRole
 
@@ -54,14 +53,9 @@ class Keyring:
         """Makes tokens with the masking keyset's primary key."""
         return self.tokenizers[0]
 
-    @property
-    def old_tokenizers(self) -> tuple[Tokenizer, ...]:
-        """Make the tokens of the masking keyset's other keys: not empty while a rotation is under way."""
-        return self.tokenizers[1:]
-
     @cached_property
     def tokenizers(self) -> tuple[Tokenizer, ...]:
-        """Make the tokens of every key of the masking keyset, the primary one first."""
+        """Make the tokens of every key of the masking keyset, the primary first; several while a rotation lasts."""
         prfs = self._primitive(KeysetRole.MASKING).all()
         key_ids = keysets.enabled_key_ids(self.handle(KeysetRole.MASKING))
         tokenizers = tuple(Tokenizer(key_id, prfs[key_id]) for key_id in key_ids)
@@ -71,14 +65,14 @@ class Keyring:
         return tokenizers
 
     @cached_property
-    def landing(self) -> Encryptor:
+    def landing(self) -> aead.Aead:
         """Encrypts and decrypts batches."""
-        return cast(Encryptor, self._primitive(KeysetRole.LANDING))
+        return self._primitive(KeysetRole.LANDING)
 
     @cached_property
-    def rejects(self) -> Encryptor:
+    def rejects(self) -> aead.Aead:
         """Encrypts and decrypts the bodies of rejected messages."""
-        return cast(Encryptor, self._primitive(KeysetRole.REJECTS))
+        return self._primitive(KeysetRole.REJECTS)
 
     @cached_property
     def vault(self) -> hybrid.HybridEncrypt:
@@ -105,11 +99,7 @@ class Keyring:
             self.handle(role)
 
     def source(self, role: KeysetRole) -> str:
-        """Returns the setting a keyset is read from, or the file the local environment made.
-
-        Raises:
-            OperatorError: there is neither.
-        """
+        """Returns the setting a keyset is read from or the file that was made; raises OperatorError without either."""
         if setting := self.keysets.get(role):
             return setting
         if self.made_in is None:

@@ -1,12 +1,8 @@
 """Keysets where they are kept: a file, a setting itself, AWS Secrets Manager; in plaintext or wrapped by AWS KMS.
 
-A keyset setting is
-
-- the path of a file (`/run/secrets/masking.json`, `file:///…`),
-- the JSON text itself, as Tink writes it, or
-- `aws-secretsmanager:NAME`, the name or ARN of a secret that holds that text.
-
-A keyset that is wrapped (Tink's `encryptedKeyset`) is opened with the KMS key of `LOGINETL_KMS_KEY_URI`.
+A keyset setting is the path of a file (`/run/secrets/masking.json`, `file:///…`), the JSON text itself, as Tink writes
+it, or `aws-secretsmanager:NAME`, the name or ARN of a secret that holds that text. A keyset that is wrapped (Tink's
+`encryptedKeyset`) is opened with the KMS key of `LOGINETL_KMS_KEY_URI`.
 """
 
 import hmac
@@ -28,21 +24,17 @@ for _register in (aead.register, hybrid.register, prf.register):
     _register()
 
 _SECRETS_MANAGER = "aws-secretsmanager:"
+_WRAPPED = '"encryptedKeyset"'
 
 
 def read_keyset(name: str, setting: str, *, kms_key_uri: str | None = None, guarded: bool = False) -> tink.KeysetHandle:
     """Reads a secret keyset; `name` is the variable that holds the setting, for errors.
 
-    If `guarded`, a file is refused that every user of the machine can change or, unless it is wrapped, read.
-
-    Raises:
-        OperatorError: it is missing, unreadable, not guarded, or not a keyset; the text never repeats the setting.
+    If `guarded`, a file is refused that every user of the machine can change or, unless it is wrapped, read. Raises
+    OperatorError where it is refused, unreadable or not a keyset; the text never repeats the setting.
     """
-    text = _text(name, setting)
-    is_wrapped = '"encryptedKeyset"' in text
-    if guarded:
-        _require_guarded(name, setting, secret=not is_wrapped)
-    if is_wrapped:
+    text = _text(name, setting, guarded=guarded)
+    if _WRAPPED in text:
         from loginetl_assets.aws.secrets import unwrap_keyset  # boto3 is slow to import
 
         return unwrap_keyset(name, text, kms_key_uri)
@@ -54,9 +46,7 @@ def read_keyset(name: str, setting: str, *, kms_key_uri: str | None = None, guar
 
 def read_public_keyset(name: str, setting: str, *, guarded: bool = False) -> tink.KeysetHandle:
     """Reads a public keyset and refuses private key material; arguments and errors are those of `read_keyset`."""
-    text = _text(name, setting)
-    if guarded:
-        _require_guarded(name, setting, secret=False)
+    text = _text(name, setting, guarded=guarded, public=True)
     try:
         handle = tink.json_proto_keyset_format.parse_without_secret(text)
         handle.primitive(hybrid.HybridEncrypt).encrypt(b"", b"")  # Tink looks for the primary key no sooner
@@ -128,10 +118,8 @@ def require_replaceable(name: str, setting: str) -> None:
 def replace_keyset(name: str, setting: str, text: str) -> None:
     """Replaces the keyset that a setting names, whole or not at all; a link stays, and its target is replaced.
 
-    A file keeps its owner, group and mode: whoever reads it now must be able to afterwards, and nobody else.
-
-    Raises:
-        OperatorError: the setting is the keyset itself, or its place cannot be written.
+    A file keeps its owner, group and mode: whoever reads it now must be able to afterwards, and nobody else. Raises
+    OperatorError where the setting is the keyset itself, or its place cannot be written.
     """
     if setting.startswith(_SECRETS_MANAGER):
         from loginetl_assets.aws.secrets import replace_secret
@@ -164,31 +152,26 @@ def _plaintext(handle: tink.KeysetHandle) -> str:
     return str(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
 
 
-def _text(name: str, setting: str) -> str:
+def _text(name: str, setting: str, *, guarded: bool, public: bool = False) -> str:
+    """Returns a keyset's text; a file's, if `guarded`, as `read_keyset` says."""
     if setting.startswith("{"):
         return setting
     if setting.startswith(_SECRETS_MANAGER):
         from loginetl_assets.aws.secrets import read_secret
 
         return read_secret(name, setting.removeprefix(_SECRETS_MANAGER))
+    path = _path(setting)
     try:
-        return _path(setting).read_text()
+        text, mode = path.read_text(errors="replace"), path.stat().st_mode
     except OSError as error:
         raise OperatorError(f"{name}: cannot read the file it names ({error.strerror})") from None
-    except UnicodeDecodeError:
-        return ""  # no JSON, whatever it is
-
-
-def _require_guarded(name: str, setting: str, *, secret: bool) -> None:
-    """Refuses a file that every user of the machine can change or, where it is secret, read."""
-    if setting.startswith(("{", _SECRETS_MANAGER)):
-        return
-    mode = _path(setting).stat().st_mode
-    if mode & (S_IROTH | S_IWOTH if secret else S_IWOTH):
+    secret = not public and _WRAPPED not in text
+    if guarded and mode & (S_IROTH | S_IWOTH if secret else S_IWOTH):
         raise OperatorError(
             f"{name}: every user of this machine can {'read' if mode & S_IROTH and secret else 'change'} the file it"
             f" names: `chmod {'o=' if secret else 'o-w'} FILE`, or mount the secret with mode 0440"
         )
+    return text
 
 
 def _path(setting: str) -> Path:

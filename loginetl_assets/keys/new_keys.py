@@ -15,11 +15,7 @@ from loginetl_assets.settings import OFFICER_SETTING, KeysetRole
 def create_keysets(directory: Path, kms_key_uri: str | None = None) -> None:
     """Writes the pipeline's four keysets and the officer's private one to an empty or new directory.
 
-    The KMS key wraps all but the vault's public one.
-
-    Raises:
-        SettingsError: the directory is not empty.
-        OperatorError: it cannot be written, or the KMS key cannot be used.
+    The KMS key wraps all but the vault's public one. Raises OperatorError where either cannot be used.
     """
     try:
         make_directory(directory)
@@ -39,10 +35,7 @@ def rotate_keyset(keyring: Keyring, role: KeysetRole, output: Path | None = None
     """Gives one of the pipeline's secret keysets a new primary key and returns its id.
 
     With a KMS key the new keyset is wrapped by it, whether the old one was or not. It replaces the old one, or is
-    written to the new file `output`.
-
-    Raises:
-        SettingsError, OperatorError: the keyset cannot be read, or its place or `output` cannot be written.
+    written to the new file `output`. Raises OperatorError where it cannot be read or its place cannot be written.
     """
     handle = keysets.with_new_primary(keyring.handle(role), TEMPLATES[role])
     text = keysets.keyset_json(handle, keyring.kms_key_uri)
@@ -54,10 +47,7 @@ def rotate_keyset(keyring: Keyring, role: KeysetRole, output: Path | None = None
 
 
 def rotate_officer_keyset(keyring: Keyring, officer: Officer, output: Path | None = None) -> int:
-    """Gives the officer's private keyset and the vault's public one a new primary key and returns its id.
-
-    As `rotate_keyset`; the public keyset is written to `<output>-public.json`.
-    """
+    """Does as `rotate_keyset` to the officer's keyset, and renews the vault's public one: `<output>-public.json`."""
     handle = keysets.with_new_primary(officer.handle, OFFICER_TEMPLATE)
     text, public = keysets.keyset_json(handle, keyring.kms_key_uri), keysets.public_keyset_json(handle)
     if output:

@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 import tink
 from tink import aead, cleartext_keyset_handle, hybrid
@@ -10,7 +9,7 @@ from tink import aead, cleartext_keyset_handle, hybrid
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_FILE
 from loginetl_assets.keys.keysets import check_values, enabled_key_ids, read_keyset
-from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, Encryptor, decrypt
+from loginetl_assets.logins.encryption import VAULT_KEY_CONTEXT, DecryptionError, decrypt
 from loginetl_assets.settings import OFFICER_SETTING
 
 _DATA_KEYS_KEPT = 10_000  # one a batch that brought new values
@@ -22,8 +21,7 @@ class Officer:
     def __init__(self, setting: str | None, made_in: Path | None = None, kms_key_uri: str | None = None) -> None:
         """Reads the private keyset: that of the setting or, in the local environment, the one made on first use.
 
-        Raises:
-            OperatorError: it is named nowhere, missing, of the wrong kind, or others can read it.
+        Raises OperatorError where it is named nowhere, missing, of the wrong kind, or others can read it.
         """
         if not (setting or made_in):
             raise OperatorError(f"{OFFICER_SETTING} is not set: recovery needs the privacy officer's private keyset")
@@ -53,11 +51,7 @@ class Officer:
         return True
 
     def unwrap(self, wrapped_key: bytes) -> bytes:
-        """Decrypts a data key; the bytes are secret.
-
-        Raises:
-            DecryptionError: it was encrypted for another officer, or altered.
-        """
+        """Decrypts a data key, to secret bytes; raises DecryptionError where it is another officer's or altered."""
         try:
             return bytes(self._keys.decrypt(wrapped_key, VAULT_KEY_CONTEXT))
         except tink.TinkError:
@@ -67,6 +61,5 @@ class Officer:
         """Decrypts the value of a token; errors as for `unwrap`."""
         return decrypt(self._data_key(wrapped_key), encrypted_value, token).decode()
 
-    def _decrypted_data_key(self, wrapped_key: bytes) -> Encryptor:
-        handle = cleartext_keyset_handle.read(tink.BinaryKeysetReader(self.unwrap(wrapped_key)))
-        return cast(Encryptor, handle.primitive(aead.Aead))
+    def _decrypted_data_key(self, wrapped_key: bytes) -> aead.Aead:
+        return cleartext_keyset_handle.read(tink.BinaryKeysetReader(self.unwrap(wrapped_key))).primitive(aead.Aead)

@@ -7,9 +7,10 @@ from uuid import uuid4
 
 import polars as pl
 from polars.exceptions import PolarsError
+from tink import aead
 
 from loginetl_assets.landing.object_store import BATCHES, MASKED, Landing, ObjectMissingError
-from loginetl_assets.logins.encryption import DecryptionError, Encryptor, decrypt, encrypt
+from loginetl_assets.logins.encryption import DecryptionError, decrypt, encrypt
 from loginetl_assets.logins.masking import as_masked
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
 
@@ -25,22 +26,18 @@ class Written(NamedTuple):
     bytes: int
 
 
-def write_messages(landing: Landing, encryptor: Encryptor, messages: list[QueuedMessage]) -> Written:
+def write_messages(landing: Landing, key: aead.Aead, messages: list[QueuedMessage]) -> Written:
     """Encrypts messages into a new object."""
     path = f"{BATCHES}/{uuid4()}"
-    encrypted = encrypt(encryptor, encode_messages(messages), path)
+    encrypted = encrypt(key, encode_messages(messages), path)
     landing.put(path, encrypted)
     return Written(path, len(encrypted))
 
 
-def read_messages(landing: Landing, encryptor: Encryptor, object_path: str) -> list[QueuedMessage]:
-    """Returns the messages of an object.
-
-    Raises:
-        UnreadableError: the object is missing or damaged.
-    """
+def read_messages(landing: Landing, key: aead.Aead, object_path: str) -> list[QueuedMessage]:
+    """Returns the messages of an object; raises UnreadableError where it is missing or damaged."""
     try:
-        return decode_messages(decrypt(encryptor, landing.get(object_path), object_path))
+        return decode_messages(decrypt(key, landing.get(object_path), object_path))
     except (ObjectMissingError, DecryptionError, ValueError) as error:
         raise UnreadableError(f"raw batch: {error}") from None
 
@@ -60,11 +57,7 @@ def write_masked(landing: Landing, logins: pl.DataFrame) -> Written:
 
 
 def read_masked(landing: Landing, masked_path: str | None) -> pl.DataFrame:
-    """Returns masked rows, of `MASKED_SCHEMA`.
-
-    Raises:
-        UnreadableError: the file is not named, missing or damaged.
-    """
+    """Returns masked rows, of `MASKED_SCHEMA`; raises UnreadableError where no file is named, or it is damaged."""
     if masked_path is None:
         raise UnreadableError("masked file: none is recorded")
     try:

@@ -48,17 +48,12 @@ class ObjectMissingError(Exception):
 class Landing:
     """Objects by path.
 
-    Each method raises an OperatorError where the store cannot be used as it is set (no right, no room, no bucket), and
-    a TransientError where it failed in a way that may pass.
+    Each method raises OperatorError where the store cannot be used as it is set (no right, no room, no bucket), and
+    TransientError where it failed in a way that may pass.
     """
 
     def __init__(self, url: str) -> None:
-        """Opens a landing by its URL, file:///… or s3://bucket/…; a missing directory is made.
-
-        Raises:
-            OperatorError: the URL is neither file:///… nor s3://bucket/…, others can enter the directory, or there are
-                no AWS credentials for the bucket.
-        """
+        """Opens a landing by its URL, file:///… or s3://bucket/…; a missing directory is made."""
         self.url = url
         parts = urlsplit(url)
         self._directory: Path | None = None
@@ -93,12 +88,9 @@ class Landing:
         self.delete([path])
 
     def bind(self, installation_id: UUID) -> None:
-        """Makes sure that the landing belongs to this database; the first that asks gets it.
+        """Makes sure that the landing belongs to this database, or raises OperatorError; the first that asks gets it.
 
         What one database's retention takes for left over is another's pending batch.
-
-        Raises:
-            OperatorError: it belongs to another database.
         """
         ours = json.dumps({"installation_id": str(installation_id)}).encode()
         try:
@@ -114,11 +106,7 @@ class Landing:
             )
 
     def get(self, path: str) -> bytes:
-        """Returns an object whole.
-
-        Raises:
-            ObjectMissingError: there is no such object.
-        """
+        """Returns an object whole, or raises ObjectMissingError."""
         with self._failures_explained("read from"):
             try:
                 return bytes(obstore.get(self._store, path).bytes())
@@ -128,8 +116,7 @@ class Landing:
     def delete(self, paths: Iterable[str]) -> list[str]:
         """Deletes objects, in every version that the bucket keeps; one that is gone already is no error.
 
-        Returns:
-            those of which versions stay, because a right is missing or they are locked.
+        Returns those of which versions stay, because a right is missing or they are locked.
         """
         left = []
         for path in paths:
@@ -150,8 +137,8 @@ class Landing:
         """Deletes what writes left behind that were killed before that moment; returns how many files.
 
         A moment to come is for whoever keeps all others from writing by the vault's lock. Only probes are written under
-        no lock: theirs must be old, too.
-        On S3 a lifecycle rule does it (AbortIncompleteMultipartUpload): nothing of it is an object yet.
+        no lock: theirs must be old, too. On S3 a lifecycle rule does it (AbortIncompleteMultipartUpload): nothing of it
+        is an object yet.
         """
         if self._directory is None:
             return 0

@@ -1,7 +1,7 @@
 """One spelling per value, so that one device or address has one token."""
 
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import IPv6Address, ip_address
 
 import polars as pl
 
@@ -17,23 +17,13 @@ def canonical_ip(text: str) -> str | None:
     IPv4 are refused, since readers disagree whether they mean octal; so are zones (`%eth0`), which name an interface
     of one machine and no address.
     """
-    text = text.strip()
     try:
-        return str(IPv4Address(text))
-    except AddressValueError:
-        pass
-    if "%" in text:
+        address = ip_address(text.strip())
+    except ValueError:
         return None
-    try:
-        address = IPv6Address(text)
-    except AddressValueError:
-        return None
-    return str(address.ipv4_mapped or address)
-
-
-def canonical_value(field: str, text: str) -> str | None:
-    """Returns the one spelling of a value of a masked field, or None where the text is not a value of that field."""
-    return next(iter(canonical_values(field, [text])), None)
+    if isinstance(address, IPv6Address):
+        return None if address.scope_id else str(address.ipv4_mapped or address)
+    return str(address)
 
 
 def canonical_values(field: str, texts: Iterable[str]) -> set[str]:

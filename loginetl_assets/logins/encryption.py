@@ -6,7 +6,6 @@ data key per batch, itself encrypted with HPKE, so that the pipeline can write w
 """
 
 import io
-from typing import Protocol
 
 import tink
 from tink import aead, cleartext_keyset_handle, hybrid
@@ -18,29 +17,15 @@ class DecryptionError(Exception):
     """A ciphertext was altered, cut short, moved, or encrypted with another key."""
 
 
-class Encryptor(Protocol):
-    """Tink's authenticated encryption with associated data."""
-
-    def encrypt(self, plaintext: bytes, associated_data: bytes) -> bytes:
-        """Encrypts bytes, bound to the associated data."""
-
-    def decrypt(self, ciphertext: bytes, associated_data: bytes) -> bytes:
-        """Decrypts them; raises tink.TinkError where anything was changed."""
-
-
-def encrypt(encryptor: Encryptor, plaintext: bytes, place: str) -> bytes:
+def encrypt(key: aead.Aead, plaintext: bytes, place: str) -> bytes:
     """Encrypts bytes as the content of `place` (an object's path, a message's id); only there are they decrypted."""
-    return encryptor.encrypt(plaintext, place.encode())
+    return bytes(key.encrypt(plaintext, place.encode()))
 
 
-def decrypt(encryptor: Encryptor, ciphertext: bytes, place: str) -> bytes:
-    """Decrypts what was encrypted for `place`.
-
-    Raises:
-        DecryptionError: altered, cut short, encrypted for another place or with another key.
-    """
+def decrypt(key: aead.Aead, ciphertext: bytes, place: str) -> bytes:
+    """Decrypts what was encrypted for `place`; raises DecryptionError."""
     try:
-        return encryptor.decrypt(ciphertext, place.encode())
+        return bytes(key.decrypt(ciphertext, place.encode()))
     except tink.TinkError:
         raise DecryptionError("it was altered, or encrypted with another key") from None
 

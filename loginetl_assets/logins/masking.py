@@ -27,9 +27,7 @@ from loginetl_assets.logins.versions import MAX_PACKED, major_version, pack_vers
 _DTYPES = {"character varying": pl.String, "integer": pl.Int32, "date": pl.Date}
 _IDS = dict.fromkeys(("message_uuid", "event_uuid"), pl.String)  # the second null where events have no id of their own
 MASKED_SCHEMA = pl.Schema({**_IDS, **{column.name: _DTYPES[column.base_type] for column in COLUMNS}})
-_READ_SCHEMA = pl.Schema(
-    {"position": pl.Int64, "sent_at_ms": pl.Int64, **dict.fromkeys(FIELD_NAMES, pl.String), "event_uuid": pl.String}
-)
+_READ_SCHEMA = pl.Schema({**_IDS, "sent_at_ms": pl.Int64, **dict.fromkeys(FIELD_NAMES, pl.String)})
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,7 @@ class MaskedBatch:
     unknown_fields: int  # fields outside the contract that were ignored, over all messages
 
     def without_events(self, event_uuids: Collection[str]) -> tuple["MaskedBatch", list[UUID]]:
-        """Returns the batch without the logins of some events and their vault values, and the ids of their messages.
-
-        A value that a remaining login has too stays.
-        """
+        """Returns the batch without some events' logins and what only they need of the vault, and their message ids."""
         known = pl.col("event_uuid").is_in(list(event_uuids)).fill_null(False)
         logins = self.logins.filter(~known)
         kept = pl.concat(logins[column] for column in TOKEN_COLUMNS.values()).unique()
@@ -79,45 +74,42 @@ def mask_batch(
     distinct: dict[UUID, QueuedMessage] = {}
     for message in messages:
         distinct.setdefault(message.uuid, message)
-    kept = list(distinct.items())
 
     rows: list[tuple[object, ...]] = []
     rejected: list[RejectedMessage] = []
     unknown_fields = 0
-    for position, (_, message) in enumerate(kept):
+    for uuid, message in distinct.items():
         reading = read_login(
             message.body, reject_unknown_fields=rules.reject_unknown_fields, by_event_id=rules.by_event_id
         )
         if isinstance(reading, Login):
             unknown_fields += reading.unknown_fields
             event = str(reading.event_uuid) if reading.event_id else None
-            rows.append((position, message.sent_at_ms, *reading[: len(FIELDS)], event))
+            rows.append((str(uuid), event, message.sent_at_ms, *reading[: len(FIELDS)]))
         else:
             rejected.append(RejectedMessage(message, reading))
 
     checked = _check_values(pl.DataFrame(rows, schema=_READ_SCHEMA, orient="row"))
     faulty = checked.filter(pl.col("reason").is_not_null())
-    for position, reason, field in faulty.select("position", "reason", "field").iter_rows():
-        rejected.append(RejectedMessage(kept[position][1], Rejection(Reason(reason), field)))
+    for message_uuid, reason, field in faulty.select("message_uuid", "reason", "field").iter_rows():
+        rejected.append(RejectedMessage(distinct[UUID(message_uuid)], Rejection(Reason(reason), field)))
 
     valid = checked.filter(pl.col("reason").is_null())
     tokens = {field: tokenizer.tokens(field, valid[_value_of(field)].drop_nulls()) for field in TOKEN_COLUMNS}
     logins = valid.select(
-        pl.Series("message_uuid", [str(kept[position][0]) for position in valid["position"]], pl.String),
-        "event_uuid",
+        *_IDS,
         *(_column(field, tokens, rules.major_only).alias(field.column.name) for field in FIELDS),
         pl.from_epoch("sent_at_ms", time_unit="ms").dt.date().alias(CREATE_DATE.name),
     )
     vault = pl.concat(pairs.select("token", pl.lit(field).alias("field"), "value") for field, pairs in tokens.items())
     logins = logins.select(MASKED_SCHEMA.names()).match_to_schema(MASKED_SCHEMA)
-    return MaskedBatch(logins, rejected, vault, len(messages) - len(kept), unknown_fields)
+    return MaskedBatch(logins, rejected, vault, len(messages) - len(distinct), unknown_fields)
 
 
 def as_masked(frame: pl.DataFrame) -> pl.DataFrame:
     """Returns a masked frame of this or an earlier version in `MASKED_SCHEMA`; an optional column it lacks is null.
 
-    Raises:
-        SchemaError: its columns are others; the text carries no value.
+    Raises SchemaError, whose text carries no value, where it has other columns.
     """
     return frame.match_to_schema(
         MASKED_SCHEMA, missing_columns={column.name: "insert" for column in COLUMNS if column.optional}
@@ -143,10 +135,7 @@ def _value_of(field: str) -> str:
 
 
 def _check_values(read: pl.DataFrame) -> pl.DataFrame:
-    """Adds each field's value, canonical or packed, in a column of `_value_of`, and its first fault.
-
-    That fault is a `reason` and `field`, both null in the rows of valid logins.
-    """
+    """Adds each field's value, in `_value_of` it, and the first fault as `reason` and `field`: null in valid logins."""
     frame = read.with_columns(_value(field, read[field.name]).alias(_value_of(field.name)) for field in FIELDS)
     required = [field.name for field in FIELDS if not field.optional]
     faults = [_fault(pl.col(name).str.strip_chars() == "", Reason.EMPTY, name) for name in required]

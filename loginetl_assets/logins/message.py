@@ -7,8 +7,7 @@ Whether the *values* are valid (an address, a version, a length) is decided for 
 import json
 import re
 from collections import namedtuple
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
@@ -59,42 +58,27 @@ class QueuedMessage(msgspec.Struct, array_like=True, frozen=True):
             return uuid5(_MESSAGE_IDS, self.message_id)
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[QueuedMessage])
-
-
 def encode_messages(messages: list[QueuedMessage]) -> bytes:
     """Packs a batch of messages (MessagePack)."""
-    return _encoder.encode(messages)
+    return msgspec.msgpack.encode(messages)
 
 
 def decode_messages(packed: bytes) -> list[QueuedMessage]:
-    """Unpacks what `encode_messages` packed.
-
-    Raises:
-        ValueError: the bytes are something else; the text carries no part of them.
-    """
+    """Unpacks what `encode_messages` packed; of other bytes raises ValueError, whose text has no part of them."""
     try:
-        return _decoder.decode(packed)
+        return msgspec.msgpack.decode(packed, type=list[QueuedMessage])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ValueError("not a batch of messages") from None
 
 
-class PayloadPointer(NamedTuple):
-    """Where in S3 the extended client library put a message's payload."""
-
-    bucket: str
-    path: str
-
-
-def read_pointer(body: bytes) -> PayloadPointer | None:
-    """Returns the pointer that a body consists of, in an SNS envelope or not; None for every other body."""
+def read_pointer(body: bytes) -> tuple[str, str] | None:
+    """Returns the S3 bucket and path to which a body points, in an SNS envelope or not; None for every other body."""
     if len(body) > _MAX_POINTER or b"S3Pointer" not in body:
         return None
     try:
         match json.loads(body):
             case [name, {"s3BucketName": str(bucket), "s3Key": str(path)}] if name in _POINTERS:
-                return PayloadPointer(bucket, path)
+                return bucket, path
             case {"Type": "Notification", "Message": str(inner)}:
                 return read_pointer(inner.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
@@ -176,8 +160,8 @@ def _decode_exactly(body: bytes) -> dict[str, Any]:
         document = json.loads(
             text,
             object_pairs_hook=_object_of_unique_names,
-            parse_int=_zero,  # linear, where int() of a long literal is not
-            parse_float=_zero,
+            parse_int=lambda _: 0,  # linear, where int() of a long literal is not
+            parse_float=lambda _: 0,
             parse_constant=_reject_constant,
         )
     except ValueError:
@@ -208,10 +192,6 @@ def _object_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise _RejectedError(Reason.DUPLICATE_KEY)
     return document
-
-
-def _zero(_literal: str) -> int:
-    return 0
 
 
 def _reject_constant(_literal: str) -> None:
@@ -246,26 +226,20 @@ def _flatten(document: dict[str, Any], fields: tuple[str, ...]) -> tuple[dict[st
     """Joins the names of nested objects with `_`; keeps the known ones and counts the others."""
     flat: dict[str, Any] = {}
     unknown = 0
-    for name, value in _leaves(document):
-        if name not in fields:
+    stack: list[tuple[str, Any]] = list(document.items())
+    while stack:
+        name, value = stack.pop()
+        # An object below a name that is already longer than any field's can hold no field: it counts as one unknown, so
+        # that a hostile depth costs nothing.
+        if isinstance(value, dict) and value and len(name) <= _LONGEST_NAME:
+            stack.extend((f"{name}_{inner_name}", inner) for inner_name, inner in value.items())
+        elif name not in fields:
             unknown += 1
         elif name in flat:
             raise _RejectedError(Reason.COLLIDING_KEYS, name)
         else:
             flat[name] = value
     return flat, unknown
-
-
-def _leaves(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    stack: list[tuple[str, Any]] = list(document.items())
-    while stack:
-        name, value = stack.pop()
-        if isinstance(value, dict) and value and len(name) <= _LONGEST_NAME:
-            stack.extend((f"{name}_{inner_name}", inner) for inner_name, inner in value.items())
-        else:
-            # An object below a name that is already longer than any field's can hold no field: one unknown leaf, so
-            # that a hostile depth costs nothing.
-            yield name, value
 
 
 def is_storable(text: str) -> bool:

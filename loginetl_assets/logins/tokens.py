@@ -6,31 +6,27 @@ characters. Equal values of one field have equal tokens under one key; the same 
 
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from loginetl_assets.logins.contract import TOKEN_COLUMNS
+
+if TYPE_CHECKING:
+    from tink import prf
 
 TOKEN_PATTERN = r"^[0-9]{1,10}\.[A-Za-z0-9_-]{43}$"  # noqa: S105 - a shape, not a secret
 
 _BYTES = 32
 
 
-class Prf(Protocol):
-    """Tink's pseudorandom function."""
-
-    def compute(self, input_data: bytes, output_length: int) -> bytes:
-        """Returns `output_length` bytes: the same for the same input and key, random to who lacks the key."""
-
-
 class Tokenizer:
     """Makes tokens under one masking key."""
 
-    def __init__(self, key_id: int, prf: Prf) -> None:
-        """Takes the key's id in its keyset (unsigned 32 bit) and its function."""
+    def __init__(self, key_id: int, function: "prf.Prf") -> None:
+        """Takes the key's id in its keyset (unsigned 32 bit) and its pseudorandom function."""
         self.key_id = key_id
-        self._prf = prf
+        self._prf = function
 
     def token(self, field: str, value: str) -> str:
         """Returns the token of one canonical value."""

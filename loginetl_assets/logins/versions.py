@@ -15,13 +15,9 @@ _PARTS = r"^(?<major>[0-9]{1,4})(?:\.(?<minor>[0-9]{1,3}))?(?:\.(?<patch>[0-9]{1
 
 def pack_version(text: pl.Expr) -> pl.Expr:
     """Returns the Int32 of each version text; null where the text is not a version or out of range."""
-    parts = text.str.extract_groups(_PARTS)
-
-    def part(name: str) -> pl.Expr:
-        return parts.struct.field(name).cast(pl.Int32, strict=False)
-
-    major = part("major")
-    packed = major * 1_000_000 + part("minor").fill_null(0) * 1_000 + part("patch").fill_null(0)
+    parts = text.str.extract_groups(_PARTS).struct
+    major, minor, patch = (parts.field(name).cast(pl.Int32, strict=False) for name in ("major", "minor", "patch"))
+    packed = major * 1_000_000 + minor.fill_null(0) * 1_000 + patch.fill_null(0)
     return pl.when(major <= MAX_MAJOR).then(packed)
 
 

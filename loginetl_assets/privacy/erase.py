@@ -60,10 +60,9 @@ class ErasureTotals(StepTotals):
     vault_entries_kept: int = 0  # someone else has the same device or address
     unneeded_vault_entries: int = 0  # whosever they were, nothing had their tokens any more; not by a dry run
     unreadable_batches: int = 0  # quarantined or damaged: they could not be searched
-    # Objects that no batch names, which a dry run does not search for either:
-    unregistered_objects: int = (
-        0  # masked files, unfinished writes of runs that died; batches retention had removed before
-    )
+    # Objects that no batch names, which a dry run does not search for either: masked files, unfinished writes of runs
+    # that died, batches that retention had removed before.
+    unregistered_objects: int = 0
     kept_versions: int = 0  # deleted objects of which the bucket keeps versions that may not be deleted
     unreadable_objects: int = 0  # they do not decrypt: another's, or written under a key that the keyset lacks
 
@@ -114,9 +113,8 @@ class Erasure:
     def run(self, reason: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureTotals:
         """Erases; logged before and, with the totals, after. `progress` takes how many batches, of how many, are done.
 
-        Raises:
-            SettingsError: no reason was given.
-            OperatorError: the keysets are another database's, row-level security hides rows, or a trigger keeps them.
+        Raises OperatorError without a reason, or where the keysets are another database's, row-level security hides
+        rows, or a trigger keeps them.
         """
         log = partial(audit.record, self.database, reason=reason, tokens=self.subject.audit_tokens)
         log(audit.Action.ERASE)

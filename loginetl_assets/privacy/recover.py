@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import StrEnum
 
 from sqlalchemy import Connection
@@ -9,7 +10,7 @@ from sqlalchemy import Connection
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.logins.canonical import canonical_value
+from loginetl_assets.logins.canonical import canonical_values
 from loginetl_assets.logins.encryption import DecryptionError
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import audit, installation, login_rows, vault
@@ -32,23 +33,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Recovered:
-    """A token and its value, if it is available. Its repr keeps the value to itself."""
+    """A token and its value, if it is available."""
 
     token: str
     outcome: Outcome
     field: str | None = None
-    value: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Recovered({self.token}, {self.outcome})"
+    value: str | None = dataclass_field(default=None, repr=False)
 
 
 def tokens_of_user(database: LoginDatabase, user_id: str) -> list[str]:
-    """Returns the distinct tokens of a user's rows, by index.
-
-    Raises:
-        OperatorError: row-level security hides rows.
-    """
+    """Returns a user's distinct tokens, by index; raises OperatorError where row-level security hides rows."""
     with every_row(database) as connection:
         return login_rows.tokens_of_user(connection, user_id)
 
@@ -56,9 +50,7 @@ def tokens_of_user(database: LoginDatabase, user_id: str) -> list[str]:
 def recover(database: LoginDatabase, officer: Officer, tokens: Iterable[str], *, reason: str) -> list[Recovered]:
     """Recovers values, each token's once, in the order given; logged before the first is decrypted.
 
-    Raises:
-        SettingsError: no reason or no token was given.
-        OperatorError: the log could not be written; nothing was decrypted then.
+    Raises OperatorError without a reason or a token, or where the log could not be written: nothing is decrypted then.
     """
     asked = list(dict.fromkeys(tokens))
     if not asked:
@@ -93,14 +85,12 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
 def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: str, *, reason: str) -> list[str]:
     """Returns the tokens of a value, under the primary key first and then under those being rotated away; logged.
 
-    Raises:
-        SettingsError: the value is not a valid one of its field, or no reason was given.
-        OperatorError: the masking keyset is another database's.
+    Raises OperatorError without a reason or a valid value, or where the masking keyset is another database's.
     """
     with database.transaction() as connection:
         installation.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
-    canonical = canonical_value(field, value)
-    if not canonical:
+    canonical = next(iter(canonical_values(field, [value])), None)
+    if canonical is None:
         raise SettingsError(f"the value is not a valid {field}")
     tokens = [tokenizer.token(field, canonical) for tokenizer in keys.tokenizers]
     audit.record(database, audit.Action.TOKEN, reason, tokens=tokens)

@@ -73,16 +73,28 @@ def retokenize(
 ) -> RetokenizeTotals:
     """Moves rows, masked files and vault to the masking keyset's primary key; logged before.
 
-    Raises:
-        OperatorError: the officer's keyset cannot decrypt the vault, or what would be encrypted for it; or a keyset is
-            another database's; or, once all else is moved, rows have stayed under old tokens.
+    Raises OperatorError where the officer's keyset cannot decrypt the vault, or what would be encrypted for it; where a
+    keyset is another database's; or where, once all else is moved, rows have stayed under old tokens.
     """
-    return _Retokenizing(database, landing, keys, officer, progress).run(reason)
+    with every_row(database) as connection:  # here first, before anything is moved
+        for role in KeysetRole:
+            installation.check_keys(connection, role, keys.check_values(role))
+        _require_whole_vault(connection, officer)
+        if not officer.opens(keys.vault):
+            raise OperatorError(_not_the_officers(keys))
+    audit.record(database, audit.Action.RETOKENIZE, reason, counts={"new_key_id": keys.tokenizer.key_id})
+    move = _Retokenizing(database, landing, keys, officer, progress)
+    return RetokenizeTotals(
+        values=move.values(),  # fills the map by which files and rows are moved
+        masked_files=move.masked_files(),
+        rows=move.rows(),  # after the files: one that is loaded behind this walk must hold no old token
+        removed_entries=move.remove_old_entries(),
+    )
 
 
 @dataclass(frozen=True)
 class _Retokenizing:
-    """One move to the primary masking key."""
+    """The four steps of one move to the primary masking key, each to be done once the one before it is."""
 
     database: LoginDatabase
     landing: Landing
@@ -95,22 +107,7 @@ class _Retokenizing:
         """What the new tokens start with."""
         return f"{self.keys.tokenizer.key_id}."
 
-    def run(self, reason: str) -> RetokenizeTotals:
-        """Does the four steps in their order."""
-        with every_row(self.database) as connection:  # here first, before anything is moved
-            for role in KeysetRole:
-                installation.check_keys(connection, role, self.keys.check_values(role))
-            _require_whole_vault(connection, self.officer)
-            if not self.officer.opens(self.keys.vault):
-                raise OperatorError(_not_the_officers(self.keys))
-        audit.record(self.database, audit.Action.RETOKENIZE, reason, counts={"new_key_id": self.keys.tokenizer.key_id})
-        values = self._move_values()  # fills the map by which files and rows are moved
-        masked_files = self._move_files()
-        rows = self._move_rows()  # after the files: one that is loaded behind this walk must hold no old token
-        removed_entries = self._remove_old_entries()
-        return RetokenizeTotals(values, rows, masked_files, removed_entries)
-
-    def _move_values(self) -> int:
+    def values(self) -> int:
         """Enters the vault's values under their new tokens; returns how many."""
         with self.database.transaction() as connection:
             total = vault.count_unmoved(connection, self.prefix)
@@ -146,7 +143,7 @@ class _Retokenizing:
             old_tokens.append((entry.token, token))  # its key may have left the keyset
         fill_vault(connection, self.keys, moved, old_tokens)
 
-    def _move_files(self) -> int:
+    def masked_files(self) -> int:
         """Rewrites masked files that are loaded and drops those that are not; returns how many."""
         with self.database.transaction() as connection:
             batch_ids = batches.batches_in_landing(connection)
@@ -176,7 +173,7 @@ class _Retokenizing:
         batches.replace_masked(connection, batch, masked_path)
         return True
 
-    def _move_rows(self) -> int:
+    def rows(self) -> int:
         """Rewrites the table from its first page to its last, those that grow meanwhile included; returns the rows."""
         moved = first = 0
         while True:
@@ -189,12 +186,8 @@ class _Retokenizing:
             first = beyond
             self.progress("rows", min(first, pages), pages)
 
-    def _remove_old_entries(self) -> int:
-        """Removes moved vault entries that no row has any more; returns how many.
-
-        Raises:
-            OperatorError: rows still have the tokens of some.
-        """
+    def remove_old_entries(self) -> int:
+        """Removes moved vault entries; returns how many, or raises OperatorError where rows still have some of them."""
         with self.database.transaction() as connection:
             total = login_rows.count_moved_entries(connection, self.prefix)
         done = removed = 0
@@ -235,10 +228,8 @@ def reencrypt_data_keys(
 
     From then on the pipeline may use that key. `keys` holds the new public key, `officer` the private keys that the
     data keys are encrypted for now. With `to_another_officer` the new key's private half is elsewhere, so that nothing
-    here can show that anybody has it; logged.
-
-    Raises:
-        OperatorError: the officer's keyset lacks a key that the vault is encrypted for, or the new one.
+    here can show that anybody has it; logged. Raises OperatorError where the officer's keyset lacks a key that the
+    vault is encrypted for, or the new one.
     """
     check_values = keys.check_values(KeysetRole.VAULT)
     new_key_id = next(iter(check_values))

@@ -56,11 +56,8 @@ class Tokens:
     """Whoever has one of some devices or addresses, by token."""
 
     def __init__(self, tokens: Iterable[str], tokenizers: Sequence[Tokenizer]) -> None:
-        """Takes the tokens, and the tokenizers of every key they may be under.
-
-        While keys rotate a value has several tokens: `tokens` takes those that are found later.
-        """
-        self.tokens = set(tokens)
+        """Takes the tokens, and the tokenizers of every key they may be under."""
+        self.tokens = set(tokens)  # and the others that their values have while keys rotate, once these are found
         self.audit_tokens = sorted(self.tokens)
         self._tokenizers = tokenizers
 
@@ -90,11 +87,7 @@ Subject = User | Tokens
 
 
 def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject:
-    """Returns whom the command names.
-
-    Raises:
-        SettingsError: nobody, or both ways at once.
-    """
+    """Returns whom the command names; raises SettingsError where it names nobody, or does so both ways at once."""
     if bool(user_id) == bool(tokens):
         raise SettingsError("name whom to erase: --user-id, or one or more --token")
     if user_id:

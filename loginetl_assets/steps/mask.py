@@ -138,7 +138,7 @@ def fill_vault(
     `loginetl.logins`. All writers map before they enter, so neither can wait for another that waits for it. For the
     same reason more pairs to map (old token, new token) come along as `old_tokens`: one statement sorts them all.
     """
-    made = ((old.token(field, value), token) for token, field, value in values for old in keys.old_tokenizers)
+    made = ((old.token(field, value), token) for token, field, value in values for old in keys.tokenizers[1:])
     map_tokens(connection, chain(made, old_tokens))
     known = vault.known_tokens(connection, [token for token, _, _ in values])
     new = [entry for entry in values if entry[0] not in known]

@@ -1,8 +1,10 @@
 """What a step did, in numbers: one record per step, under the same names in metadata, on the terminal and in tests."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
+
+import msgspec
 
 
 @dataclass(frozen=True)
@@ -15,9 +17,9 @@ class StepTotals:
 
     def as_metadata(self) -> dict[str, Any]:
         """Returns the counts by name."""
-        return asdict(self)
+        return dict(msgspec.to_builtins(self))
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
         """Returns the record of which `as_metadata` made a part of the given metadata."""
-        return cls(**{one.name: metadata[one.name] for one in fields(cls)})
+        return msgspec.convert({one.name: metadata[one.name] for one in fields(cls)}, cls)

@@ -19,8 +19,9 @@ from sqlalchemy import (
     select,
     update,
 )
+from tink import aead
 
-from loginetl_assets.logins.encryption import Encryptor, encrypt
+from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.storage.batches import Batch, lock_batches, move_rejected
@@ -56,7 +57,7 @@ class EncryptedRejection:
     encrypted_body: bytes
 
 
-def encrypted_rejection(rejects: Encryptor, message: QueuedMessage, rejection: Rejection) -> EncryptedRejection:
+def encrypted_rejection(rejects: aead.Aead, message: QueuedMessage, rejection: Rejection) -> EncryptedRejection:
     """Encrypts a message's body, bound to its id."""
     return EncryptedRejection(
         message.uuid, message.sent_at_ms, rejection, encrypt(rejects, message.body, str(message.uuid))

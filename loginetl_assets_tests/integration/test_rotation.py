@@ -397,7 +397,7 @@ def test_a_second_rotation_moves_what_is_under_either_old_key(
             _retokenize(once, stop)
     assert _distinct(once) == (12, 12, 16)
     twice = _rotated(once)
-    assert len(twice.services.keyring.old_tokenizers) == 2
+    assert len(twice.services.keyring.tokenizers) == 3
     _send(twice, 0, 11, 12)
     twice.run()
     assert _distinct(twice) == (13, 13, 19)

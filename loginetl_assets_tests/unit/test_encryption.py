@@ -9,7 +9,6 @@ from tink import aead, cleartext_keyset_handle, hybrid
 from loginetl_assets.logins.encryption import (
     VAULT_KEY_CONTEXT,
     DecryptionError,
-    Encryptor,
     VaultEncryptor,
     decrypt,
     encrypt,
@@ -23,9 +22,8 @@ PLACE = "batches/2026/07/01/0001.encrypted"
 SECRET = b'{"ip": "199.172.111.135"}'
 
 
-def new_encryptor() -> Encryptor:
-    encryptor: Encryptor = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM).primitive(aead.Aead)
-    return encryptor
+def new_encryptor() -> aead.Aead:
+    return tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM).primitive(aead.Aead)
 
 
 ENCRYPTOR = new_encryptor()
@@ -43,10 +41,9 @@ def vault_encryptor(officer: tink.KeysetHandle) -> VaultEncryptor:
     return VaultEncryptor(officer.public_keyset_handle().primitive(hybrid.HybridEncrypt))
 
 
-def data_key(officer: tink.KeysetHandle, wrapped: bytes, context: bytes = VAULT_KEY_CONTEXT) -> Encryptor:
+def data_key(officer: tink.KeysetHandle, wrapped: bytes, context: bytes = VAULT_KEY_CONTEXT) -> aead.Aead:
     clear = officer.primitive(hybrid.HybridDecrypt).decrypt(wrapped, context)
-    encryptor: Encryptor = cleartext_keyset_handle.read(tink.BinaryKeysetReader(clear)).primitive(aead.Aead)
-    return encryptor
+    return cleartext_keyset_handle.read(tink.BinaryKeysetReader(clear)).primitive(aead.Aead)
 
 
 @settings(deadline=None)

@@ -13,7 +13,6 @@ from loginetl_assets.logins.contract import FIELD_NAMES, FIELDS
 from loginetl_assets.logins.message import (
     MAX_DEPTH,
     Login,
-    PayloadPointer,
     QueuedMessage,
     decode_messages,
     encode_messages,
@@ -478,13 +477,13 @@ def enveloped(text: str) -> bytes:
 def test_a_pointer_is_read_in_an_sns_envelope_or_without(name: str) -> None:
     text = json.dumps([name, POINTER[1]])
     for body in (text.encode(), enveloped(text)):
-        assert read_pointer(body) == PayloadPointer("bucket", "key")
+        assert read_pointer(body) == ("bucket", "key")
 
 
 def test_a_pointer_to_a_key_that_no_object_can_have_is_one_all_the_same() -> None:
     """What it points to is not there, which is another fault than being no login."""
     text = json.dumps([POINTER[0], {"s3BucketName": "bucket", "s3Key": "\ud800"}], ensure_ascii=False)
-    assert read_pointer(enveloped(text)) == PayloadPointer("bucket", "\ud800")
+    assert read_pointer(enveloped(text)) == ("bucket", "\ud800")
 
 
 @pytest.mark.parametrize(
@@ -507,7 +506,7 @@ def test_what_is_not_a_pointer_is_not_read_as_one(body: bytes) -> None:
 
 def test_a_pointer_of_the_greatest_length_is_read_and_a_longer_text_is_not() -> None:
     text = json.dumps(POINTER).encode()
-    assert read_pointer(text.ljust(16_384)) == PayloadPointer("bucket", "key")
+    assert read_pointer(text.ljust(16_384)) == ("bucket", "key")
     assert read_pointer(text.ljust(16_385)) is None
 
 

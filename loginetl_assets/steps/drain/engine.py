@@ -9,11 +9,11 @@ number makes up for AWS's latency (20 ms a call is 50 calls a second and connect
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 from loginetl_assets.aws.payloads import Payloads, PayloadUnavailableError
 from loginetl_assets.aws.sqs import MAX_PER_CALL, LoginQueue, ReceivedMessage
@@ -41,15 +41,6 @@ class DrainTotals(StepTotals):
     undeleted: int = 0  # landed, but SQS did not delete them: they come again and change nothing
     postponed: int = 0  # their payload failed in passing: they come again after their visibility time-out
     stopped_reason: StoppedReason = StoppedReason.QUEUE_EMPTY
-
-    def as_metadata(self) -> dict[str, Any]:
-        """Returns the totals by name."""
-        return {**super().as_metadata(), "stopped_reason": self.stopped_reason.value}
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
-        """Returns the totals of such metadata."""
-        return super().from_metadata({**metadata, "stopped_reason": StoppedReason(metadata["stopped_reason"])})
 
 
 class Drain:
@@ -86,9 +77,8 @@ class Drain:
     def run(self) -> DrainTotals:
         """Drains until the queue is empty or a limit is reached.
 
-        Raises:
-            OperatorError, TransientError: a service failed. What was received by then was landed if that was still
-                possible; the rest was made visible again.
+        Raises OperatorError or TransientError where a service failed. What was received by then was landed if that was
+        still possible; the rest was made visible again.
         """
         try:
             with self._readers, self._pool:  # the pool ends first: it uses the readers

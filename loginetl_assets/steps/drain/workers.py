@@ -41,10 +41,8 @@ def drain_in_processes(
 ) -> DrainTotals:
     """Drains with several processes at once, each with its share of `max_messages`.
 
-    The environment, laid over this process's own, tells the workers which services to open.
-
-    Raises:
-        OperatorError, TransientError: as `Drain.run`, once every process has ended.
+    The environment, laid over this process's own, tells the workers which services to open. Raises as `Drain.run`, once
+    every process has ended.
     """
     processes = min(processes, limits.max_messages)
     whole, rest = divmod(limits.max_messages, processes)
