@@ -431,7 +431,8 @@ def test_the_views_give_analysts_right_answers(pipeline: Pipeline, logins: Login
 
     assert view("shared_devices") == [("1.d-1", "2", "3", "2024-01-01", "2024-01-02")]
     assert view("shared_ips") == [("1.ip-2", "3", "5", "2024-01-02", "2024-01-04")]
-    assert view("duplicate_rows") == [
+    # The columns of later fields follow these, and are null here.
+    assert [row[:8] for row in view("duplicate_rows")] == [
         ("a", "ios", "1.ip-1", "1.d-1", "RU", "2.3.0", "2024-01-01", "2"),
         ("c", "android", "1.ip-2", "1.d-3", "None", "0.0.1", "2024-01-02", "2"),
     ]
