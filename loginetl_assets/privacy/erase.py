@@ -11,38 +11,26 @@ What stays: message ids (until retention, so that a redelivery is not loaded), t
 the erased tokens (so that recovery can say so). A message that the person sends later is new data and is loaded.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
-from uuid import UUID
 
 import polars as pl
 from sqlalchemy import Connection
 
-from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import UnreadableError, read_masked, write_masked, write_messages
-from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.logins.encryption import DecryptionError, decrypt
-from loginetl_assets.logins.message import Login, QueuedMessage, read_login
+from loginetl_assets.landing.batch_files import UnreadableError, write_masked, write_messages
 from loginetl_assets.logins.tokens import tokens_in
-from loginetl_assets.privacy.subjects import Subject, tokens_of, values_of
+from loginetl_assets.privacy.search import Found, SubjectSearch
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.steps.batch_objects import delete_pending, pending_logins, read_batch
+from loginetl_assets.steps.batch_objects import delete_pending, pending_logins
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_objects
 from loginetl_assets.steps.vault_sweep import sweep_vault
-from loginetl_assets.storage import audit, batches, installation, login_rows, objects, rejections, vault
-from loginetl_assets.storage.batches import Batch, BatchState
-from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage import audit, batches, login_rows, objects, rejections, vault
+from loginetl_assets.storage.batches import BatchState
 from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.token_map import token_pairs
-
-# Of rejected bodies: one may have a MiB, or eight where payloads come from a bucket.
-MAX_PAGE_MESSAGES = 1_000
-MAX_PAGE_BYTES = 16 * 1024 * 1024
 
 _ANY_TIME = datetime.max.replace(tzinfo=UTC)  # the landing's clock may be ahead of ours
 
@@ -73,38 +61,24 @@ class ErasureTotals(StepTotals):
         return any((*of_person, self.vault_entries_kept))
 
 
-class _Found(NamedTuple):
-    """What of a batch is the subject's."""
-
-    batch: Batch
-    matching: list[QueuedMessage]
-    others: list[QueuedMessage]
-    masked: pl.DataFrame | None  # all rows of the masked file, if there is one that can be read
-
-
 @dataclass(eq=False, repr=False)
-class Erasure:
+class Erasure(SubjectSearch):
     """One request to erase: `dry_run` counts, `run` removes."""
 
-    database: LoginDatabase
-    landing: Landing
-    keys: Keyring
-    subject: Subject
-    _tokens: set[str] = field(default_factory=set, init=False)  # of the subject's values, as they are found
     # Tokens that others have in batches this sent back to be masked again:
     _needed: set[str] = field(default_factory=set, init=False)
 
     def dry_run(self) -> ErasureTotals:
         """Returns what `run` would remove; changes nothing."""
         totals = ErasureTotals()
-        for batch_id in self._begin():
+        for batch_id in self.begin():
             with self.database.transaction() as connection:
                 totals += self._search(connection, batch_id)[0]
         with every_row(self.database) as connection:
-            for page in self._matching_rejections(connection):
+            for page in self.matching_rejections(connection):
                 totals += ErasureTotals(rejected_bodies=len(page))
             rows, tokens = login_rows.count_rows(connection, self.subject.rows)
-            self._tokens |= tokens
+            self.tokens |= tokens
         with every_row(self.database) as connection:
             vault.lock_exclusive(connection)
             _, _, of_vault = self._divide_tokens(connection)
@@ -129,7 +103,7 @@ class Erasure:
     def _erase(self, progress: Callable[[int, int], None]) -> ErasureTotals:
         totals = ErasureTotals()
         searched: set[int] = set()
-        batch_ids = self._begin()
+        batch_ids = self.begin()
         while True:
             for batch_id in batch_ids:
                 totals += self._erase_from_batch(batch_id)
@@ -148,16 +122,6 @@ class Erasure:
                     vault.erase(connection, unneeded)
                     return totals + of_vault
 
-    def _begin(self) -> list[int]:
-        """Checks what could fail later, and returns the batches to search."""
-        with every_row(self.database) as connection:
-            for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
-                installation.check_keys(connection, role, self.keys.check_values(role))
-            if self.subject.tokens:
-                self.subject.tokens.update(*token_pairs(connection, self.subject.tokens))
-            self._tokens |= self.subject.tokens
-            return batches.batches_in_landing(connection)
-
     def _clean_unregistered(self) -> ErasureTotals:
         """Registers or deletes what no batch names; only while nobody lands and nobody masks.
 
@@ -169,30 +133,20 @@ class Erasure:
         deleted = delete_unneeded(self.database, self.landing, before=_ANY_TIME)
         return ErasureTotals(unregistered_objects=deleted, unreadable_objects=registered.unreadable_objects)
 
-    def _search(self, connection: Connection, batch_id: int) -> tuple[ErasureTotals, _Found | None]:
-        """Locks a batch and looks for what is the subject's."""
-        batch = batches.lock_batch(connection, batch_id)
-        if batch is None:
-            return ErasureTotals(), None
+    def _search(self, connection: Connection, batch_id: int) -> tuple[ErasureTotals, Found | None]:
+        """Locks a batch, looks for what is the subject's, and counts it."""
         try:
-            messages = read_batch(self.landing, self.keys, batch)
+            found = self.search_batch(connection, batch_id)
         except UnreadableError:
             return ErasureTotals(unreadable_batches=1), None
-        matching: list[QueuedMessage] = []
-        others: list[QueuedMessage] = []
-        for message in messages:
-            (matching if self.subject.matches(message.body) else others).append(message)
-        if not matching:
+        if found is None:
             return ErasureTotals(), None
-        masked, masked_rows = None, 0
-        with suppress(UnreadableError):  # a file that nobody can read goes with the messages
-            masked = read_masked(self.landing, batch.masked_path)
-            masked_rows = masked.filter(self.subject.masked()).height
-        if masked is not None and batch.state is BatchState.MASKED:
-            self._needed |= self._tokens_of_others(masked)
-        self._note_tokens(message.body for message in matching)
-        totals = ErasureTotals(batches=1, landed_messages=len(matching), masked_rows=masked_rows)
-        return totals, _Found(batch, matching, others, masked)
+        masked_rows = 0
+        if found.masked is not None:
+            masked_rows = found.masked.filter(self.subject.masked()).height
+            if found.batch.state is BatchState.MASKED:
+                self._needed |= self._tokens_of_others(found.masked)
+        return ErasureTotals(batches=1, landed_messages=len(found.matching), masked_rows=masked_rows), found
 
     def _erase_from_batch(self, batch_id: int) -> ErasureTotals:
         """Encrypts a batch's other messages into a new object, and brings its masked file and its counts in line."""
@@ -200,7 +154,7 @@ class Erasure:
             totals, found = self._search(connection, batch_id)
             if found is None:
                 return totals
-            vault.mark_tokens(connection, self._tokens)
+            vault.mark_tokens(connection, self.tokens)
             vault.lock_shared(connection)
             batch = found.batch
             object_path, written_bytes = write_messages(self.landing, self.keys.landing, found.others)
@@ -219,38 +173,20 @@ class Erasure:
             )
         return totals + ErasureTotals(rejected_bodies=bodies)
 
-    def _matching_rejections(self, connection: Connection) -> Iterator[list[UUID]]:
-        """Decrypts every rejected body, in pages by id; notes the subject's tokens, and yields his ids of each page.
-
-        A body that the table refused was masked before: its values are in the vault.
-        """
-        last = UUID(int=0)
-        while page := rejections.page(connection, after=last, max_messages=MAX_PAGE_MESSAGES, max_bytes=MAX_PAGE_BYTES):
-            last = page[-1][0]
-            matching = {}
-            for message_uuid, encrypted_body in page:
-                with suppress(DecryptionError):  # nobody can read it, ourselves included
-                    body = decrypt(self.keys.rejects, encrypted_body, str(message_uuid))
-                    if self.subject.matches(body):
-                        matching[message_uuid] = body
-            if matching:
-                self._note_tokens(matching.values())
-                yield list(matching)
-
     def _erase_rejections_and_rows(self) -> ErasureTotals:
         bodies = 0
         with every_row(self.database) as connection:
-            for page in self._matching_rejections(connection):
+            for page in self.matching_rejections(connection):
                 bodies += len(page)
-                rejections.erase(connection, page)
+                rejections.erase(connection, list(page))
             rows, tokens = login_rows.delete_rows(connection, self.subject.rows)
-            self._tokens |= tokens
-            vault.mark_tokens(connection, self._tokens)
+            self.tokens |= tokens
+            vault.mark_tokens(connection, self.tokens)
         return ErasureTotals(rows=rows, rejected_bodies=bodies)
 
     def _divide_tokens(self, connection: Connection) -> tuple[set[str], set[str], ErasureTotals]:
         """Returns the subject's tokens that nobody else has, those that someone has, and how many values they have."""
-        tokens = self._tokens | vault.marked_tokens(connection)  # those of an erasure that was killed among them
+        tokens = self.tokens | vault.marked_tokens(connection)  # those of an erasure that was killed among them
         pairs = token_pairs(connection, tokens)
         tokens = tokens.union(*pairs)
         shared = tokens & self._needed
@@ -267,7 +203,3 @@ class Erasure:
 
     def _tokens_of_others(self, masked: pl.DataFrame) -> set[str]:
         return tokens_in(masked.filter(~self.subject.masked()))
-
-    def _note_tokens(self, bodies: Iterable[bytes]) -> None:
-        logins = [login for body in bodies if isinstance(login := read_login(body), Login)]
-        self._tokens |= tokens_of(self.keys.tokenizers, values_of(logins))

@@ -449,7 +449,7 @@ def test_large_rejected_bodies_are_read_a_few_at_a_time(pipeline: Pipeline, monk
 
     rejections_page = rejections.page
     monkeypatch.setattr(rejections, "page", page)
-    monkeypatch.setattr("loginetl_assets.privacy.erase.MAX_PAGE_BYTES", most)
+    monkeypatch.setattr("loginetl_assets.privacy.search.MAX_PAGE_BYTES", most)
     sizes = [100, 4_000, 4_000, 4_000, 3 * most, 100, 3 * most, 4_000]
     pipeline.land(_messages([f'{{"user_id": "{ANNA}", "x": "{"x" * size}"' for size in sizes]))
     _mask(pipeline)
