@@ -72,7 +72,7 @@ mutants: $(READY) ## Change the rules of logins and ledger one by one, and list 
 	$(BIN)/python -m loginetl_assets_tests.support.mutants
 
 docs: $(READY) ## Write docs/fields.md, docs/reasons.md and the table of docs/settings.md from the code.
-	$(BIN)/python -m loginetl_assets.settings docs/settings.md
+	$(BIN)/python -m loginetl_assets_tests.support.settings
 	$(BIN)/python -m loginetl_assets_tests.support.documents
 
 lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).

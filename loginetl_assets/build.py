@@ -63,7 +63,7 @@ def build_definitions(
         "landing": LandingResource(services=services),
         "payloads": PayloadsResource(services=services),
         "keyring": KeyringResource(services=services),
-        "rules": RulesResource.of(settings),
+        "rules": RulesResource(**{name: getattr(settings, name) for name in RulesResource.model_fields}),
     }
     automatic = settings.is_automatic
     sensors = dg.DefaultSensorStatus.RUNNING if automatic else dg.DefaultSensorStatus.STOPPED

@@ -8,13 +8,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from loginetl_assets.settings import Automation, Settings
+from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.installation import installation_id
 
 INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -42,6 +44,12 @@ class OurRuns:
     instance: dg.DagsterInstance
     installation: str | None  # the id of the database they work on, if it is known
     code_location: str | None  # the label of the one that this process belongs to, if to any; see `label_of`
+
+    @classmethod
+    def on(cls, database: LoginDatabase, instance: dg.DagsterInstance, code_location: str | None) -> Self:
+        """Returns the runs that work on a database."""
+        with database.transaction() as connection:
+            return cls(instance, str(installation_id(connection)), code_location)
 
     def is_ours(self, run: dg.DagsterRun) -> bool:
         """Returns whether a run is of this code location and not of another installation."""

@@ -6,7 +6,10 @@ without the packages that `local` runs.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loginetl_assets.local.stack import EmbeddedStack as EmbeddedStack
 
 
 @dataclass(frozen=True)
@@ -19,29 +22,8 @@ class Addresses:
     queue_url: str  # in region us-east-1 (`local.sqs.REGION`): a client of another region does not see the queue
 
 
-class Stack(Protocol):
-    """The embedded PostgreSQL and SQS of one LOGINETL_HOME; what they raise names the setting or the log that helps."""
-
-    home: Path
-
-    def find(self) -> Addresses | None:
-        """Returns the addresses of the running stack; starts nothing."""
-
-    def start(self) -> Addresses:
-        """Starts what is not running."""
-
-    def stop(self) -> None:
-        """Stops both servers; their data stay."""
-
-    def dagster_home(self) -> Path:
-        """Returns a DAGSTER_HOME whose storage is the embedded PostgreSQL; starts the stack."""
-
-    def psql(self) -> Path:
-        """Returns the psql that comes with the embedded PostgreSQL."""
-
-
-def embedded_stack(home: Path) -> Stack:
+def embedded_stack(home: Path) -> "EmbeddedStack":
     """Returns the stack of a home, whichever process started it; starts nothing."""
-    from loginetl_assets.local.stack import EmbeddedStack
+    from loginetl_assets.local import stack
 
-    return EmbeddedStack(home)
+    return stack.EmbeddedStack(home)

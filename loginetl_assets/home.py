@@ -7,6 +7,7 @@ Links above it are the caller's own choice (`/tmp` is one on macOS).
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from loginetl_assets.errors import EmbeddedStackError
@@ -33,7 +34,9 @@ def check_home(home: Path) -> None:
     for name in ENTRIES:
         path = home / name
         # Listed before the owner is checked: an attacker gives a directory away while it is still empty.
-        children = _children(path)
+        children: list[Path] = []
+        with suppress(OSError):  # as `_lstat`, or not a directory
+            children = sorted(path.iterdir())
         found = _lstat(path)
         if found is None:
             continue
@@ -77,13 +80,6 @@ def _lstat(path: Path) -> os.stat_result | None:
         return path.lstat()
     except OSError:  # missing, or out of reach: whoever goes on to use it says so
         return None
-
-
-def _children(path: Path) -> list[Path]:
-    try:
-        return sorted(path.iterdir())
-    except OSError:  # likewise, or not a directory
-        return []
 
 
 def _refused(path: Path, reason: str, remedy: str = "") -> EmbeddedStackError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 from dagster_aws.utils import ResourceWithBoto3Configuration
-from pydantic import PrivateAttr
+from pydantic import PrivateAttr, field_validator
 
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.session import open_session
@@ -18,7 +18,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import MaskingRules
 from loginetl_assets.services import Services
-from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
+from loginetl_assets.settings import AppVersion, Identity, UnknownFields
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.live_runs import Heartbeat
@@ -56,6 +56,13 @@ class LoginQueueResource(ResourceWithBoto3Configuration):
 
     services: dg.ResourceDependency[Services]
 
+    @field_validator("use_ssl", "verify")
+    @classmethod
+    def _refuse_to_weaken_tls(cls, value: bool | None) -> bool | None:
+        if value is False:
+            raise ValueError("is always on for an https URL; AWS_CA_BUNDLE names further authorities")
+        return value
+
     @property
     def address(self) -> str:
         """The queue's URL; no credentials are accepted in it."""
@@ -73,7 +80,7 @@ class LoginQueueResource(ResourceWithBoto3Configuration):
     def as_environment(self) -> dict[str, str]:
         """The variables from which a child process opens the same queue."""
         named = {variable: getattr(self, name) for variable, name in _SESSION.items()}
-        named["AWS_ENDPOINT_URL_SQS"] = self.endpoint_url
+        named |= {"AWS_ENDPOINT_URL_SQS": self.endpoint_url, "AWS_MAX_ATTEMPTS": str(self.max_attempts)}
         return {
             **self.services.settings.as_environment(),
             **{variable: value for variable, value in named.items() if value is not None},
@@ -163,37 +170,19 @@ class KeyringResource(dg.ConfigurableResource[Keyring]):
 
 
 class RulesResource(dg.ConfigurableResource["RulesResource"]):
-    """The settings that decide how messages are received, validated and reported; nothing secret."""
+    """The settings that decide how messages are received, validated and reported, as they are; nothing secret."""
 
     visibility_seconds: int
-    reject_unknown_fields: bool
-    major_version_only: bool
-    by_event_id: bool
+    unknown_fields: str
+    app_version: str
+    identity: str
     max_rejection_rate: float
-    freshness_hours: float
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """Those of the conditions of `Health`."""
-        return {"max_rejection_rate": self.max_rejection_rate, "freshness_hours": self.freshness_hours}
 
     @property
     def masking(self) -> MaskingRules:
         """Those of masking."""
         return MaskingRules(
-            reject_unknown_fields=self.reject_unknown_fields,
-            major_only=self.major_version_only,
-            by_event_id=self.by_event_id,
-        )
-
-    @classmethod
-    def of(cls, settings: Settings) -> "RulesResource":
-        """Takes the rules from the settings."""
-        return cls(
-            visibility_seconds=settings.visibility_seconds,
-            reject_unknown_fields=settings.unknown_fields is UnknownFields.REJECT,
-            major_version_only=settings.app_version is AppVersion.MAJOR,
-            by_event_id=settings.identity is Identity.EVENT_ID,
-            max_rejection_rate=settings.max_rejection_rate,
-            freshness_hours=settings.freshness_hours,
+            reject_unknown_fields=self.unknown_fields == UnknownFields.REJECT,
+            major_only=self.app_version == AppVersion.MAJOR,
+            by_event_id=self.identity == Identity.EVENT_ID,
         )

@@ -3,13 +3,12 @@
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import boto3
 
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.sqs import LoginQueue, open_queue
-from loginetl_assets.embedded import Stack, embedded_stack
+from loginetl_assets.embedded import embedded_stack
 from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
@@ -18,6 +17,9 @@ from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.login_table_setup import check_table
+
+if TYPE_CHECKING:
+    from loginetl_assets.embedded import EmbeddedStack
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -38,7 +40,7 @@ class Services:
         return not (self.settings.queue_url and self.settings.database_url)
 
     @cached_property
-    def stack(self) -> Stack:
+    def stack(self) -> "EmbeddedStack":
         """The embedded services of `LOGINETL_HOME`."""
         return embedded_stack(self.settings.home)
 
@@ -52,26 +54,17 @@ class Services:
         """The database's URL, password and all; starts the embedded one where none is set."""
         return self.settings.database_url or self.stack.start().database_url
 
-    def queue(
-        self,
-        *,
-        session: boto3.Session | None = None,
-        endpoint_url: str | None = None,
-        connections: int = 10,
-        max_attempts: int = 5,
-    ) -> LoginQueue:
+    def queue(self, *, endpoint_url: str | None = None, **options: Any) -> LoginQueue:
         """Returns the opened queue; the arguments are those of `open_queue`."""
         embedded, url = self.settings.queue_url is None, self.queue_url
         return open_queue(
             url,
-            session=session,
             # Named here, so that AWS_ENDPOINT_URL in the environment cannot send local messages elsewhere.
             endpoint_url=self.stack.start().sqs_endpoint if embedded else endpoint_url,
-            max_attempts=max_attempts,
-            connections=connections,
             emulator=embedded,
             # On this machine, and in the local environment, it is an emulator whoever started it.
             placeholder_credentials=self.settings.is_local and urlsplit(url).hostname in _LOOPBACK,
+            **options,
         )
 
     def database(self, *, application_name: str = "loginetl") -> LoginDatabase:

@@ -1,9 +1,7 @@
 """Settings: the variables of the environment, read once and checked here, as one typed, immutable value.
 
-A setting is declared once, as a field of `Settings` by `setting(…)`. Reading and checking it, requiring it outside the
-local environment, passing it on to child processes and its row in docs/settings.md (`make docs`) are derived.
-It is a dataclass and not pydantic-settings, whose errors repeat the input and which passes over misspelt names: both
-would have to be replaced, at the price of one more dependency.
+A setting is declared once, as a field of `Settings` by `setting(…)`, from which the rest is derived: see
+docs/decisions/0021-settings-from-one-declaration.md.
 
 Reading opens nothing: definitions load without a service, key or network. What a run needs and does not find is an
 `OperatorError` at that moment, which names the variable.
@@ -11,7 +9,6 @@ Reading opens nothing: definitions load without a service, key or network. What 
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -49,32 +46,14 @@ class KeysetRole(StrEnum):
 OFFICER_SETTING = "LOGINETL_KEYSET_OFFICER"
 
 
-class UnknownFields(StrEnum):
-    """What happens to a message with a field that the contract does not have."""
-
-    IGNORE = "ignore"
-    REJECT = "reject"
-
-
-class Identity(StrEnum):
-    """What identifies a login."""
-
-    MESSAGE_ID = "message_id"
-    EVENT_ID = "event_id"  # the body's own `event_id` as well, where it has one
-
-
-class AppVersion(StrEnum):
-    """What the integer column `app_version` holds."""
-
-    PACKED = "packed"  # major*1_000_000 + minor*1_000 + patch: keeps the order and can be read back
-    MAJOR = "major"
-
-
-class Automation(StrEnum):
-    """Whether sensors and schedules run unless switched in the Dagster UI."""
-
-    ON = "on"
-    OFF = "off"
+# What identifies a login; EVENT_ID: the body's own `event_id` as well, where it has one.
+Identity = StrEnum("Identity", ("MESSAGE_ID", "EVENT_ID"))
+# What the integer column `app_version` holds; PACKED: major*1_000_000 + minor*1_000 + patch, which keeps the order.
+AppVersion = StrEnum("AppVersion", ("PACKED", "MAJOR"))
+# What happens to a message with a field that the contract does not have.
+UnknownFields = StrEnum("UnknownFields", ("IGNORE", "REJECT"))
+# Whether sensors and schedules run unless switched in the Dagster UI.
+Automation = StrEnum("Automation", ("ON", "OFF"))
 
 
 class Form(NamedTuple):
@@ -290,15 +269,12 @@ class Settings:
     )
     messages_per_run: int = setting(
         "LOGINETL_MESSAGES_PER_RUN",
-        whole_number(1, 1_000_000_000),
+        whole_number(1, 10**9),
         "how many messages one run drains at most",
         default="100000",
     )
     max_runs_in_flight: int = setting(
-        "LOGINETL_MAX_RUNS_IN_FLIGHT",
-        whole_number(1, 1_000),
-        "how many drains the sensor allows at once",
-        default="2",
+        "LOGINETL_MAX_RUNS_IN_FLIGHT", whole_number(1, 1_000), "how many drains the sensor allows at once", default="2"
     )
     retention_days: int = setting(
         "LOGINETL_RETENTION_DAYS",
@@ -324,7 +300,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        for at, item, variable in self._variables():
+        for at, item, variable in self.variables():
             # Whatever it comes from: `run --queue-url` replaces a value without a variable.
             if item is None and isinstance(value := getattr(self, at), str):
                 variable(value)
@@ -344,6 +320,11 @@ class Settings:
         """Whether sensors and schedules run by default; unset, in the local environment alone."""
         return self.is_local if self.automation is None else self.automation is Automation.ON
 
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those of the conditions of `Health`."""
+        return {"max_rejection_rate": self.max_rejection_rate, "freshness_hours": self.freshness_hours}
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Reads the `LOGINETL_*` variables; an empty one counts as unset, as compose files and CI leave them.
@@ -352,7 +333,7 @@ class Settings:
             SettingsError: a name is unknown, a value has the wrong form, one that staging and production need is
                 missing, or LOGINETL_ENV is unset where rows or batches would go to services outside LOGINETL_HOME.
         """
-        variables = list(cls._variables())
+        variables = list(cls.variables())
         names = {variable.name for _, _, variable in variables}
         _refuse_unknown_names(environ, names)
         given = {name: text for name in names & environ.keys() if (text := environ[name].strip())}
@@ -380,24 +361,13 @@ class Settings:
         They override this process's own, so what a child must not have is among them.
         """
         found = {}
-        for at, item, variable in self._variables():
+        for at, item, variable in self.variables():
             value = getattr(self, at) if item is None else getattr(self, at).get(item)
             found[variable.name] = "" if value is None or not variable.is_inherited else str(value)
         return found
 
     @classmethod
-    def with_table_of_settings(cls, page: str) -> str:
-        """Returns a Markdown page, its table of variables replaced by the one of these declarations."""
-        rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
-        for _, _, variable in cls._variables():
-            default = f"`{variable.default}`" if variable.default else variable.otherwise
-            default += " in local, else required" if variable.is_required else ""
-            rows.append(f"| `{variable.name}` | {default} | {variable.meaning} |")
-        before, _, rest = page.partition(rows[0])
-        return before + "\n".join(rows) + rest[rest.index("\n\n") :]
-
-    @classmethod
-    def _variables(cls) -> Iterator[tuple[str, Any, Variable]]:
+    def variables(cls) -> Iterator[tuple[str, Any, Variable]]:
         """Each with its field, and its item where the field is a mapping."""
         for one in fields(cls):
             for item, variable in one.metadata["variables"].items():
@@ -427,8 +397,3 @@ def _refuse_unknown_names(environ: Mapping[str, str], names: set[str]) -> None:
         nearest = (get_close_matches(name.upper().removeprefix(_PREFIX), known, 1, 0.0)[0] for name in unknown)
         said = (f"{name} (the nearest is {known[near]})" for name, near in zip(unknown, nearest, strict=True))
         raise SettingsError(f"no such setting: {', '.join(said)}; docs/settings.md lists all of them")
-
-
-if __name__ == "__main__":  # make docs
-    document = Path(sys.argv[1])
-    document.write_text(Settings.with_table_of_settings(document.read_text()))

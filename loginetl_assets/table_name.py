@@ -28,9 +28,8 @@ class TableName:
         if not (found := _QUALIFIED.fullmatch(text)):
             raise ValueError
         schema, name = (part[1:-1].replace('""', '"') if part[0] == '"' else part.lower() for part in found.groups())
-        if any(len(part.encode()) > _MAX_BYTES for part in (schema, name)):
-            raise ValueError
-        if schema in {OUR_SCHEMA, "information_schema"} or schema.startswith("pg_"):
+        is_too_long = any(len(part.encode()) > _MAX_BYTES for part in (schema, name))
+        if is_too_long or schema in {OUR_SCHEMA, "information_schema"} or schema.startswith("pg_"):
             raise ValueError
         return cls(schema, name)
 

@@ -1,8 +1,4 @@
-"""Reports runs failed whose worker has died, whatever launched them.
-
-A crash, a rollout or an out-of-memory kill may end the worker and what launched it, and then Dagster has no process to
-ask: the run would stay STARTED and count as in flight until its maximum runtime has passed.
-"""
+"""Reports runs failed whose worker has died, whatever launched them: docs/decisions/0026-heartbeat-in-postgres.md."""
 
 import dagster as dg
 
@@ -14,7 +10,7 @@ from loginetl_assets.storage.database import LoginDatabase
 _JOBS = {LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION}
 
 
-def fail_runs_without_worker(instance: dg.DagsterInstance, ours: OurRuns, database: LoginDatabase) -> list[str]:
+def fail_runs_without_worker(ours: OurRuns, database: LoginDatabase) -> list[str]:
     """Reports our runs failed that are STARTED and whose worker has no heartbeat; returns their ids.
 
     A worker that was only frozen or cut off does no harm when it continues: it still holds what it claimed, or lost it
@@ -27,10 +23,10 @@ def fail_runs_without_worker(instance: dg.DagsterInstance, ours: OurRuns, databa
     with database.transaction() as connection:
         live_runs.expect(connection, [run.run_id for run in started if _has_heartbeat(run)])
         silent = live_runs.without_worker(connection)
-    known = [run for run_id in silent if (run := instance.get_run_by_id(run_id))]  # read again: they may have ended
+    known = [run for run_id in silent if (run := ours.instance.get_run_by_id(run_id))]  # again: they may have ended
     dead = [run for run in known if run.status is dg.DagsterRunStatus.STARTED]
     for run in dead:
-        instance.report_run_failed(
+        ours.instance.report_run_failed(
             run, "The run's worker sent no heartbeat for more than a minute: it was killed, or its machine was lost."
         )
     with database.transaction() as connection:

@@ -12,7 +12,6 @@ from loginetl_assets.resources import KeyringResource, LandingResource, LoginDat
 from loginetl_assets.steps.replay import replay_rejected, selection
 from loginetl_assets.steps.retention import apply_retention
 from loginetl_assets.steps.vault_sweep import sweep_vault
-from loginetl_assets.storage.installation import installation_id
 
 LOGIN_ETL = "login_etl"
 PROCESS_LANDED = "process_landed"
@@ -112,12 +111,10 @@ def purge(
                 f"{totals.unreadable_objects} objects of the landing belong to no batch and cannot be decrypted: check"  # noqa: G004 - a count
                 " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
             )
-        with opened.transaction() as connection:
-            installation = str(installation_id(connection))
+        ours = OurRuns.on(opened, context.instance, label_of(context.run))
         try:
             swept = sweep_vault(opened, files)
         finally:  # the sweep fails where row-level security hides rows, and Dagster's storage may fail, too
-            ours = OurRuns(context.instance, installation, label_of(context.run))
             runs = ours.delete_ended(before=cutoff)
         context.add_output_metadata(
             {

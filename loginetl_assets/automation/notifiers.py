@@ -66,8 +66,6 @@ class WebhookNotifier:
     def notify(self, alert: Alert) -> None:
         """Posts, up to three times more (at once, after 1 s, after 2 s, or when a number in Retry-After says).
 
-        Dagster moves on from a failed run though its tick failed, hence the tries.
-
         Raises:
             TransientError: not delivered; the tick fails and shows it.
         """
@@ -77,17 +75,12 @@ class WebhookNotifier:
                 requests.post(self._url, json=body, timeout=_TIMEOUT_SECONDS).raise_for_status()
                 return
             except (requests.RequestException, ValueError) as error:  # the latter by urllib3: not a valid URL
-                if pause is None or not _may_pass(error):
+                response, asked = getattr(error, "response", None), ""
+                may_pass = isinstance(error, (requests.ConnectionError, requests.Timeout))
+                if response is not None:
+                    may_pass, asked = response.status_code in _RETRIED, response.headers.get("Retry-After", "")
+                if pause is None or not may_pass:
                     raise TransientError(
                         f"the alert was not delivered ({type(error).__name__}): check LOGINETL_ALERT_WEBHOOK_URL"
                     ) from None
-                response = getattr(error, "response", None)
-                asked = "" if response is None else response.headers.get("Retry-After", "")
             time.sleep(min(int(asked), _LONGEST_PAUSE_SECONDS) if asked.isdecimal() else pause)
-
-
-def _may_pass(error: Exception) -> bool:
-    response = getattr(error, "response", None)
-    if response is not None:
-        return response.status_code in _RETRIED
-    return isinstance(error, (requests.ConnectionError, requests.Timeout))

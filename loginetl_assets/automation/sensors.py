@@ -5,30 +5,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 
 import dagster as dg
 
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
-from loginetl_assets.aws.sqs import LoginQueue
 from loginetl_assets.dagster_instance import ENDED, INSTALLATION_TAG, OurRuns, label_of, read_automation
 from loginetl_assets.errors import OperatorError, TransientError
-from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
-from loginetl_assets.settings import Settings
+from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource
 from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, read_health
 from loginetl_assets.storage import batches
-from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.installation import installation_id
-
-IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 TICK_SECONDS = 30
 HEALTH_SECONDS = 60
@@ -82,12 +70,14 @@ def queue_depth_sensor(
     ) -> dg.SensorResult | dg.SkipReason:
         try:
             opened = database.get_client()
-            with opened.transaction() as connection:
-                installation = str(installation_id(connection))
-            ours = OurRuns(context.instance, installation, _code_location(context))
-            for run_id in fail_runs_without_worker(context.instance, ours, opened):
+            ours = OurRuns.on(opened, context.instance, _code_location(context))
+            for run_id in fail_runs_without_worker(ours, opened):
                 context.log.warning(f"run {run_id} has no living worker and was reported failed")  # noqa: G004 - an id
-            backlog = _read_backlog(opened, queue.get_client(), ours)
+            with opened.transaction() as connection:
+                pending = batches.totals(connection).pending_batches
+            queued = queue.get_client().depth().queued
+            at_work = ours.records(statuses=[one for one in dg.DagsterRunStatus if one not in ENDED])
+            backlog = Backlog(queued, pending, len(_drains(at_work)), len(at_work))
         except (OperatorError, TransientError) as error:
             # A skipped tick says so in the UI; a failing one would fill the daemon's log for as long as it lasts.
             return dg.SkipReason(str(error))
@@ -97,19 +87,11 @@ def queue_depth_sensor(
         if pause := _back_off(ours):
             seconds = math.ceil(pause.total_seconds())
             return dg.SkipReason(f"{backlog}, but the last runs failed: the next one in {seconds} s")
-        tags = {"loginetl/queued_messages": str(backlog.queued), INSTALLATION_TAG: installation, **BOUNDED}
+        tags = {"loginetl/queued_messages": str(backlog.queued), INSTALLATION_TAG: str(ours.installation), **BOUNDED}
         config = {"ops": {"raw_login_messages": {"config": {"max_messages": messages_per_run}}}}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_config=config, tags=tags) for _ in range(wanted)])
 
     return queue_depth
-
-
-def _read_backlog(database: LoginDatabase, queue: LoginQueue, ours: OurRuns) -> Backlog:
-    with database.transaction() as connection:
-        pending = batches.totals(connection).pending_batches
-    queued = queue.depth().queued
-    at_work = ours.records(statuses=IN_FLIGHT)
-    return Backlog(queued, pending, len(_drains(at_work)), len(at_work))
 
 
 def _code_location(context: dg.SensorEvaluationContext) -> str | None:
@@ -171,10 +153,9 @@ def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dag
     The database is not asked, as it may be what failed: a run that began names the installation itself.
     """
     ours = OurRuns(instance, run.tags.get(INSTALLATION_TAG), label_of(run))
-    newest_first = ours.records(job_name=run.job_name, limit=50)
-    made = next((one.create_timestamp for one in newest_first if one.dagster_run.run_id == run.run_id), None)
-    earlier = (one.dagster_run for one in newest_first if made is not None and one.create_timestamp < made)
-    return next((one for one in earlier if one.is_finished), None)
+    runs = [record.dagster_run for record in ours.records(job_name=run.job_name, limit=50)]  # by creation
+    earlier = dropwhile(lambda one: one.run_id != run.run_id, runs)
+    return next((one for one in earlier if one.is_finished and one.run_id != run.run_id), None)
 
 
 def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
@@ -192,17 +173,17 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         " that is unreachable, too many rejections; and again when it is resolved.",
     )
     def health(
-        context: dg.SensorEvaluationContext,
-        queue: LoginQueueResource,
-        database: LoginDatabaseResource,
-        rules: RulesResource,
+        context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SkipReason:
         known: set[str] = set(json.loads(context.cursor or "[]"))
         known_conditions = {_condition_of(mark) for mark in known}
         try:
             found = read_health(database.get_client(), queue.get_client())
-            active = found.conditions(**rules.thresholds)
-            active |= _switched_off(context, database.services.settings)
+            settings = database.services.settings
+            active = found.conditions(**settings.thresholds)
+            if automation := read_automation(context.instance, settings, _code_location(context)):
+                # This sensor is on, so a daemon evaluates it.
+                active |= replace(automation, daemon_beats=True).conditions(settings)
             if found.depth is None and QUEUE_NOT_DRAINED in known:
                 active[QUEUE_NOT_DRAINED] = ""  # unknown while the queue does not answer
             marks = active.keys() | {f"{QUARANTINED_BATCHES}/{one.batch_id}" for one in found.quarantined}
@@ -218,12 +199,6 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
         return dg.SkipReason("; ".join(text or name for name, text in sorted(active.items())) or "healthy")
 
     return health
-
-
-def _switched_off(context: dg.SensorEvaluationContext, settings: Settings) -> dict[str, str]:
-    """Returns which sensors are off; this one is on, so a daemon evaluates it."""
-    automation = read_automation(context.instance, settings, _code_location(context))
-    return replace(automation, daemon_beats=True).conditions(settings) if automation else {}
 
 
 def _condition_of(mark: str) -> str:

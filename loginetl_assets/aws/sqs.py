@@ -174,7 +174,7 @@ def open_queue(
     *,
     session: boto3.Session | None = None,
     endpoint_url: str | None = None,
-    max_attempts: int = 5,
+    max_attempts: int | None = None,
     connections: int = 10,
     emulator: bool = False,
     placeholder_credentials: bool = False,
@@ -182,9 +182,10 @@ def open_queue(
     """Opens a queue by its URL; nothing is sent yet.
 
     Credentials and region are those of the session, by default of boto3's own chain; `endpoint_url` overrides
-    AWS_ENDPOINT_URL_SQS. A call is tried `max_attempts` times, the first included (boto3's standard retry mode). Our
-    own `emulator` has a region of its own and takes any credentials. `placeholder_credentials` are for other emulators,
-    where the environment names none. Raises OperatorError where the URL is not a queue's or is in another region.
+    AWS_ENDPOINT_URL_SQS. A call is tried `max_attempts` times, by default AWS_MAX_ATTEMPTS or five, the first included.
+    Our own `emulator` has a region of its own and takes any credentials. `placeholder_credentials` are for other
+    emulators, where the environment names none. Raises OperatorError where the URL is not a queue's or is in another
+    region.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -195,12 +196,13 @@ def open_queue(
     named = bool(os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"))
     placeholder = "local" if emulator or (placeholder_credentials and not named) else None
     try:
+        attempts = max_attempts or int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))
         client = session.client(
             "sqs",
             region_name=region,
             endpoint_url=endpoint_url or endpoint,
             config=Config(
-                retries={"total_max_attempts": max_attempts, "mode": "standard"},
+                retries={"total_max_attempts": attempts, "mode": "standard"},
                 max_pool_connections=connections,
                 connect_timeout=5,
                 read_timeout=30,  # above SQS's longest poll of 20 s

@@ -4,7 +4,7 @@ import dagster as dg
 
 from loginetl_assets.dagster_instance import label_of, read_automation
 from loginetl_assets.failures import failures_without_values
-from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
+from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource
 from loginetl_assets.steps.health import read_health
 
 
@@ -14,16 +14,13 @@ from loginetl_assets.steps.health import read_health
     " unreachable, and too many rejections within a day; shows ages, counts and sizes.",
 )
 def health(
-    context: dg.AssetCheckExecutionContext,
-    database: LoginDatabaseResource,
-    queue: LoginQueueResource,
-    rules: RulesResource,
+    context: dg.AssetCheckExecutionContext, database: LoginDatabaseResource, queue: LoginQueueResource
 ) -> dg.AssetCheckResult:
     """Reads queue and ledger at this moment, whatever this run did."""
     with failures_without_values():
         found = read_health(database.get_client(), queue.get_client())
-        conditions = found.conditions(**rules.thresholds)
         settings = database.services.settings
+        conditions = found.conditions(**settings.thresholds)
         if automation := read_automation(context.instance, settings, label_of(context.run)):
             conditions |= automation.conditions(settings)
         loaded_at = found.totals.last_loaded_at

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from loginetl_assets.cli.console import AsJson, Yes, err, note, print_json, print_record, print_rows
+from loginetl_assets.cli.console import AsJson, Yes, confirm, err, note, print_json, print_record, print_rows
 from loginetl_assets.cli.environment import configured_services
-from loginetl_assets.errors import OperatorError, SettingsError
+from loginetl_assets.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="List, show, give up and register batches of the landing.")
 
@@ -57,9 +57,9 @@ def give_up(
     database = configured_services().database(application_name="loginetl batches")
     with database.transaction() as connection:
         found = batches.get_batch(connection, batch_id)
-    question = f"Count {found.pending} messages of batch {batch_id} as lost?"
-    if not yes and found.state == batches.BatchState.QUARANTINED and not typer.confirm(question, err=True):
-        raise OperatorError("nothing was given up")
+    if found.state == batches.BatchState.QUARANTINED:
+        question = f"Count {found.pending} messages of batch {batch_id} as lost?"
+        confirm(question, yes=yes, otherwise="nothing was given up")
     with database.transaction() as connection:
         lost = batches.give_up(connection, batch_id, reason.strip())
     note(f"gave up batch {batch_id}: {lost} messages are lost")

@@ -1,17 +1,16 @@
 """What the commands print with, and how they end: consoles, tables, one progress display, errors and exit codes.
 
-Text that others wrote is made safe to display. A producer chooses user and device ids: printed as they are, a control
-sequence in one could rename the window, move the cursor or write to the clipboard, and a bidirectional mark could show
-another order than there is; opened in a spreadsheet, `=HYPERLINK(…)` is a formula.
+Text that others wrote is made safe to display: a producer chooses user and device ids, see docs/privacy.md.
 """
 
 import errno
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from loginetl_assets.errors import NeedsAttentionError, OperatorError, TransientError, withheld
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, TransientError, withheld
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 done and something needs a person."
 
@@ -72,6 +71,22 @@ def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return "" if value is None else str(value)
+
+
+def confirm(question: str, *, yes: bool, otherwise: str) -> None:
+    """Asks, unless it is `yes`; OperatorError, saying `otherwise`, where the answer is no or stdin is closed."""
+    with suppress(typer.Abort):
+        if yes or typer.confirm(question, err=True):
+            return
+    raise OperatorError(otherwise)
+
+
+def text_of(file: Path) -> str:
+    """Returns the text of a file that a person named; SettingsError, if it cannot be read."""
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
 
 
 @contextmanager

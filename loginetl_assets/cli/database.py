@@ -16,12 +16,7 @@ from loginetl_assets.errors import OperatorError, SettingsError
 
 app = typer.Typer()
 
-
-class ExportFormat(StrEnum):
-    """What `export` writes."""
-
-    CSV = "csv"
-    PARQUET = "parquet"
+ExportFormat = StrEnum("ExportFormat", ("CSV", "PARQUET"))
 
 
 @app.command()

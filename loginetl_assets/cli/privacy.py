@@ -2,16 +2,13 @@
 
 import csv
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
-from rich.text import Text
 
-from loginetl_assets.cli.console import Yes, err, for_spreadsheet, for_terminal, out, print_counts, print_json, progress
+from loginetl_assets.cli.console import Yes, confirm, err, for_spreadsheet, print_counts, print_rows, progress, text_of
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 from loginetl_assets.logins.contract import MASKED_FIELDS
@@ -24,12 +21,7 @@ app = typer.Typer()
 Reason = Annotated[str, typer.Option("--reason", help="Why; logged beside your name before anything happens.")]
 
 OutputFormat = StrEnum("OutputFormat", ("TABLE", "JSON", "CSV"))
-
-
-def _masked_field(value: str) -> str:
-    if value not in MASKED_FIELDS:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(MASKED_FIELDS)}")
-    return value
+MaskedField = StrEnum("MaskedField", MASKED_FIELDS)  # type: ignore[misc] # the contract's, so no literal
 
 
 @app.command()
@@ -54,19 +46,14 @@ def recover(
     database = services.database(application_name="loginetl recover")
     wanted = list(tokens or [])
     if file:
-        try:
-            wanted += [line.strip() for line in file.read_text().splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
+        wanted += [line.strip() for line in text_of(file).splitlines() if line.strip()]
     if user_id:
         wanted += tokens_of_user(database, user_id)
         if not wanted:
             raise OperatorError("no row of that user has a token")
     answers = recover_values(database, officer, wanted, reason=reason)
     columns = ("token", "outcome", "field", "value")
-    if output is OutputFormat.JSON:
-        print_json([asdict(answer) for answer in answers])
-    elif output is OutputFormat.CSV:
+    if output is OutputFormat.CSV:
         # Quoted throughout: elsewhere a semicolon separates cells, and what follows one would be a cell of its own.
         writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL)
         writer.writerow(columns)
@@ -75,11 +62,7 @@ def recover(
             for answer in answers
         )
     else:
-        table = Table(*(Column(name, overflow="fold") for name in columns))
-        for answer in answers:
-            token, value = (Text(for_terminal(one or "")) for one in (answer.token, answer.value))
-            table.add_row(token, answer.outcome, answer.field or "", value)
-        out.print(table)
+        print_rows(answers, *columns, as_json=output is OutputFormat.JSON)
     if without := sum(answer.outcome is not Outcome.RECOVERED for answer in answers):
         raise OperatorError(f"{without} of {len(answers)} tokens have no value to show: their outcome says why")
 
@@ -87,9 +70,7 @@ def recover(
 @app.command()
 def token(
     value: Annotated[str, typer.Argument(help="The value; - reads it from standard input.")],
-    field: Annotated[
-        str, typer.Option(callback=_masked_field, metavar="|".join(MASKED_FIELDS), help="Which field it is of.")
-    ],
+    field: Annotated[MaskedField, typer.Option(help="Which field it is of.")],
     reason: Reason = "",
 ) -> None:
     """Print the token of a value, to search for; needs the masking keyset, and is logged first."""
@@ -131,8 +112,7 @@ def erase(
         return
     if not reason.strip():
         raise SettingsError("give --reason: it is logged beside your name")
-    if not yes and not typer.confirm("Erase for good? (--dry-run shows what)", err=True):
-        raise OperatorError("nothing was erased")
+    confirm("Erase for good? (--dry-run shows what)", yes=yes, otherwise="nothing was erased")
     with progress() as show:
         totals = erasure.run(reason, lambda done, total: show("searching batches", done, total))
     print_counts("Removed", totals.as_metadata())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from loginetl_assets.cli.console import AsJson, Yes, err, out, print_json, print_rows
+from loginetl_assets.cli.console import AsJson, Yes, confirm, err, out, print_json, print_rows
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.cli.run import process_landed
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
@@ -120,8 +120,7 @@ def drop(
         err.print("no rejected message matches")
         return
     question = f"Delete the bodies of {len(message_uuids)} rejected messages for good?"
-    if not yes and not typer.confirm(question, err=True):
-        raise OperatorError("nothing was dropped")
+    confirm(question, yes=yes, otherwise="nothing was dropped")
     with database.transaction() as connection:
         rejections.erase(connection, message_uuids)
     err.print(f"dropped {len(message_uuids)} messages")

@@ -2,15 +2,16 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loginetl_assets.cli.console import err, note, print_counts, progress
+from loginetl_assets.cli.console import confirm, err, note, print_counts, progress, text_of
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 
@@ -30,11 +31,16 @@ def send(
     """Send message bodies to the queue."""
     if sample == (file is not None):
         raise SettingsError("name a file (or - for stdin), or give --sample")
+    if file is None:
+        text = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text()
+    else:
+        text = sys.stdin.read() if file == Path("-") else text_of(file)
     # Not splitlines: JSON takes U+2028 and others as they are between quotes.
-    bodies = [line for line in _text_to_send(file).split("\n") if line.strip()]
+    bodies = [line for line in text.split("\n") if line.strip()]
     services = configured_services()
-    if sample and not (services.settings.is_local or yes or _confirmed(services.settings.environment)):
-        raise OperatorError("nothing was sent: --yes sends samples outside LOGINETL_ENV=local")
+    if sample and not services.settings.is_local:
+        question = f"Send the 100 sample messages to the queue of {services.settings.environment}?"
+        confirm(question, yes=yes, otherwise="nothing was sent: --yes sends samples outside LOGINETL_ENV=local")
     queue = services.queue()
     with progress() as show:
 
@@ -45,26 +51,6 @@ def send(
 
         sent = queue.send(counted())
     err.print(f"sent {sent} messages")
-
-
-def _text_to_send(file: Path | None) -> str:
-    from importlib.resources import files
-
-    if file is None:
-        return (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text()
-    if file == Path("-"):
-        return sys.stdin.read()
-    try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
-
-
-def _confirmed(environment: str) -> bool:
-    try:
-        return typer.confirm(f"Send the 100 sample messages to the queue of {environment}?", err=True)
-    except typer.Abort:  # stdin is closed
-        return False
 
 
 @app.command()
@@ -150,26 +136,26 @@ def _conclude(services: "Services", summary: "RunSummary") -> None:
 @contextmanager
 def _load_progress(services: "Services") -> Iterator[None]:
     """Shows, from the database, how far the runs under way have come."""
+    from loginetl_assets.storage.batches import totals
+
     done = threading.Event()
+
+    def watch() -> None:
+        database = services.database(application_name="loginetl progress")
+        queued = services.queue().depth().queued
+        with database.transaction() as connection:
+            before = totals(connection)
+        while not done.wait(0.5):
+            with database.transaction() as connection:
+                now = totals(connection)
+            landed = now.messages - before.messages
+            expected = max(queued, landed)
+            show("drained", landed, expected)
+            show("loaded", landed - now.pending + before.pending, expected + before.pending)
+
     with progress() as show, ThreadPoolExecutor(1) as pool:
-        pool.submit(_watch, services, done, show)  # nobody asks for its errors: the run itself meets and reports them
+        pool.submit(watch)  # nobody asks for its errors: the run itself meets and reports them
         try:
             yield
         finally:
             done.set()
-
-
-def _watch(services: "Services", done: threading.Event, show: Callable[[str, int, int], None]) -> None:
-    from loginetl_assets.storage.batches import totals
-
-    database = services.database(application_name="loginetl progress")
-    queued = services.queue().depth().queued
-    with database.transaction() as connection:
-        before = totals(connection)
-    while not done.wait(0.5):
-        with database.transaction() as connection:
-            now = totals(connection)
-        landed = now.messages - before.messages
-        expected = max(queued, landed)
-        show("drained", landed, expected)
-        show("loaded", landed - now.pending + before.pending, expected + before.pending)

@@ -29,14 +29,7 @@ from loginetl_assets.steps.mask import MaskTotals
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.steps.verify import Duplicates
 from loginetl_assets.storage import rejections
-from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.table_name import TableName
-
-_TOTALS: Mapping[str, type[StepTotals]] = {
-    "raw_login_messages": DrainTotals,
-    "masked_logins": MaskTotals,
-    "user_logins": LoadTotals,
-}
 
 
 @dataclass(frozen=True)
@@ -59,9 +52,9 @@ class RunSummary(StepTotals):
         totals: dict[str, Any] = {}
         for event in result.get_asset_materialization_events():
             asset = event.asset_key.to_user_string() if event.asset_key else ""
-            if asset in _TOTALS:
+            if isinstance(empty := getattr(cls, asset, None), StepTotals):
                 metadata = event.step_materialization_data.materialization.metadata
-                totals[asset] = _TOTALS[asset].from_metadata(_values(metadata))
+                totals[asset] = empty.from_metadata(_values(metadata))
         for check in result.get_asset_check_evaluations():
             if check.check_name == "duplicates":
                 totals["table"] = Duplicates.from_metadata(_values(check.metadata))
@@ -128,7 +121,7 @@ def run_until_empty(
     """
 
     def runs() -> Iterator[RunSummary]:
-        left = math.inf if max_messages is None else max_messages
+        left = max_messages or math.inf
         while left > 0:
             drain = {"max_messages": min(left, services.settings.messages_per_run)}
             yield (done := _run(definitions, instance, LOGIN_ETL, {"raw_login_messages": drain}))
@@ -156,10 +149,9 @@ def _sum_of(runs: Iterator[RunSummary], services: Services, instance: dg.Dagster
     started = time.monotonic()
     database = services.database()
     with database.transaction() as connection:
-        installation = str(installation_id(connection))
         before = Counter(rejections.by_reason(connection))
     # Without a sensor nobody else does: earlier runs of this command, if they were killed, are STARTED still.
-    fail_runs_without_worker(instance, OurRuns(instance, installation, None), database)
+    fail_runs_without_worker(OurRuns.on(database, instance, None), database)
     summary = sum(runs, RunSummary())
     with database.transaction() as connection:
         # Where there are fewer than before, a batch was read again, which takes its rejections back first.
@@ -168,10 +160,7 @@ def _sum_of(runs: Iterator[RunSummary], services: Services, instance: dg.Dagster
 
 
 def _run(
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    job: str,
-    config: Mapping[str, Mapping[str, object]],
+    definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, config: Mapping[str, Mapping[str, object]]
 ) -> RunSummary:
     result = definitions.resolve_job_def(job).execute_in_process(
         instance=instance,
@@ -192,18 +181,12 @@ def _values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Any]:
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data.user_failure_data
-            if data is not None and data.description:
-                return data.description
+    failures = (event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure)
+    if said := next((data.description for data in failures if data and data.description), None):
+        return said
     failed = _not_passed(result, dg.AssetCheckSeverity.ERROR)
-    reason = (
-        f"checks failed ({', '.join(failed)}): see run {result.run_id}"
-        if failed
-        else f"run {result.run_id} failed: see it"
-    )
-    return f"{reason} in the Dagster UI (`loginetl ui`)"
+    what = f"checks of run {result.run_id} failed ({', '.join(failed)})" if failed else f"run {result.run_id} failed"
+    return f"{what}: see it in the Dagster UI (`loginetl ui`)"
 
 
 def _not_passed(result: dg.ExecuteInProcessResult, severity: dg.AssetCheckSeverity) -> list[str]:

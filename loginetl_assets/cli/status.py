@@ -11,10 +11,10 @@ from rich.markup import escape
 from loginetl_assets.cli.console import AsJson, note, print_json, print_record
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.settings import Settings
 
 if TYPE_CHECKING:
     from loginetl_assets.services import Services
-    from loginetl_assets.settings import Settings
 
 app = typer.Typer()
 
@@ -58,7 +58,6 @@ def read_status(services: "Services") -> dict[str, Any]:
         seen = read_health(database, services.queue())
         loaded_at, age = seen.totals.last_loaded_at, seen.oldest_pending_seconds
         automation, conditions = _automation(settings)
-        limits = {"max_rejection_rate": settings.max_rejection_rate, "freshness_hours": settings.freshness_hours}
         known |= (
             vars(seen.totals)
             | seen.as_metadata()
@@ -72,13 +71,13 @@ def read_status(services: "Services") -> dict[str, Any]:
                 "runs_at_work": seen.runs_at_work,
                 "runs_without_worker": seen.runs_without_worker,
                 "sizes": {name: asdict(size) for name, size in seen.sizes.items()},
-                "conditions": seen.conditions(**limits) | seen.not_begun() | conditions,
+                "conditions": seen.conditions(**settings.thresholds) | seen.not_begun() | conditions,
             }
         )
     return {name: known.get(name) for name in _NAMES}
 
 
-def _automation(settings: "Settings") -> tuple[str, dict[str, str]]:
+def _automation(settings: Settings) -> tuple[str, dict[str, str]]:
     """Returns whether runs start by themselves, in words, and what is wrong about it.
 
     Dagster is asked, and imported, only where DAGSTER_HOME names an instance.

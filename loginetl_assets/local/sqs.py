@@ -1,8 +1,4 @@
-"""The embedded SQS and S3: `ministack`, listening on 127.0.0.1.
-
-It keeps queues in memory and writes them to disk when it is asked to end (SIGTERM), so a kill -9 takes them back to
-their last orderly stop: messages sent since are lost, messages deleted since are delivered again.
-"""
+"""The embedded SQS and S3: `ministack`, listening on 127.0.0.1; its queues are written to disk when it ends."""
 
 import json
 import os

@@ -1,24 +1,21 @@
 """PostgreSQL and SQS for LOGINETL_ENV=local, started on demand and kept below one home directory.
 
-What a caller can count on:
-
-- Nothing listens but a unix socket that only its owner can reach, and one port on 127.0.0.1.
-- The servers survive the command that started them, and the next command finds them again.
-- Commands that start at the same moment get the same stack: a lock in the home directory lets one start it.
-- A server that was killed is started again on its data; PostgreSQL keeps every committed row, the queue goes
-  back to its last orderly stop. A recorded pid that belongs to another process by now is neither trusted nor
-  killed.
-- `stop` ends both in their orderly way; the queue's messages are there after the next start.
+Nothing listens but a unix socket that only its owner can reach, and one port on 127.0.0.1. The servers survive the
+command that started them, and the next finds them; commands that start at the same moment get the same stack. One that
+was killed is started again on its data: PostgreSQL keeps every committed row, the queue goes back to its last orderly
+stop. A recorded pid that belongs to another process by now is neither trusted nor killed.
 """
 
 import errno
 import fcntl
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,22 +24,18 @@ import msgspec
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import EmbeddedStackError
 from loginetl_assets.home import check_home, make_home, resolve_home
-from loginetl_assets.local.dagster_home import prepare_dagster_home
 from loginetl_assets.local.postgres import PORT, SUPERUSER, Postgres, binaries
 from loginetl_assets.local.processes import Running, Server
 from loginetl_assets.local.sqs import ACCOUNT, QUEUE, Sqs
 
-__all__ = ["Addresses", "EmbeddedStack", "EmbeddedStackError"]
-
 # A new data directory takes 40 MB; below this even a start that finds its data may run out.
 NEEDED_BYTES = 64 * 1024 * 1024
-
 
 T = TypeVar("T")
 
 
 class EmbeddedStack:
-    """The stack of one home, whichever process started it; see `embedded.Stack`."""
+    """The stack of one home, whichever process started it; what it raises names the setting or the log that helps."""
 
     def __init__(self, home: Path) -> None:
         self.home = resolve_home(home)  # the servers and the next command may see it from another directory
@@ -134,6 +127,21 @@ class EmbeddedStack:
             if shutil.disk_usage(self.home).free < NEEDED_BYTES:
                 raise EmbeddedStackError(full) from None
             raise
+
+
+def prepare_dagster_home(home: Path, dagster_database_url: str) -> Path:
+    """Writes `dagster.yaml` and `workspace.yaml` into `home/dagster`, and returns the directory for DAGSTER_HOME."""
+    directory = home / "dagster"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in ("dagster.yaml", "workspace.yaml"):
+        # JSON strings are YAML strings. The URL holds a socket's path and no password.
+        content = (files(__package__) / name).read_text().replace("DATABASE_URL", json.dumps(dagster_database_url))
+        file = directory / name
+        if not file.exists() or file.read_text() != content:
+            draft = file.with_suffix(".draft")
+            draft.write_text(content)
+            draft.replace(file)
+    return directory
 
 
 def _addresses(running: Mapping[str, Running]) -> Addresses:

@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 
 from loginetl_assets.build import build_definitions
 from loginetl_assets.embedded import Addresses
-from loginetl_assets.local.dagster_home import prepare_dagster_home
+from loginetl_assets.local.stack import prepare_dagster_home
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets_tests.support.pipeline import MARKED_BAD, MARKS, Pipeline, marked_logins

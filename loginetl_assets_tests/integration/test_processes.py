@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from loginetl_assets.embedded import Addresses
-from loginetl_assets.local.dagster_home import prepare_dagster_home
+from loginetl_assets.local.stack import prepare_dagster_home
 from loginetl_assets.settings import Settings
 from loginetl_assets_tests.support.pipeline import Pipeline, login, metadata
 from loginetl_assets_tests.support.waiting import eventually

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from loginetl_assets.local.dagster_home import prepare_dagster_home
+from loginetl_assets.local.stack import prepare_dagster_home
 from loginetl_assets.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from loginetl_assets.resources import LoginQueueResource, RulesResource
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Environment, KeysetRole, Settings
 
-RULES = RulesResource.of(Settings()).model_dump()
+RULES = {name: getattr(Settings(), name) for name in RulesResource.model_fields}
 QUEUE = {
     "endpoint_url": "http://127.0.0.1:1",
     "region_name": "eu-west-1",

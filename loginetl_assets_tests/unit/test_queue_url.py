@@ -1,9 +1,15 @@
-"""What is said about a queue's URL before anything is sent."""
+"""How a queue is opened: what is said about its URL before anything is sent, and which options reach the client."""
+
+from pathlib import Path
 
 import pytest
 
+from loginetl_assets.aws.session import open_session
 from loginetl_assets.aws.sqs import open_queue
-from loginetl_assets.errors import OperatorError
+from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.resources import LoginQueueResource
+from loginetl_assets.services import Services
+from loginetl_assets.settings import Settings
 
 
 def test_a_url_that_is_not_a_queues_is_named_before_a_profile_that_is_not_there(
@@ -14,3 +20,25 @@ def test_a_url_that_is_not_a_queues_is_named_before_a_profile_that_is_not_there(
         open_queue("ftp://queue/logins")
     with pytest.raises(OperatorError, match="AWS_PROFILE"):
         open_queue("https://sqs.eu-west-1.amazonaws.com/1/logins")
+
+
+def test_a_drain_process_tries_a_call_as_often_as_the_queue_resource_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = Services(Settings(home=tmp_path, queue_url="http://127.0.0.1:9/0/logins"))
+    resource = LoginQueueResource(services=services, max_attempts=1, aws_access_key_id="k", aws_secret_access_key="k")
+    for name, value in resource.as_environment().items():
+        monkeypatch.setenv(name, value)
+    session, sent = open_session(), list[object]()
+    session.events.register("before-send.sqs", lambda request, **_: sent.append(request))
+
+    with pytest.raises(TransientError):
+        Services(Settings.from_environment()).queue(session=session).depth()
+
+    assert len(sent) == 1
+
+
+@pytest.mark.parametrize("option", ["use_ssl", "verify"])
+def test_a_queue_resource_refuses_what_would_turn_tls_off(option: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=option):
+        LoginQueueResource(services=Services(Settings(home=tmp_path)), **{option: False})  # type: ignore[arg-type]

@@ -31,6 +31,7 @@ from loginetl_assets.settings import (
     whole_number,
 )
 from loginetl_assets.table_name import TableName
+from loginetl_assets_tests.support.settings import with_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -286,7 +287,7 @@ def test_the_documentation_is_written_from_the_declarations() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
     rows = re.findall(r"^\| `(\w+)` ", page, re.MULTILINE)
 
-    assert Settings.with_table_of_settings(page) == page, "run `make docs`"
+    assert with_table(page) == page, "run `make docs`"
     assert sorted(rows) == sorted({*EVERYTHING, "LOGINETL_KEYSET_OFFICER"})
 
 
@@ -309,7 +310,7 @@ def test_one_declaration_is_all_that_a_setting_needs() -> None:
     with pytest.raises(SettingsError, match="nearest is LOGINETL_GREETING"):
         WithOneMore.from_environment(given | {"LOGINETL_GREETINGS": "3"})
     assert WithOneMore.from_environment(settings.as_environment()) == settings
-    page = WithOneMore.with_table_of_settings("before\n\n| variable | default | meaning |\n\nafter")
+    page = with_table("before\n\n| variable | default | meaning |\n\nafter", WithOneMore)
     assert "| `LOGINETL_GREETING` | unset in local, else required | how often to greet |\n" in page
     assert "| `LOGINETL_PATIENCE` | unset | a number without a default |\n\nafter" in page
 
