@@ -15,7 +15,7 @@ from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.installation import installation_id
+from loginetl_assets.storage.installation import check_vault_days, installation_id
 from loginetl_assets.storage.login_table_setup import check_table
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Services:
         """Returns the opened database as `unchanged_database`, after migrating the embedded one, and no other."""
         if self.settings.database_url is None:
             database = LoginDatabase(self.database_url)
-            if not database.is_migrated():
-                database.migrate(self.settings.login_table)
+            if not database.is_migrated(self.settings.vault_days):
+                database.migrate(self.settings.login_table, self.settings.vault_days)
         return self.unchanged_database(application_name=application_name)
 
     def unchanged_database(self, *, application_name: str = "loginetl") -> LoginDatabase:
@@ -85,6 +85,7 @@ class Services:
         database.check_revision()
         with database.transaction() as connection:
             check_table(connection, self.settings.table)
+            check_vault_days(connection, self.settings.vault_days)
         return database
 
     def landing(self) -> Landing:

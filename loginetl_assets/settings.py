@@ -284,6 +284,13 @@ class Settings:
         " longer",
         default="30",
     )
+    vault_days: int | None = setting(
+        "LOGINETL_VAULT_DAYS",
+        whole_number(1, 36_500),
+        "how many days after the last login that has it a value leaves the vault: its token stays, and `recover`"
+        " answers `expired`. `loginetl migrate` records it, since who loads must not decide it; retention applies it",
+        otherwise="as long as a row has the token",
+    )
     automation: Automation | None = setting(
         "LOGINETL_AUTOMATION",
         choice(Automation),

@@ -26,7 +26,7 @@ def migrate() -> None:
 
     services = configured_services()
     database = LoginDatabase(services.database_url, application_name="loginetl migrate")
-    database.migrate(services.settings.login_table)
+    database.migrate(services.settings.login_table, services.settings.vault_days)
     note(f"schema loginetl is up to date; logins go to {escape(str(services.settings.table))}")
 
 

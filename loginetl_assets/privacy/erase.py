@@ -46,7 +46,9 @@ class ErasureTotals(StepTotals):
     masked_rows: int = 0
     vault_entries: int = 0
     vault_entries_kept: int = 0  # someone else has the same device or address
-    unneeded_vault_entries: int = 0  # whosever they were, nothing had their tokens any more; not by a dry run
+    # Whosever they were, no row had their tokens, or only one older than LOGINETL_VAULT_DAYS; not by a dry run:
+    unneeded_vault_entries: int = 0
+    expired_vault_entries: int = 0
     unreadable_batches: int = 0  # quarantined or damaged: they could not be searched
     # Objects that no batch names, which a dry run does not search for either: masked files, unfinished writes of runs
     # that died, batches that retention had removed before.

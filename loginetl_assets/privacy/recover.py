@@ -27,6 +27,7 @@ class Outcome(StrEnum):
     RECOVERED = "recovered"
     UNKNOWN = "unknown"  # no such token was ever in the vault, or its key was rotated away
     ERASED = "erased"
+    EXPIRED = "expired"  # LOGINETL_VAULT_DAYS after the last login that has it: rows keep the token alone
     OTHER_KEY = "other_key"  # encrypted for an officer key that the given keyset does not hold
     DAMAGED = "damaged"
 
@@ -69,10 +70,12 @@ def _answers(connection: Connection, officer: Officer, asked: Sequence[str]) -> 
     current = {token: new.get(token, token) for token in asked}
     entries = {entry.token: entry for entry in vault.entries_of(connection, current.values())}
     erased = vault.erased_among(connection, current.values())
+    in_rows = login_rows.tokens_in_rows(connection, {*current, *current.values()}.difference(entries))
     for token in asked:
         entry = entries.get(current[token])
         if entry is None:
-            yield Recovered(token, Outcome.ERASED if current[token] in erased else Outcome.UNKNOWN)
+            without_value = Outcome.UNKNOWN if in_rows.isdisjoint((token, current[token])) else Outcome.EXPIRED
+            yield Recovered(token, Outcome.ERASED if current[token] in erased else without_value)
             continue
         try:
             value = officer.value(entry.wrapped_key, entry.encrypted_value, entry.token)

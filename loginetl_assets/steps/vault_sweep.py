@@ -2,11 +2,11 @@
 
 Others are left behind by a message that is settled as the duplicate of an event, by a row that the table refuses, by
 rows that the table's owner deletes. What is landed and not masked, and rejected bodies, need no entry: masking enters
-their values again.
+their values again. Where LOGINETL_VAULT_DAYS is recorded, rows that are older count no more: their tokens stay.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -16,9 +16,9 @@ from loginetl_assets.steps.batch_objects import pending_logins
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import vault
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.login_rows import tokens_without_rows, unneeded_tokens
+from loginetl_assets.storage.login_rows import EXPIRED_ROWS, tokens_without_rows, unneeded_tokens
 from loginetl_assets.storage.login_table import every_row
-from loginetl_assets.storage.token_map import token_pairs
+from loginetl_assets.storage.token_map import forget_pairs, token_pairs
 
 VALUES_PER_PAGE = 10_000
 
@@ -28,16 +28,17 @@ class SweepTotals(StepTotals):
     """What one sweep removed."""
 
     unneeded_vault_entries: int = 0
+    expired_vault_entries: int = 0  # only rows older than LOGINETL_VAULT_DAYS have their tokens
     unreadable_batches: int = 0  # masked and not loaded: while there are any, nothing is removed
 
 
 def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[str] = ()) -> SweepTotals:
-    """Removes the values whose token is nowhere, but for `keep`; a look-up by index for each, in pages that commit.
+    """Removes the values that nothing needs, but for `keep`; a look-up by index for each, in pages that commit.
 
     Raises:
         OperatorError: row-level security hides rows.
     """
-    removed = unreadable = 0
+    totals = SweepTotals()
     after: str | None = ""
     found: set[str] = set()
     while after is not None:
@@ -46,14 +47,13 @@ def sweep_vault(database: LoginDatabase, landing: Landing, *, keep: Collection[s
         found |= unused.difference(keep)
         if found and (after is None or len(found) >= VALUES_PER_PAGE):
             with every_row(database) as connection:
-                page, unreadable = _remove(connection, landing, found)
-                removed += page
+                totals = replace(totals, unreadable_batches=0) + _remove(connection, landing, found)
             found = set()
-    return SweepTotals(removed, unreadable)
+    return totals
 
 
-def _remove(connection: Connection, landing: Landing, found: set[str]) -> tuple[int, int]:
-    """Returns how many entries were removed, and how many masked files cannot be read: with any, none is removed."""
+def _remove(connection: Connection, landing: Landing, found: set[str]) -> SweepTotals:
+    """Removes those of the tokens' values that nothing needs; none while a masked file cannot be read."""
     vault.lock_exclusive(connection)  # masking enters no value that the vault has, so it must not rely on one that goes
     pairs = token_pairs(connection, found)
     tokens = found.union(*pairs)
@@ -65,5 +65,11 @@ def _remove(connection: Connection, landing: Landing, found: set[str]) -> tuple[
         else:
             tokens -= tokens_in(logins)
     if unreadable:
-        return 0, unreadable
-    return vault.remove(connection, unneeded_tokens(connection, tokens, pairs)), 0
+        return SweepTotals(unreadable_batches=unreadable)
+    unneeded = unneeded_tokens(connection, tokens, pairs, EXPIRED_ROWS)
+    without_rows = unneeded_tokens(connection, unneeded, pairs)
+    forget_pairs(connection, without_rows)  # those of the others still say which rows have equal values
+    return SweepTotals(
+        unneeded_vault_entries=vault.remove(connection, without_rows),
+        expired_vault_entries=vault.remove(connection, unneeded - without_rows),
+    )

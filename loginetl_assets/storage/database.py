@@ -176,19 +176,21 @@ class LoginDatabase:
                 return None
             return connection.execute(_READ_REVISION).scalar()
 
-    def is_migrated(self) -> bool:
-        """Whether a migration to this version has run to its end, which is the record of the login table."""
+    def is_migrated(self, vault_days: int | None) -> bool:
+        """Whether a migration to this version has run to its end: the record of login table and LOGINETL_VAULT_DAYS."""
         if self.revision() != REVISION:
             return False
         with self.transaction() as connection:
-            recorded = select(installation.c.login_table.is_not(None))
-            return bool(connection.execute(named("has_login_table", recorded)).scalar_one())
+            recorded = select(installation.c.login_table.is_not(None).label("has_table"), installation.c.vault_days)
+            row = connection.execute(named("read_record", recorded)).one()
+        return row.has_table and vault_days in {None, row.vault_days}
 
-    def migrate(self, table: TableName | None = None) -> None:
+    def migrate(self, table: TableName | None = None, vault_days: int | None = None) -> None:
         """Brings schema `loginetl` to this version's state and records the login table; two at once take turns.
 
         Args:
             table: what LOGINETL_TABLE says, None where it is not set.
+            vault_days: what LOGINETL_VAULT_DAYS says. It is recorded too: the role that loads must not decide it.
 
         Raises:
             OperatorError: the role may not create what is needed, or the table cannot be loaded; nothing was made.
@@ -215,7 +217,7 @@ class LoginDatabase:
                 connection.commit()
                 setup.build(connection.execution_options(isolation_level="AUTOCOMMIT"))
                 with self.transaction() as recording:
-                    setup.record(recording)
+                    setup.record(recording, vault_days)
         except SQLAlchemyError as error:
             raise self._explained(getattr(error, "orig", None) or error) from None
 

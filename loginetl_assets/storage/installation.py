@@ -20,6 +20,16 @@ def installation_id(connection: Connection) -> UUID:
     return found
 
 
+def check_vault_days(connection: Connection, days: int | None) -> None:
+    """Raises OperatorError where LOGINETL_VAULT_DAYS is set and this database has another record of it."""
+    recorded = connection.execute(named("read_vault_days", select(installation.c.vault_days))).scalar_one()
+    if days not in {None, recorded}:
+        raise OperatorError(
+            f"LOGINETL_VAULT_DAYS is {days}, and this database has {recorded or 'no limit'} on record: run"
+            " `loginetl migrate` as the owner of the tables, or correct it"
+        )
+
+
 def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> None:
     """Makes sure that a keyset belongs to this database, and remembers its primary key.
 

@@ -36,6 +36,10 @@ def rows_with_tokens(tokens: Collection[str]) -> RowFilter:
 
 
 NO_ROWS = RowFilter("false", {})
+# For which the vault keeps no value any more; none where LOGINETL_VAULT_DAYS is not recorded.
+EXPIRED_ROWS = RowFilter(
+    "create_date < CAST(now() AT TIME ZONE 'UTC' AS date) - (SELECT vault_days FROM loginetl.installation)", {}
+)
 
 
 def _in_no_row(table: str, token: str, condition: str = "true") -> str:
@@ -53,6 +57,15 @@ def tokens_of_user(connection: Connection, user_id: str) -> list[str]:
         for column in TOKEN_COLUMNS.values()
     )
     return list(connection.scalars(named("tokens_of_user", tokens), {"user_id": user_id}))
+
+
+def tokens_in_rows(connection: Connection, tokens: Collection[str]) -> set[str]:
+    """Returns which of the tokens a row has, by index."""
+    statement = (
+        "SELECT token FROM unnest(CAST(:tokens AS text[])) token"
+        f" WHERE NOT ({_in_no_row(login_table(connection), 'token')})"
+    )
+    return set(connection.scalars(named("tokens_in_rows", statement), {"tokens": list(tokens)}))
 
 
 def count_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]]:
@@ -125,11 +138,13 @@ def unneeded_tokens(
 def tokens_without_rows(connection: Connection, *, after: str, limit: int) -> tuple[str | None, set[str]]:
     """Looks for the vault's next tokens, after one, in the table, by index.
 
-    Returns the last token that was looked for, None where there were no more; and those that no row has.
+    Returns the last token that was looked for, None where there were no more; and those that no row has but
+    `EXPIRED_ROWS`.
     """
     table = login_table(connection)
     is_there = " ".join(
-        f"WHEN '{field}' THEN EXISTS (SELECT FROM {table} WHERE {column} = token)"
+        f"WHEN '{field}' THEN EXISTS (SELECT FROM {table} WHERE {column} = token"
+        f" AND ({EXPIRED_ROWS.condition}) IS NOT TRUE)"
         for field, column in TOKEN_COLUMNS.items()
     )
     statement = (

@@ -26,7 +26,10 @@ _LATER_COLUMNS = frozenset(COLUMN_NAMES).difference(ADOPTED_COLUMNS)
 
 _IS_THERE = named("find_installation", "SELECT to_regclass('loginetl.installation') IS NOT NULL")
 _READ_RECORD = named("read_login_table", "SELECT CAST(login_table AS oid) FROM loginetl.installation")
-_RECORD = named("record_login_table", "UPDATE loginetl.installation SET login_table = CAST(:name AS regclass)")
+_RECORD = named(
+    "record_login_table",
+    "UPDATE loginetl.installation SET login_table = CAST(:name AS regclass), vault_days = :vault_days",
+)
 _QUALIFY = named("qualify_name", "SELECT format('%I.%I', CAST(:schema AS text), CAST(:name AS text))")
 _LIST_COLUMNS = named(
     "list_columns", "SELECT attname FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND NOT attisdropped"
@@ -110,13 +113,13 @@ class Setup:
         for index in self.missing:
             _build_index(connection, found, index)
 
-    def record(self, connection: Connection) -> None:
-        """Records the table and creates the views that are missing: in one transaction, so that they read it."""
+    def record(self, connection: Connection, vault_days: int | None) -> None:
+        """Records what was decided and creates the views that are missing: in one transaction, so that they read it."""
         found = relation_named(connection, self.wanted)
         if found is None:
             raise OperatorError(f"{self.wanted} was dropped meanwhile: run `loginetl migrate` again")
         create_views(connection, found.sql, missing_views(connection))
-        connection.execute(_RECORD, {"name": found.sql})
+        connection.execute(_RECORD, {"name": found.sql, "vault_days": vault_days})
 
 
 def add_columns(connection: Connection, table: str) -> None:

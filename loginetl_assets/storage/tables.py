@@ -74,6 +74,11 @@ installation = Table(
         REGCLASS,
         comment="The login table: named by LOGINETL_TABLE when adopted or created, and followed when it is renamed.",
     ),
+    Column(
+        "vault_days",
+        Integer,
+        comment="LOGINETL_VAULT_DAYS: a value leaves the vault so many days after the last login that has it.",
+    ),
     CheckConstraint("single", name="installation_single_check"),
     comment="One row: which installation this database is. A restored copy keeps it.",
 )
@@ -90,6 +95,7 @@ keys = Table(
         nullable=False,
         comment="Distinguishes the key from another one with its id, and reveals nothing else about it.",
     ),
+    Column("retired_at", _TIME, comment="Since when no keyset with it as its primary key is accepted."),
     comment="Ids of the keys this database was written with; never the keys.",
 )
 
@@ -214,6 +220,15 @@ erased_tokens = Table(
     Column("token", Text, primary_key=True),
     Column("erased_at", _TIME, nullable=False, server_default=func.now()),
     comment="Tokens whose value was erased, or is about to be; one that comes again leaves this list.",
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("erasure_id", UUID, primary_key=True),
+    Column("erased_at", _TIME, nullable=False),
+    Column("encrypted_subject", LargeBinary, nullable=False),
+    comment="What `loginetl erase --reapply` erases again: when, and whom, encrypted for the privacy officer's key.",
 )
 
 token_map = Table(

@@ -102,13 +102,13 @@ def _unmoved(prefix: str) -> Sequence[Any]:
 
 
 def remove(connection: Connection, tokens: Collection[str]) -> int:
-    """Removes values that no row has, and data keys without a value; returns how many values. Requires the lock.
+    """Removes values that no row has or only `EXPIRED_ROWS` have, and data keys without a value. Requires the lock.
 
-    A function of the database looks for the rows itself, so that the loader role may remove nothing else.
+    Returns how many values. A function of the database looks for the rows itself, so that the loader role may remove
+    nothing else.
     """
     unneeded = func.loginetl.remove_values_without_rows(literal(list(tokens), ARRAY(Text)))
     removed: int = connection.scalars(named("remove_unneeded_values", select(unneeded))).one()
-    forget_pairs(connection, tokens)
     return removed
 
 

@@ -209,6 +209,7 @@ def test_the_loader_reads_nothing_of_the_vault_and_takes_nothing_back(pipeline: 
         "INSERT INTO loginetl.erased_tokens VALUES ('1.token')",
         "UPDATE loginetl.keys SET key_id = 1",
         "DELETE FROM loginetl.keys",
+        "UPDATE loginetl.installation SET vault_days = 1",
         "UPDATE loginetl.alembic_version SET version_num = 'v0000'",
         "CREATE TABLE loginetl.mine (n integer)",
         "DROP INDEX user_logins_by_user",
@@ -216,6 +217,20 @@ def test_the_loader_reads_nothing_of_the_vault_and_takes_nothing_back(pipeline: 
     ):
         assert not may(forbidden), forbidden
     assert may("SELECT * FROM user_logins")
+
+
+def test_the_loader_removes_a_value_that_a_row_has_only_once_it_is_older_than_the_owner_says(
+    pipeline: Pipeline, logins: Logins
+) -> None:
+    pipeline.land([QueuedMessage(str(uuid4()), 1_700_000_000_000, login().encode())])
+    pipeline.run(job="process_landed")
+    (row,) = pipeline.query("SELECT masked_ip, masked_device_id FROM user_logins")
+    remove = f"SELECT loginetl.remove_values_without_rows(ARRAY['{row[0]}', '{row[1]}'])"
+    assert _query(logins.loader, remove) == [(0,)]
+    pipeline.execute("UPDATE loginetl.installation SET vault_days = 36500")
+    assert _query(logins.loader, remove) == [(0,)]
+    pipeline.execute("UPDATE loginetl.installation SET vault_days = 30")
+    assert _query(logins.loader, remove) == [(2,)]
 
 
 def test_the_analyst_reads_the_table_and_the_views_and_nothing_else(pipeline: Pipeline, logins: Logins) -> None:

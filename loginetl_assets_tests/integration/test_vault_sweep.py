@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 
+from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover
 from loginetl_assets.privacy.subjects import subject_of
+from loginetl_assets.services import Services
 from loginetl_assets.settings import Identity
 from loginetl_assets.steps import vault_sweep
 from loginetl_assets.steps.vault_sweep import sweep_vault
@@ -24,6 +27,15 @@ KEPT, GONE = "device-kept", "device-gone"
 
 def _land(pipeline: Pipeline, *bodies: str) -> None:
     pipeline.land([QueuedMessage(str(uuid4()), 1_700_000_000_000, body.encode()) for body in bodies])
+
+
+def _land_of_days_ago(pipeline: Pipeline, *logins: tuple[str, int]) -> None:
+    """Lands logins, each of a device, sent so many days ago from an address of its own."""
+    today = datetime.now(UTC)
+    sent = [int((today - timedelta(days=days)).timestamp() * 1000) for _, days in logins]
+    bodies = [login(device_id=device, ip=f"10.0.{days}.{n}") for n, (device, days) in enumerate(logins)]
+    pipeline.land([QueuedMessage(str(uuid4()), at, body.encode()) for at, body in zip(sent, bodies, strict=True)])
+    pipeline.run(job="process_landed")
 
 
 def _token(pipeline: Pipeline, device: str) -> str:
@@ -148,6 +160,60 @@ def test_the_whole_vault_is_looked_through_a_page_at_a_time(
     swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
     assert swept.unneeded_vault_entries == 78
     assert _recovered(pipeline, "device-7", "device-8") == ["device-7", None]
+
+
+# LOGINETL_VAULT_DAYS
+
+
+def _outcomes(pipeline: Pipeline, *devices: str) -> list[Outcome]:
+    tokens = [_token(pipeline, device) for device in devices]
+    return [
+        one.outcome for one in recover(pipeline.services.database(), pipeline.services.officer(), tokens, reason="t")
+    ]
+
+
+def test_a_value_expires_after_the_last_login_that_has_it_and_its_token_stays(pipeline: Pipeline) -> None:
+    pipeline.services.database().migrate(vault_days=90)
+    _land_of_days_ago(pipeline, ("old", 91), ("edge", 90), ("both", 200), ("both", 1), ("new", 0))
+    before = pipeline.rows()
+    pipeline.run(job="retention")
+    assert _outcomes(pipeline, "old", "edge", "both", "new") == [Outcome.EXPIRED, *[Outcome.RECOVERED] * 3]
+    assert pipeline.rows() == before
+    assert len(pipeline.query("SELECT FROM loginetl.pii_vault WHERE field = 'ip'")) == 3, "addresses expire, too"
+
+    _land_of_days_ago(pipeline, ("old", 0))
+    pipeline.run(job="retention")
+    assert _outcomes(pipeline, "old", "never") == [Outcome.RECOVERED, Outcome.UNKNOWN]
+    assert len({row[3] for row in pipeline.rows()}) == 4, "the device is the same as before"
+
+
+def test_no_value_expires_where_no_limit_is_recorded(pipeline: Pipeline) -> None:
+    _land_of_days_ago(pipeline, ("old", 200))
+    pipeline.run(job="retention")
+    assert _outcomes(pipeline, "old") == [Outcome.RECOVERED]
+
+
+def test_an_expired_value_leaves_the_pairs_by_which_its_rows_are_one_device(pipeline: Pipeline) -> None:
+    pipeline.services.database().migrate(vault_days=90)
+    _land_of_days_ago(pipeline, ("old", 91), ("both", 91))
+    old, both = _token(pipeline, "old"), _token(pipeline, "both")
+    pipeline.execute("INSERT INTO loginetl.token_map VALUES (:old, '3.old'), (:both, '3.both')", old=old, both=both)
+    pipeline.execute(
+        "INSERT INTO user_logins (user_id, masked_device_id, create_date) VALUES ('u', '3.both', current_date)"
+    )
+    swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
+    assert (swept.unneeded_vault_entries, swept.expired_vault_entries) == (0, 3), "two addresses, and one device"
+    assert _outcomes(pipeline, "old") == [Outcome.EXPIRED]
+    assert len(pipeline.query("SELECT FROM loginetl.token_map")) == 2
+
+
+def test_a_limit_that_the_owner_has_not_recorded_is_refused(pipeline: Pipeline) -> None:
+    limited = Services(replace(pipeline.settings, vault_days=30))
+    with pytest.raises(OperatorError, match="LOGINETL_VAULT_DAYS is 30, .* no limit on record: run `loginetl migrate`"):
+        limited.database()
+    pipeline.services.database().migrate(vault_days=30)
+    limited.database()
+    pipeline.services.database()  # without the setting the record counts
 
 
 def test_a_value_that_comes_again_while_it_is_removed_can_be_recovered(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -37,26 +37,30 @@ def add_login_columns(connection: Connection) -> None:
 def remove_values_without_rows(*token_columns: str) -> str:
     """Returns the statement that defines the function of this name, for a login table with these columns of tokens.
 
-    The pipeline may remove from the vault what no row has, and nothing else: hence with the owner's rights, and the
-    condition in the function itself. The table is looked up when it runs, since it is recorded later.
+    The pipeline may remove from the vault what no row has, or only rows that are older than the owner has recorded, and
+    nothing else: hence with the owner's rights, and the condition in the function itself. Table and days are looked up
+    when it runs, since they are recorded later.
     """
     without_rows = "".join(
-        f"\n    ' AND NOT EXISTS (SELECT FROM %1$s WHERE {column} = v.token)'" for column in token_columns
+        f"\n    ' AND NOT EXISTS (SELECT FROM %1$s WHERE {column} = v.token AND (create_date < $2) IS NOT TRUE)'"
+        for column in token_columns
     )
     return f"""
 CREATE OR REPLACE FUNCTION loginetl.remove_values_without_rows(tokens text[]) RETURNS bigint
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off AS $body$
 DECLARE
   login_table text;
+  expired_before date;
   removed bigint;
   data_keys bigint[];
 BEGIN
-  SELECT i.login_table INTO STRICT login_table FROM loginetl.installation i;
+  SELECT i.login_table, CAST(now() AT TIME ZONE 'UTC' AS date) - i.vault_days
+    INTO STRICT login_table, expired_before FROM loginetl.installation i;
   EXECUTE format(
     'WITH gone AS (DELETE FROM loginetl.pii_vault v WHERE v.token = ANY ($1)'{without_rows}
     ' RETURNING v.data_key_id)'
     ' SELECT count(*), array_agg(DISTINCT data_key_id) FROM gone', login_table)
-    INTO removed, data_keys USING tokens;
+    INTO removed, data_keys USING tokens, expired_before;
   DELETE FROM loginetl.vault_data_keys k WHERE k.data_key_id = ANY (data_keys)
     AND NOT EXISTS (SELECT FROM loginetl.pii_vault v WHERE v.data_key_id = k.data_key_id);
   RETURN removed;
