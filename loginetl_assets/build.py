@@ -18,8 +18,13 @@ from loginetl_assets.assets.masked_logins import masked_logins
 from loginetl_assets.assets.raw_login_messages import login_queue, raw_login_messages
 from loginetl_assets.assets.user_logins import user_logins
 from loginetl_assets.automation.jobs import login_etl, process_landed, replay_job, retention, retention_schedule
-from loginetl_assets.automation.notifiers import LogNotifier, Notifier, WebhookNotifier
-from loginetl_assets.automation.sensors import failed_run_sensor, health_sensor, queue_depth_sensor
+from loginetl_assets.automation.notifiers import Alerts, Notifier, configured_notifier
+from loginetl_assets.automation.sensors import (
+    failed_run_sensor,
+    health_sensor,
+    queue_depth_sensor,
+    recovered_run_sensor,
+)
 from loginetl_assets.checks.health import health
 from loginetl_assets.checks.masked_logins import masked_logins_are_sound, rejection_rate
 from loginetl_assets.checks.user_logins import user_logins_are_sound
@@ -53,9 +58,7 @@ def build_definitions(
     """
     # What builds this runs the pipeline, which has no use for the officer's key; nor has what it starts.
     os.environ.pop(OFFICER_SETTING, None)
-    if notifier is None:
-        url = settings.alert_webhook_url
-        notifier = WebhookNotifier(url) if url else LogNotifier()
+    alerts = Alerts(settings, notifier or configured_notifier(settings))
     services = Services(settings)
     ours = {
         "queue": LoginQueueResource(services=services),
@@ -88,8 +91,9 @@ def build_definitions(
                 max_runs_in_flight=settings.max_runs_in_flight,
                 default_status=sensors,
             ),
-            failed_run_sensor(notifier, default_status=sensors),
-            health_sensor(notifier, default_status=sensors),
+            failed_run_sensor(alerts, default_status=sensors),
+            recovered_run_sensor(alerts, default_status=sensors),
+            health_sensor(alerts, default_status=sensors),
         ],
         schedules=[retention_schedule(days=settings.retention_days, default_status=schedules)],
         executor=dg.in_process_executor,  # `dagster asset materialize` and the Dagster UI use it

@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
+from loginetl_assets.conditions import Condition
 from loginetl_assets.settings import Automation, Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
@@ -21,7 +22,7 @@ from loginetl_assets.storage.installation import installation_id
 INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 RUNS_PER_PAGE = 1_000
-SENSORS = ("queue_depth", "failed_run", "health")
+SENSORS = ("queue_depth", "failed_run", "recovered_run", "health")
 
 _MAX_HEARTBEAT_AGE_SECONDS = 300  # one every half a minute; a long tick may delay it
 
@@ -111,15 +112,15 @@ class AutomationState:
         if settings.automation is Automation.OFF:
             return {}
         is_wanted = settings.automation is Automation.ON
-        found = {}
+        found: dict[str, str] = {}
         if self.sensors_off and (is_wanted or self.daemon_beats):
-            found["automation_off"] = (
+            found[Condition.AUTOMATION_OFF] = (
                 f"sensors are off ({', '.join(self.sensors_off)}): switch them on in the Dagster UI, or, where"
                 " they never were switched there, by LOGINETL_AUTOMATION=on; LOGINETL_AUTOMATION=off accepts it"
             )
         is_missed = is_wanted or (self.daemon_beats is False and not settings.is_local)
         if len(self.sensors_off) < len(SENSORS) and not self.daemon_beats and is_missed:
-            found["daemon_down"] = (
+            found[Condition.DAEMON_DOWN] = (
                 "sensors are on, and no Dagster daemon evaluates them: start `dagster-daemon run` on this DAGSTER_HOME;"
                 " LOGINETL_AUTOMATION=off says that runs are started by other means"
             )

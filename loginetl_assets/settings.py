@@ -89,6 +89,13 @@ def address(pattern: str, example: str) -> Form:
     return Form(str, f"{example}, without user, password, query or fragment: {held}", pattern)
 
 
+PAGE = Form(
+    str,
+    "https://HOST/PATH, without user, password, query or fragment: alerts show it",
+    r"https?://[^\s/@?#]+(/[^\s@?#]*)?",
+)
+
+
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
@@ -302,8 +309,20 @@ class Settings:
     alert_webhook_url: str | None = setting(
         "LOGINETL_ALERT_WEBHOOK_URL",
         TEXT,
-        "where failed runs and degraded health are posted as JSON; unset, they are logged",
+        "where failed runs and degraded health are posted as JSON ([alerts.md](alerts.md)), such as an incoming webhook"
+        " of Slack; unset, they are logged. `loginetl alerts test` sends one",
         is_shown=False,
+    )
+    dagster_url: str | None = setting(
+        "LOGINETL_DAGSTER_URL",
+        PAGE,
+        "the Dagster UI's address, as the people see it whom alerts reach: these then link to the run",
+    )
+    runbook_url: str | None = setting(
+        "LOGINETL_RUNBOOK_URL",
+        PAGE,
+        "the runbook's address, as they see it: alerts then link to the section of their condition"
+        " (`#queue_unreachable`)",
     )
 
     def __post_init__(self) -> None:

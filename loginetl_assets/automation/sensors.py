@@ -1,21 +1,22 @@
-"""The sensors: one starts drains when the queue has a backlog, two send alerts: of failed runs, of degraded health."""
+"""The sensors: one starts drains when the queue has a backlog, the others send alerts: of runs and of health."""
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import dropwhile, takewhile
+from itertools import takewhile
 
 import dagster as dg
 
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
-from loginetl_assets.automation.notifiers import Notifier, condition_changed, run_failed
+from loginetl_assets.automation.notifiers import Alerts
+from loginetl_assets.conditions import Condition
 from loginetl_assets.dagster_instance import ENDED, INSTALLATION_TAG, OurRuns, label_of, read_automation
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource
-from loginetl_assets.steps.health import QUARANTINED_BATCHES, QUEUE_NOT_DRAINED, read_health
+from loginetl_assets.steps.health import read_health
 from loginetl_assets.storage import batches
 
 TICK_SECONDS = 30
@@ -117,7 +118,7 @@ def _drains(records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
     return [record for record in records if record.dagster_run.job_name not in others]
 
 
-def failed_run_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def failed_run_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Builds the sensor that sends an alert when a job of this code location starts to fail."""
 
     @dg.run_failure_sensor(
@@ -129,17 +130,33 @@ def failed_run_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorSta
     def failed_run(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         run = context.dagster_run
         failed_steps = _failed_steps(context.instance, run.run_id)
-        before = _finished_before(context.instance, run)
-        if (
-            before is not None
-            and before.status is dg.DagsterRunStatus.FAILURE
-            and _failed_steps(context.instance, before.run_id) == failed_steps
-        ):
+        before = _failed_before(context.instance, run)
+        if before is not None and _failed_steps(context.instance, before.run_id) == failed_steps:
             return dg.SkipReason("already alerted: the run before it failed at the same steps")
-        notifier.notify(run_failed(run.job_name, run.run_id, failed_steps))
+        alerts.run_failed(run.job_name, run.run_id, failed_steps)
         return None
 
     return failed_run
+
+
+def recovered_run_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """Builds the sensor that resolves the alert of a failed job when it succeeds again."""
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name="recovered_run",
+        default_status=default_status,
+        description="Sends an alert, that the failure is resolved, for the first run of a job that succeeds after a"
+        " failed one.",
+    )
+    def recovered_run(context: dg.RunStatusSensorContext) -> dg.SkipReason | None:
+        run = context.dagster_run
+        if _failed_before(context.instance, run) is None:
+            return dg.SkipReason("nothing to resolve: the run before it did not fail")
+        alerts.run_succeeded(run.job_name, run.run_id)
+        return None
+
+    return recovered_run
 
 
 def _failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
@@ -147,18 +164,21 @@ def _failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     return sorted({entry.step_key for entry in failures if entry.step_key is not None})
 
 
-def _finished_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
-    """Returns the newest finished run of the same job that was created before this one.
+def _failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
+    """Returns the run of the same job that ended last before this one, if it failed; cancelled ones do not count.
 
-    The database is not asked, as it may be what failed: a run that began names the installation itself.
+    By their ends, since runs overlap. The database is not asked, as it may be what failed: a run that began names the
+    installation itself.
     """
     ours = OurRuns(instance, run.tags.get(INSTALLATION_TAG), label_of(run))
-    runs = [record.dagster_run for record in ours.records(job_name=run.job_name, limit=50)]  # by creation
-    earlier = dropwhile(lambda one: one.run_id != run.run_id, runs)
-    return next((one for one in earlier if one.is_finished and one.run_id != run.run_id), None)
+    ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+    records = ours.records(job_name=run.job_name, statuses=ended, limit=50)
+    runs = [one.dagster_run for one in sorted(records, key=lambda one: (one.end_time or 0.0, one.storage_id))]
+    earlier = list(takewhile(lambda one: one.run_id != run.run_id, runs))
+    return earlier[-1] if earlier and earlier[-1].status is dg.DagsterRunStatus.FAILURE else None
 
 
-def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def health_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Builds the sensor that sends an alert when a condition of the pipeline's health starts, and when it is resolved.
 
     The active conditions are its cursor, and each quarantined batch, so each alerts once, however long it lasts and
@@ -184,17 +204,17 @@ def health_sensor(notifier: Notifier, *, default_status: dg.DefaultSensorStatus)
             if automation := read_automation(context.instance, settings, _code_location(context)):
                 # This sensor is on, so a daemon evaluates it.
                 active |= replace(automation, daemon_beats=True).conditions(settings)
-            if found.depth is None and QUEUE_NOT_DRAINED in known:
-                active[QUEUE_NOT_DRAINED] = ""  # unknown while the queue does not answer
-            marks = active.keys() | {f"{QUARANTINED_BATCHES}/{one.batch_id}" for one in found.quarantined}
+            if found.depth is None and Condition.QUEUE_NOT_DRAINED in known:
+                active[Condition.QUEUE_NOT_DRAINED] = ""  # unknown while the queue does not answer
+            marks = active.keys() | {f"{Condition.QUARANTINED_BATCHES}/{one.batch_id}" for one in found.quarantined}
         except (OperatorError, TransientError) as error:
             # The others are unknown.
-            active = {**dict.fromkeys(known_conditions, ""), "database_unreachable": str(error)}
+            active = {**dict.fromkeys(known_conditions, ""), Condition.DATABASE_UNREACHABLE: str(error)}
             marks = known | active.keys()
         for name in {_condition_of(mark) for mark in marks - known}:
-            notifier.notify(condition_changed(name, active[name], active=True))
+            alerts.condition_changed(Condition(name), active[name], active=True)
         for name in known_conditions - active.keys():
-            notifier.notify(condition_changed(name, "", active=False))
+            alerts.condition_changed(Condition(name), "", active=False)
         context.update_cursor(json.dumps(sorted(marks)))
         return dg.SkipReason("; ".join(text or name for name, text in sorted(active.items())) or "healthy")
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from loginetl_assets.cli import batches, database, keys, local, privacy, rejected, run, status
+from loginetl_assets.cli import alerts, batches, database, keys, local, privacy, rejected, run, status
 from loginetl_assets.cli.console import EXIT_CODES, exit_code_of
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ for commands in (local, run, status, database, privacy):
 app.add_typer(batches.app, name="batches")
 app.add_typer(rejected.app, name="rejected")
 app.add_typer(keys.app, name="keys")
+app.add_typer(alerts.app, name="alerts")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from loginetl_assets.cli.console import AsJson, note, print_json, print_record
 from loginetl_assets.cli.environment import configured_services
+from loginetl_assets.conditions import Condition
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.settings import Settings
 
@@ -30,7 +31,7 @@ def status(as_json: AsJson = False) -> None:
     """Show addresses and counts; starts nothing and changes nothing."""
     found = read_status(configured_services())
     (print_json if as_json else print_status)(found)
-    if reason := (found["conditions"] or {}).get("queue_unreachable"):
+    if reason := (found["conditions"] or {}).get(Condition.QUEUE_UNREACHABLE):
         raise OperatorError(reason)
 
 

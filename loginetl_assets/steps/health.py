@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from loginetl_assets.aws.sqs import LoginQueue, QueueDepth
+from loginetl_assets.conditions import Condition
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.storage import batches, live_runs
 from loginetl_assets.storage import health as storage
@@ -16,8 +17,6 @@ from loginetl_assets.storage.batches import QuarantinedBatch, Totals
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.health import TableSize
 
-QUARANTINED_BATCHES = "quarantined_batches"
-QUEUE_NOT_DRAINED = "queue_not_drained"  # unknown while the queue does not answer
 REJECTION_WINDOW = timedelta(hours=24)
 
 
@@ -85,44 +84,44 @@ class Health:
         if not self._messages_wait or self.totals.batches or self.runs_at_work:
             return {}
         return {
-            "never_drained": "messages wait on the queue, none was ever landed, and no run is at work: start one"
-            " (`loginetl run`), or switch sensors and schedules on (LOGINETL_AUTOMATION=on) where a daemon is up"
+            Condition.NEVER_DRAINED: "messages wait on the queue, none was ever landed, and no run is at work: start"
+            " one (`loginetl run`), or switch sensors and schedules on (LOGINETL_AUTOMATION=on) where a daemon is up"
         }
 
     def conditions(self, *, max_rejection_rate: float, freshness_hours: float) -> dict[str, str]:
         """Returns what is wrong, by name; each text says what fixes it. Empty when healthy."""
-        found = {}
+        found: dict[str, str] = {}
         if self.queue_error:
-            found["queue_unreachable"] = self.queue_error
+            found[Condition.QUEUE_UNREACHABLE] = self.queue_error
         if self.quarantined:
-            found[QUARANTINED_BATCHES] = (
+            found[Condition.QUARANTINED_BATCHES] = (
                 f"{self.totals.quarantined_batches} batches cannot be read: `loginetl status` says why; once fixed,"
                 " `loginetl reprocess` brings them in; `loginetl batches give-up` counts what is gone for good as lost"
             )
         # By its landing, not by its message: a replay brings old messages.
         if self.oldest_landed_at and self.seen_at - self.oldest_landed_at > timedelta(hours=freshness_hours):
-            found["messages_pending_too_long"] = (
+            found[Condition.MESSAGES_PENDING_TOO_LONG] = (
                 f"messages wait in the landing for more than {freshness_hours:g} h: materialize masked_logins and"
                 " user_logins, and see why runs fail"
             )
         last = self.totals.last_loaded_at or self.installed_at
         if self._messages_wait and self.seen_at - last > timedelta(hours=freshness_hours):
-            found[QUEUE_NOT_DRAINED] = (
+            found[Condition.QUEUE_NOT_DRAINED] = (
                 f"messages wait on the queue and nothing was loaded for more than {freshness_hours:g} h: is the"
                 " queue_depth sensor on, and the daemon up?"
             )
         if self.runs_without_worker:
-            found["runs_without_worker"] = (
+            found[Condition.RUNS_WITHOUT_WORKER] = (
                 f"{len(self.runs_without_worker)} runs have no heartbeat and were not reported failed: is"
                 " the queue_depth sensor on, and the daemon up? `loginetl run` does so too"
             )
         if self.rejection_rate > max_rejection_rate:
-            found["too_many_rejected"] = (
+            found[Condition.TOO_MANY_REJECTED] = (
                 f"{self.rejected_lately} of {self.masked_lately} messages were rejected within"
                 f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected list`"
             )
         if self.mismatched_batches:
-            found["count_mismatch"] = (
+            found[Condition.COUNT_MISMATCH] = (
                 f"{self.mismatched_batches} batches have settled more messages than they have: this is a bug, report it"
             )
         return found

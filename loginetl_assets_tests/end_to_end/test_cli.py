@@ -342,7 +342,7 @@ def test_status_says_whether_anything_starts_by_itself(elsewhere: Cli) -> None:
     assert told["automation"] == "sensors on; there is no daemon"
     assert sorted(told["conditions"]) == ["daemon_down", "never_drained"]
     off = Cli(elsewhere.home, {"DAGSTER_HOME": str(dagster_home), "LOGINETL_AUTOMATION": "off"}).status()
-    assert off["automation"] == "sensors off: queue_depth, failed_run, health; there is no daemon"
+    assert off["automation"] == "sensors off: queue_depth, failed_run, recovered_run, health; there is no daemon"
     assert sorted(off["conditions"]) == ["never_drained"]
 
 

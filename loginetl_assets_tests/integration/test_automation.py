@@ -1,16 +1,10 @@
 """Sensors and retention, on real Dagster instances."""
 
-import json
-import logging
 import os
-import threading
-import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,9 +18,8 @@ from dagster._core.storage.runs.schema import RunsTable
 from sqlalchemy import Connection
 
 from loginetl_assets import dagster_instance
-from loginetl_assets.automation import notifiers
 from loginetl_assets.automation.jobs import LOGIN_ETL
-from loginetl_assets.automation.notifiers import Alert, LogNotifier, WebhookNotifier, run_failed
+from loginetl_assets.automation.notifiers import Alert
 from loginetl_assets.aws.sqs import QueueDepth
 from loginetl_assets.build import build_definitions
 from loginetl_assets.cli.running import run_landed
@@ -270,8 +263,8 @@ def test_a_failed_run_is_reported_to_the_notifier_without_values(pipeline: Pipel
         told.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_lands CHECK (messages < 0) NOT VALID")
         _fail(told)
         (alert,) = recorder.alerts
-        assert alert.details["job"] == LOGIN_ETL
-        assert alert.details["failed_steps"] == ["raw_login_messages"]
+        assert alert.job == LOGIN_ETL
+        assert alert.failed_steps == ["raw_login_messages"]
         assert "198.51.100.7" not in alert.text
         _fail(told)
         assert len(recorder.alerts) == 1, "the same failure alerts once"
@@ -279,12 +272,15 @@ def test_a_failed_run_is_reported_to_the_notifier_without_values(pipeline: Pipel
         told.materialize("raw_login_messages")
         told.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_masked CHECK (state <> 'masked') NOT VALID")
         _fail(told)
-        assert recorder.alerts[1].details["failed_steps"] == ["user_logins"], "another failure is told"
+        assert recorder.alerts[1].failed_steps == ["user_logins"], "another failure is told"
         told.execute("ALTER TABLE loginetl.batches DROP CONSTRAINT nothing_masked")
-        told.run()
+        for _ in range(2):
+            _succeed(told)
+        assert [alert.active for alert in recorder.alerts] == [True, True, False], "resolved once"
+        assert recorder.alerts[2].dedup_key == recorder.alerts[0].dedup_key
         told.execute("UPDATE loginetl.keys SET key_id = 7 WHERE role = 'masking'")
         _fail(told)
-        assert len(recorder.alerts) == 3, "after a success the same failure is a new one"
+        assert len(recorder.alerts) == 4, "after a success the same failure is a new one"
 
 
 def _fail(pipeline: Pipeline) -> None:
@@ -298,6 +294,39 @@ def _fail(pipeline: Pipeline) -> None:
     sensor(context)
 
 
+def _succeed(pipeline: Pipeline) -> None:
+    """Runs, and has the sensor see it."""
+    result = pipeline.run()
+    _see(pipeline, result.get_run_success_event(), result.dagster_run)
+
+
+def _see(pipeline: Pipeline, success: dg.DagsterEvent, run: dg.DagsterRun) -> None:
+    context = dg.build_run_status_sensor_context("recovered_run", success, pipeline.instance, run)
+    pipeline.definitions.resolve_sensor_def("recovered_run")(context)
+
+
+def test_of_runs_that_overlap_the_one_that_ends_last_decides(pipeline: Pipeline, tmp_path: Path) -> None:
+    recorder = _Recorder()
+    with Pipeline.on(pipeline.settings, tmp_path / "told", notifier=recorder) as told:
+        fails, cancelled, meanwhile, later = [_start_run(told, dg.DagsterRunStatus.STARTED) for _ in range(4)]
+        _see_succeeded(told, meanwhile)
+        _see_failed(told, fails)
+        run = told.instance.get_run_by_id(cancelled)
+        assert run is not None
+        told.instance.report_run_canceled(run)
+        _see_succeeded(told, later)
+    assert [(alert.active, alert.run_id) for alert in recorder.alerts] == [(True, fails), (False, later)]
+
+
+def _see_succeeded(pipeline: Pipeline, run_id: str) -> None:
+    """Has a run succeed, and the sensor see it."""
+    run = pipeline.instance.get_run_by_id(run_id)
+    assert run is not None
+    success = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name)
+    pipeline.instance.report_dagster_event(success, run_id)
+    _see(pipeline, success, run)
+
+
 def test_a_failure_of_others_before_it_keeps_no_alert_back(pipeline: Pipeline, tmp_path: Path) -> None:
     recorder = _Recorder()
     with Pipeline.on(pipeline.settings, tmp_path / "told", notifier=recorder) as told:
@@ -305,7 +334,7 @@ def test_a_failure_of_others_before_it_keeps_no_alert_back(pipeline: Pipeline, t
         run_ids = [_start_run(told, dg.DagsterRunStatus.STARTED) for _ in range(2)]
         for run_id in run_ids:
             _see_failed(told, run_id)
-    assert [alert.details["run_id"] for alert in recorder.alerts] == run_ids[:1]
+    assert [alert.run_id for alert in recorder.alerts] == run_ids[:1]
 
 
 def _see_failed(pipeline: Pipeline, run_id: str) -> None:
@@ -315,106 +344,6 @@ def _see_failed(pipeline: Pipeline, run_id: str) -> None:
     failure = pipeline.instance.report_run_failed(run)
     context = dg.build_run_status_sensor_context("failed_run", failure, pipeline.instance, run).for_run_failure()
     pipeline.definitions.resolve_sensor_def("failed_run")(context)
-
-
-@contextmanager
-def _webhook(*statuses: int) -> Iterator[tuple[str, list[dict[str, object]]]]:
-    got: list[dict[str, object]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            status = statuses[min(len(got), len(statuses)) - 1]
-            if not status:  # the connection breaks
-                return
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.send_header("No colon\r\nX", "")  # damaged: urllib3 warns of that, with the URL
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/secret-path", got
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def test_the_webhook_gets_the_alert_as_json() -> None:
-    with _webhook(200) as (url, got):
-        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", ["user_logins"]))
-    assert got == [
-        {
-            "text": "loginetl: job login_etl failed at user_logins; run r-1",
-            "job": "login_etl",
-            "run_id": "r-1",
-            "failed_steps": ["user_logins"],
-        }
-    ]
-
-
-def test_a_webhook_that_fails_in_passing_gets_the_alert_once_it_is_back() -> None:
-    with _webhook(503, 200) as (url, got):
-        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
-    assert len(got) == 2
-
-
-def test_a_webhook_that_refuses_is_an_error_that_keeps_the_url_to_itself() -> None:
-    with _webhook(500) as (url, _), pytest.raises(TransientError, match="LOGINETL_ALERT_WEBHOOK_URL") as raised:
-        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
-    assert "secret-path" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("statuses", "tries"), [((200,), 1), ((0,), 4), ((0, 0, 0, 200), 4), ((503,), 4), ((429, 200), 2), ((404,), 1)]
-)
-def test_the_path_of_a_webhook_is_in_no_log_whatever_it_answers(
-    statuses: tuple[int, ...], tries: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(notifiers, "PAUSES_SECONDS", (0, 0, 0))
-    caplog.set_level(logging.DEBUG)
-    with _webhook(*statuses) as (url, got), nullcontext() if statuses[-1] == 200 else pytest.raises(TransientError):
-        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
-    assert len(got) == tries
-    assert "secret-path" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "secret-path",
-        "https://secret-path[/",
-        "https://127.0.0.1:secret-path/",
-        f"https://{'secret-path' * 10}.example/",  # no label of a host's name is that long
-    ],
-)
-def test_a_webhook_that_is_no_url_is_an_error_that_keeps_it_to_itself(url: str) -> None:
-    with pytest.raises(TransientError, match="LOGINETL_ALERT_WEBHOOK_URL") as raised:
-        WebhookNotifier(url).notify(run_failed("login_etl", "a-run", ["user_logins"]))
-    assert "secret-path" not in "".join(traceback.format_exception(raised.value))
-
-
-def test_a_webhook_that_nobody_listens_at_is_in_no_log(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(notifiers, "PAUSES_SECONDS", (0, 0, 0))
-    caplog.set_level(logging.DEBUG)
-    with _webhook(200) as (url, _):
-        pass
-    with pytest.raises(TransientError, match="ConnectionError"):
-        WebhookNotifier(url).notify(run_failed("login_etl", "r-1", []))
-    assert "secret-path" not in caplog.text
-
-
-def test_the_default_notifier_logs(caplog: pytest.LogCaptureFixture) -> None:
-    LogNotifier().notify(run_failed("login_etl", "r-1", ["user_logins"]))
-    assert "login_etl failed at user_logins" in caplog.text
 
 
 def test_a_summary_says_that_a_step_was_tried_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ class _Recorder:
     def notify(self, alert: Alert) -> None:
         if self.broken:
             raise TransientError("not delivered")
-        self.told.append((str(alert.details["condition"]), bool(alert.details["active"])))
+        self.told.append((alert.condition, alert.active))
 
 
 class _Sensor:

@@ -53,6 +53,8 @@ EXAMPLES = REQUIRED | {
     "LOGINETL_TABLE": 'sales."User Logins"',
     "LOGINETL_PAYLOAD_BUCKET": "login-payloads",
     "LOGINETL_ALERT_WEBHOOK_URL": "https://hooks.example.com/services/T0/B0/webhook-secret",
+    "LOGINETL_DAGSTER_URL": "https://dagster.example.com/logins",
+    "LOGINETL_RUNBOOK_URL": "https://example.com/docs/runbook.md",
 }
 
 
