@@ -136,9 +136,8 @@ def _load(home: Path, url: str, masked: list[MaskedBatch]) -> float:
                 connection,
                 object_path=str(number),
                 landing_key_id=0,
-                messages=one.logins.height,  # the other messages are no part of the load
+                messages=[QueuedMessage("", 0, b"")] * one.logins.height,  # the others are no part of the load
                 bytes=0,
-                oldest_sent_at_ms=0,
                 run_id=None,
             )
             batch = batches.claim_batch(connection, [BatchState.LANDED])

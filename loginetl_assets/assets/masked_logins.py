@@ -22,7 +22,7 @@ from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.logins.contract import MASKED_FIELDS
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.steps.mask import mask_pending
-from loginetl_assets.storage.login_table import table_rows
+from loginetl_assets.storage.table_sizes import table_rows
 
 
 class MaskingConfig(dg.Config):

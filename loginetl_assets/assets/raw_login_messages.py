@@ -47,10 +47,7 @@ class DrainConfig(dg.Config):
         default=100_000, gt=0, description="Stop after this many messages; the rest waits for the next run."
     )
     max_seconds: float = Field(
-        default=600.0,
-        gt=0,
-        le=43_200,
-        description="Stop receiving after this many seconds, queue empty or not.",
+        default=600.0, gt=0, le=43_200, description="Stop receiving after this many seconds, queue empty or not."
     )
     receivers: int = Field(
         default=4,

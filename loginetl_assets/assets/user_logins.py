@@ -10,8 +10,8 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.steps.load import load_pending
-from loginetl_assets.storage.login_table import table_rows
 from loginetl_assets.storage.login_table_record import login_table
+from loginetl_assets.storage.table_sizes import table_rows
 
 
 @dg.asset(
@@ -23,10 +23,7 @@ from loginetl_assets.storage.login_table_record import login_table
         "The table analysts read: one row per login, with `ip` and `device_id` as tokens. A redelivered message"
         " changes no row."
     ),
-    metadata={
-        "dagster/column_schema": column_schema(*LOGIN_COLUMNS),
-        "dagster/column_lineage": TABLE_LINEAGE,
-    },
+    metadata={"dagster/column_schema": column_schema(*LOGIN_COLUMNS), "dagster/column_lineage": TABLE_LINEAGE},
 )
 def user_logins(
     context: dg.AssetExecutionContext,

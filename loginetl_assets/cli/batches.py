@@ -26,7 +26,7 @@ def list_batches(
     if state and state not in list(batches.BatchState):
         raise SettingsError(f"the states are {', '.join(batches.BatchState)}")
     with configured_services().database().transaction() as connection:
-        found = batches.newest_batches(connection, batches.BatchState(state) if state else None, limit=limit)
+        found = batches.list_batches(connection, batches.BatchState(state) if state else None, newest=True, limit=limit)
     print_rows(found, "batch_id", "state", "messages", "pending", "lost", "landed_at", "reason", as_json=as_json)
 
 
@@ -78,7 +78,7 @@ def register() -> None:
     services = configured_services()
     database = services.database(application_name="loginetl batches")
     landing = services.bound_landing(database)
-    found = register_objects(database, landing, services.keyring, before=datetime.now(UTC) - REGISTER_AGE)
+    found, _ = register_objects(database, landing, services.keyring, before=datetime.now(UTC) - REGISTER_AGE)
     note(
         f"registered {found.registered_batches} batches with {found.registered_messages} messages; objects younger than"
         f" {REGISTER_AGE.total_seconds() / 3600:g} h are left to the runs that may be writing them"

@@ -87,12 +87,12 @@ def reprocess(
 
     Exit codes as of `loginetl run`; 1 too where the landing has no such batch.
     """
-    from loginetl_assets.storage.batches import batches_in_landing, quarantined_batches
+    from loginetl_assets.storage.batches import BatchState, batches_in_landing, list_batches
 
     services = configured_services()
     with services.database().transaction() as connection:
         if not batches:
-            batches = [one.batch_id for one in quarantined_batches(connection)]
+            batches = [one.batch_id for one in list_batches(connection, BatchState.QUARANTINED)]
         elif unknown := sorted(set(batches).difference(batches_in_landing(connection))):
             raise OperatorError(
                 f"the landing holds no batch {', '.join(map(str, unknown))}: it never did, or retention has removed it"

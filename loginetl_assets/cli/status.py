@@ -67,7 +67,10 @@ def read_status(services: "Services") -> dict[str, Any]:
                 "table": str(settings.table),
                 "last_loaded_at": loaded_at.isoformat(timespec="seconds") if loaded_at else None,
                 "oldest_pending_seconds": None if age is None else round(age),
-                "quarantined": [asdict(one) for one in seen.quarantined],
+                "quarantined": [
+                    {"batch_id": it.batch_id, "messages": it.messages, "reason": it.reason, "since": it.quarantined_at}
+                    for it in seen.quarantined
+                ],
                 "automation": automation,
                 "runs_at_work": seen.runs_at_work,
                 "runs_without_worker": seen.runs_without_worker,

@@ -131,7 +131,7 @@ class Erasure(SubjectSearch):
         searched: ids are taken before the commit. What no batch names now, nobody is about to name: it was left by a
         run that died, and its messages become a batch that is searched as any other.
         """
-        registered = register_objects(self.database, self.landing, self.keys, before=_ANY_TIME)
+        registered, _ = register_objects(self.database, self.landing, self.keys, before=_ANY_TIME)
         deleted = delete_unneeded(self.database, self.landing, before=_ANY_TIME)
         return ErasureTotals(unregistered_objects=deleted, unreadable_objects=registered.unreadable_objects)
 
@@ -171,7 +171,6 @@ class Erasure(SubjectSearch):
                 bytes=written_bytes,
                 masked_path=masked_path,
                 erased=[message.uuid for message in found.matching],
-                pending_deletion=[path for path in (batch.object_path, batch.masked_path) if path],
             )
         return totals + ErasureTotals(rejected_bodies=bodies)
 

@@ -37,8 +37,9 @@ from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import audit, batches, installation, login_rows, vault
 from loginetl_assets.storage.batches import BatchState
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.login_table import every_row, table_pages
+from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.login_table_record import login_table
+from loginetl_assets.storage.table_sizes import table_pages
 from loginetl_assets.storage.token_map import new_tokens, shorten_chains
 
 VALUES_PER_CHUNK = 5_000

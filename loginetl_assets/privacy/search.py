@@ -90,13 +90,13 @@ class SubjectSearch:
         """
         last = UUID(int=0)
         while page := rejections.page(connection, after=last, max_messages=MAX_PAGE_MESSAGES, max_bytes=MAX_PAGE_BYTES):
-            last = page[-1][0]
+            last = page[-1].message_uuid
             matching = {}
-            for message_uuid, encrypted_body in page:
+            for row in page:
                 with suppress(DecryptionError):  # nobody can read it, ourselves included
-                    body = decrypt(self.keys.rejects, encrypted_body, str(message_uuid))
+                    body = decrypt(self.keys.rejects, row.encrypted_body, str(row.message_uuid))
                     if self.subject.matches(body):
-                        matching[message_uuid] = body
+                        matching[row.message_uuid] = body
             if matching:
                 self._note_tokens(matching.values())
                 yield matching

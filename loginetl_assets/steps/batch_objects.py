@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 import polars as pl
 from sqlalchemy import Connection
 
 from loginetl_assets.errors import BatchError
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import UnreadableError, Written, read_masked, read_messages, write_messages
+from loginetl_assets.landing.batch_files import UnreadableError, read_masked, read_messages, write_messages
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import batches, installation, objects, vault
-from loginetl_assets.storage.batches import Batch
+from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
 
 _DELETED_TOGETHER = 500
@@ -22,11 +21,7 @@ _READ_TOGETHER = 100
 
 
 def land(
-    connection: Connection,
-    landing: Landing,
-    keyring: Keyring,
-    messages: list[QueuedMessage],
-    run_id: str | None = None,
+    connection: Connection, landing: Landing, keyring: Keyring, messages: list[QueuedMessage], run_id: str | None = None
 ) -> tuple[int, int]:
     """Writes messages as a new batch and registers it; they are landed once the transaction commits.
 
@@ -35,30 +30,16 @@ def land(
     Where an erasure may be under way the caller holds the vault's shared lock: the erasure then waits for what is about
     to be registered.
     """
-    written = write_messages(landing, keyring.landing, messages)
-    key_id = keyring.key_ids(KeysetRole.LANDING)[0]
-    return register(connection, written, key_id, messages, run_id), written.bytes
-
-
-def register(
-    connection: Connection,
-    written: Written,
-    landing_key_id: int,
-    messages: list[QueuedMessage],
-    run_id: str | None,
-    landed_at: datetime | None = None,
-) -> int:
-    """Registers an object that holds these messages as a batch; returns its id, and arguments are the ledger's."""
-    return batches.register_batch(
+    object_path, size = write_messages(landing, keyring.landing, messages)
+    batch_id = batches.register_batch(
         connection,
-        object_path=written.object_path,
-        landing_key_id=landing_key_id,
-        messages=len(messages),
-        bytes=written.bytes,
-        oldest_sent_at_ms=min(message.sent_at_ms for message in messages),
+        object_path=object_path,
+        landing_key_id=keyring.key_ids(KeysetRole.LANDING)[0],
+        messages=messages,
+        bytes=size,
         run_id=run_id,
-        landed_at=landed_at,
     )
+    return batch_id, size
 
 
 @dataclass(frozen=True)
@@ -102,13 +83,18 @@ def read_batch(landing: Landing, keyring: Keyring, batch: Batch) -> list[QueuedM
 def pending_logins(connection: Connection, landing: Landing) -> Iterator[pl.DataFrame | None]:
     """Yields the rows of each batch that is masked and not loaded, one by one; None where they are unreadable."""
     last = 0
-    while page := batches.pending_masked(connection, after=last, limit=_READ_TOGETHER):
+    while page := batches.list_batches(connection, BatchState.MASKED, after=last, limit=_READ_TOGETHER):
         last = page[-1].batch_id
         for batch in page:
-            try:
-                yield read_masked(landing, batch.masked_path)
-            except UnreadableError:
-                yield None
+            yield readable_logins(landing, batch)
+
+
+def readable_logins(landing: Landing, batch: Batch) -> pl.DataFrame | None:
+    """Returns the rows of a batch's masked file, None where they are unreadable."""
+    try:
+        return read_masked(landing, batch.masked_path)
+    except UnreadableError:
+        return None
 
 
 def delete_pending(database: LoginDatabase, landing: Landing) -> int:

@@ -12,10 +12,10 @@ from loginetl_assets.aws.sqs import LoginQueue, QueueDepth
 from loginetl_assets.conditions import Condition
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.storage import batches, live_runs
-from loginetl_assets.storage import health as storage
-from loginetl_assets.storage.batches import QuarantinedBatch, Totals
+from loginetl_assets.storage.batches import Batch, BatchState, Totals
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.health import TableSize
+from loginetl_assets.storage.installation import installed_at
+from loginetl_assets.storage.table_sizes import TableSize, table_sizes
 
 REJECTION_WINDOW = timedelta(hours=24)
 
@@ -27,10 +27,7 @@ class Health:
     depth: QueueDepth | None  # None: the queue cannot be asked, for this reason
     queue_error: str | None
     totals: Totals
-    oldest_pending_at: datetime | None  # when SQS took the oldest message that has landed and is not settled
-    oldest_landed_at: datetime | None  # when the oldest batch landed that is not settled
-    mismatched_batches: int  # with more settled messages than messages; must be 0
-    quarantined: list[QuarantinedBatch]
+    quarantined: list[Batch]
     rejected_lately: int
     masked_lately: int  # messages read within REJECTION_WINDOW
     installed_at: datetime  # when the schema was made
@@ -42,7 +39,8 @@ class Health:
     @property
     def oldest_pending_seconds(self) -> float | None:
         """The age of the oldest message that has landed and is not settled."""
-        return (self.seen_at - self.oldest_pending_at).total_seconds() if self.oldest_pending_at else None
+        oldest = self.totals.oldest_sent_at
+        return (self.seen_at - oldest).total_seconds() if oldest else None
 
     @property
     def rejection_rate(self) -> float:
@@ -99,13 +97,14 @@ class Health:
                 " `loginetl reprocess` brings them in; `loginetl batches give-up` counts what is gone for good as lost"
             )
         # By its landing, not by its message: a replay brings old messages.
-        if self.oldest_landed_at and self.seen_at - self.oldest_landed_at > timedelta(hours=freshness_hours):
+        landed, limit = self.totals.oldest_landed_at, timedelta(hours=freshness_hours)
+        if landed and self.seen_at - landed > limit:
             found[Condition.MESSAGES_PENDING_TOO_LONG] = (
                 f"messages wait in the landing for more than {freshness_hours:g} h: materialize masked_logins and"
                 " user_logins, and see why runs fail"
             )
         last = self.totals.last_loaded_at or self.installed_at
-        if self._messages_wait and self.seen_at - last > timedelta(hours=freshness_hours):
+        if self._messages_wait and self.seen_at - last > limit:
             found[Condition.QUEUE_NOT_DRAINED] = (
                 f"messages wait on the queue and nothing was loaded for more than {freshness_hours:g} h: is the"
                 " queue_depth sensor on, and the daemon up?"
@@ -120,9 +119,9 @@ class Health:
                 f"{self.rejected_lately} of {self.masked_lately} messages were rejected within"
                 f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected list`"
             )
-        if self.mismatched_batches:
+        if mismatched := self.totals.mismatched_batches:
             found[Condition.COUNT_MISMATCH] = (
-                f"{self.mismatched_batches} batches have settled more messages than they have: this is a bug, report it"
+                f"{mismatched} batches have settled more messages than they have: this is a bug, report it"
             )
         return found
 
@@ -139,21 +138,17 @@ def read_health(database: LoginDatabase, queue: LoginQueue) -> Health:
     except (OperatorError, TransientError) as reason:
         error = str(reason)
     with database.transaction() as connection:
-        unfinished = storage.unfinished(connection)
-        messages, rejected = storage.read_and_rejected(connection, REJECTION_WINDOW)
+        masked, rejected = batches.masked_within(connection, REJECTION_WINDOW)
         return Health(
             depth=depth,
             queue_error=error,
             totals=batches.totals(connection),
-            oldest_pending_at=unfinished.oldest_sent_at,
-            oldest_landed_at=unfinished.oldest_landed_at,
-            mismatched_batches=unfinished.mismatched_batches,
-            quarantined=batches.quarantined_batches(connection, limit=1_000),
+            quarantined=batches.list_batches(connection, BatchState.QUARANTINED, limit=1_000),
             rejected_lately=rejected,
-            masked_lately=messages,
-            installed_at=storage.installed_at(connection),
+            masked_lately=masked,
+            installed_at=installed_at(connection),
             runs_at_work=live_runs.at_work(connection),
             runs_without_worker=live_runs.unreported(connection),
-            sizes=storage.table_sizes(connection),
+            sizes=table_sizes(connection),
             seen_at=datetime.now(UTC),
         )

@@ -10,7 +10,7 @@ from loginetl_assets.errors import BatchError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.logins.masking import violations
+from loginetl_assets.logins.masking import RejectedMessage, violations
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import each_batch
@@ -19,7 +19,6 @@ from loginetl_assets.storage import batches, rejections
 from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import load_logins
-from loginetl_assets.storage.rejections import encrypted_rejection
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ def _reject(landing: Landing, keys: Keyring, connection: Connection, batch: Batc
         return 0
     bodies = {str(message.uuid): message for message in read_batch(landing, keys, batch)}
     reason = Rejection(Reason.REFUSED_BY_TABLE)
-    return rejections.add(
-        connection, batch, (encrypted_rejection(keys.rejects, bodies[uuid], reason) for uuid in refused)
-    )
+    return rejections.add(connection, batch, keys.rejects, (RejectedMessage(bodies[uuid], reason) for uuid in refused))
 
 
 def _refuse_violations(batch: Batch, logins: pl.DataFrame) -> None:

@@ -24,7 +24,6 @@ from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import batches, installation, message_ids, rejections, vault
 from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.rejections import encrypted_rejection
 from loginetl_assets.storage.token_map import map_tokens
 
 
@@ -94,11 +93,7 @@ def _mask(
     # Locks that other runs may wait for are taken from here on, so that they are held for as short as can be.
     new_tokens = fill_vault(connection, keys, masked.vault.rows())
     message_ids.record_duplicates(connection, batch.batch_id, known_events)
-    rejected = rejections.add(
-        connection,
-        batch,
-        (encrypted_rejection(keys.rejects, one.message, one.rejection) for one in masked.rejected),
-    )
+    rejected = rejections.add(connection, batch, keys.rejects, masked.rejected)
     duplicates = (
         masked.repeated
         + len(known_events)

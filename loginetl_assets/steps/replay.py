@@ -9,7 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
+
+from sqlalchemy import Row
 
 from loginetl_assets.aws.payloads import Payloads, PayloadUnavailableError
 from loginetl_assets.errors import SettingsError
@@ -23,7 +26,7 @@ from loginetl_assets.steps.batch_objects import land
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import installation, rejections, vault
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.rejections import Claimed, Selection
+from loginetl_assets.storage.rejections import Selection
 
 _BATCH_MESSAGES = 500
 _BATCH_SECONDS = 60  # payloads are read one by one while the transaction waits: 500 at 60 ms are half a minute
@@ -100,7 +103,7 @@ def replay_rejected(
 
 
 def _read(
-    claimed: Sequence[Claimed], payloads: Payloads, keys: Keyring
+    claimed: Sequence[Row[Any]], payloads: Payloads, keys: Keyring
 ) -> tuple[list[QueuedMessage], UUID, ReplayTotals]:
     """Returns as many of the messages as a batch takes, the id of the last one that was looked at, and the totals."""
     messages: list[QueuedMessage] = []

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.steps.batch_objects import delete_pending
-from loginetl_assets.steps.totals import StepTotals
-from loginetl_assets.steps.unregistered_objects import delete_unneeded, register_objects
+from loginetl_assets.steps.unregistered_objects import UnregisteredTotals, delete_unneeded, register_objects
 from loginetl_assets.storage import batches, message_ids
 from loginetl_assets.storage.database import LoginDatabase
+from loginetl_assets.storage.message_ids import REDELIVERY
 from loginetl_assets.storage.objects import schedule_deletion
 
 # An object that no batch names was left by a run that died, or by a Postgres that was restored to an earlier moment. A
@@ -18,46 +18,30 @@ UNREGISTERED_AGE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class RetentionTotals(StepTotals):
+class RetentionTotals(UnregisteredTotals):
     """What one retention removed, and what it registered."""
 
-    objects: int = 0
-    registered_batches: int = 0
-    registered_messages: int = 0
-    unreadable_objects: int = 0  # that no batch names
-    unregistered_objects: int = 0  # that were deleted
+    objects: int = 0  # of expired batches, and replaced ones
     message_ids: int = 0
 
 
 def apply_retention(
     database: LoginDatabase, landing: Landing, keys: Keyring, *, older_than: timedelta, run_id: str
 ) -> RetentionTotals:
-    """Purges objects and message ids that are older than a time and not needed.
+    """Purges objects and message ids that are older than a time and not needed; a batch's age begins when it is loaded.
 
-    Args:
-        database: holds the ledger.
-        landing: holds batches, masked files and what dead runs left.
-        keys: the landing keyset is used, to register objects that no batch names.
-        older_than: counted from the moment when a batch was loaded.
-        run_id: of the Dagster run, for the ledger.
+    The landing keyset is used, to register objects that no batch names.
     """
     now = datetime.now(UTC)
     cutoff, day_old = now - older_than, now - UNREGISTERED_AGE
     objects = _purge_expired(database, landing, cutoff) + delete_pending(database, landing)
-    unregistered = register_objects(database, landing, keys, before=day_old, run_id=run_id)
-    deleted = unregistered.deleted + delete_unneeded(database, landing, before=day_old)
-    with database.transaction() as connection:
-        pruned = message_ids.prune(
-            connection, now - max(message_ids.REDELIVERY, older_than), unread_since=unregistered.unread_since
-        )
-    return RetentionTotals(
-        objects=objects,
-        registered_batches=unregistered.registered_batches,
-        registered_messages=unregistered.registered_messages,
-        unreadable_objects=unregistered.unreadable_objects,
-        unregistered_objects=deleted,
-        message_ids=pruned,
+    registered, unread_since = register_objects(database, landing, keys, before=day_old, run_id=run_id)
+    unregistered = registered + UnregisteredTotals(
+        unregistered_objects=delete_unneeded(database, landing, before=day_old)
     )
+    with database.transaction() as connection:
+        pruned = message_ids.prune(connection, now - max(REDELIVERY, older_than), unread_since=unread_since)
+    return RetentionTotals(**unregistered.as_metadata(), objects=objects, message_ids=pruned)
 
 
 def _purge_expired(database: LoginDatabase, landing: Landing, cutoff: datetime) -> int:

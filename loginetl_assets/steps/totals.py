@@ -13,7 +13,7 @@ class StepTotals:
 
     def __add__(self, other: Self) -> Self:
         """Returns the sums, count by count."""
-        return type(self)(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return type(self)(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
     def as_metadata(self) -> dict[str, Any]:
         """Returns the counts by name."""

@@ -16,13 +16,14 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from loginetl_assets.keys.keyring import Keyring
-from loginetl_assets.landing.batch_files import Written
 from loginetl_assets.landing.object_store import BATCHES, MASKED, PROBES, Landing, ObjectMissingError, may_be_ours
 from loginetl_assets.logins.encryption import DecryptionError, decrypt, key_id_of
 from loginetl_assets.logins.message import decode_messages
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.steps.batch_objects import delete_pending, register
+from loginetl_assets.steps.batch_objects import delete_pending
+from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import installation, objects
+from loginetl_assets.storage.batches import register_batch
 from loginetl_assets.storage.database import LoginDatabase
 
 # A run names what it has put within a transaction's life: put, lock and statement have time-outs of minutes. Should one
@@ -30,23 +31,24 @@ from loginetl_assets.storage.database import LoginDatabase
 REGISTER_AGE = timedelta(hours=1)
 
 
-@dataclass
-class UnregisteredObjects:
-    """What was found in `batches/` that the ledger did not name."""
+@dataclass(frozen=True)
+class UnregisteredTotals(StepTotals):
+    """What was found in the landing that the ledger did not name."""
 
     registered_batches: int = 0
     registered_messages: int = 0
-    deleted: int = 0  # probes, and batches without a message
-    unreadable_objects: int = 0
-    unread_since: datetime | None = None  # when the oldest of them was written that may be ours
+    unreadable_objects: int = 0  # they are left
+    unregistered_objects: int = 0  # that were deleted
 
 
 def register_objects(
     database: LoginDatabase, landing: Landing, keys: Keyring, *, before: datetime, run_id: str | None = None
-) -> UnregisteredObjects:
+) -> tuple[UnregisteredTotals, datetime | None]:
     """Registers batches that the ledger does not name and that were written before a moment.
 
     An object that an erasure or a masking has replaced is not among them, though its deletion may be outstanding.
+    Probes, and batches without a message, are deleted. Returns the totals, and when the oldest unreadable object was
+    written that may be ours.
 
     Raises:
         OperatorError: the landing keyset is another database's; or the landing cannot be read.
@@ -54,10 +56,11 @@ def register_objects(
     with database.transaction() as connection:
         installation.check_keys(connection, KeysetRole.LANDING, keys.check_values(KeysetRole.LANDING))
     held = keys.key_ids(KeysetRole.LANDING)
-    found = UnregisteredObjects()
+    totals = UnregisteredTotals()
+    unread_since: datetime | None = None
     for path, written_at in _those(objects.unregistered_objects, database, landing, BATCHES, before):
         if not may_be_ours(path):
-            found.unreadable_objects += 1
+            totals += UnregisteredTotals(unreadable_objects=1)
             continue
         with database.transaction() as connection:
             # Asked again now that nobody else registers, and read after it: an object that was replaced is deleted
@@ -71,19 +74,24 @@ def register_objects(
             except ObjectMissingError:
                 continue
             except (DecryptionError, ValueError):
-                found.unreadable_objects += 1
-                found.unread_since = min(written_at, found.unread_since or written_at)
+                totals += UnregisteredTotals(unreadable_objects=1)
+                unread_since = min(written_at, unread_since or written_at)
                 continue
             if messages:
                 key_id = key_id_of(encrypted)
-                key_id = key_id if key_id in held else held[0]
-                register(connection, Written(path, len(encrypted)), key_id, messages, run_id, landed_at=written_at)
+                register_batch(
+                    connection,
+                    object_path=path,
+                    landing_key_id=key_id if key_id in held else held[0],
+                    messages=messages,
+                    bytes=len(encrypted),
+                    run_id=run_id,
+                    landed_at=written_at,
+                )
             else:
                 landing.delete([path])
-        found.registered_batches += bool(messages)
-        found.registered_messages += len(messages)
-        found.deleted += not messages
-    return found
+        totals += UnregisteredTotals(1, len(messages)) if messages else UnregisteredTotals(unregistered_objects=1)
+    return totals, unread_since
 
 
 def delete_unneeded(database: LoginDatabase, landing: Landing, *, before: datetime) -> int:

@@ -4,23 +4,22 @@ Results are counts, never values.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 import polars as pl
 from sqlalchemy import Connection
 
-from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import MASKED_SCHEMA, violations
+from loginetl_assets.steps.batch_objects import pending_logins, readable_logins
 from loginetl_assets.steps.totals import StepTotals
 from loginetl_assets.storage import message_ids, rejections
-from loginetl_assets.storage.batches import Batch, pending_masked, touched_by_run
+from loginetl_assets.storage.batches import Batch, Results, touched_by_run
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import duplicate_rows, is_filtered, tokens_of_several_users
-
-_PAGE = 100
+from loginetl_assets.storage.tables import COUNTS
 
 
 @dataclass(frozen=True)
@@ -35,26 +34,14 @@ class Read(StepTotals):
 def verify_masked(database: LoginDatabase, landing: Landing) -> tuple[Read, Counter[str]]:
     """Reads every masked file that is not loaded yet; returns how many rows break each rule of `violations`, too."""
     read, broken = Read(), Counter(violations(pl.DataFrame(schema=MASKED_SCHEMA)))  # each rule is named, if by 0 rows
-    for page in _pending(database):
-        for batch in page:
-            logins = _read(landing, batch)
+    with database.transaction() as connection:
+        for logins in pending_logins(connection, landing):
             if logins is None:  # a parallel run may just have replaced it; the load quarantines it if it stays so
                 read += Read(unreadable_batches=1)
             else:
                 read += Read(batches=1, rows=logins.height)
                 broken.update(violations(logins))
     return read, broken
-
-
-def _pending(database: LoginDatabase) -> Iterator[list[Batch]]:
-    last = 0
-    while True:
-        with database.transaction() as connection:
-            page = pending_masked(connection, after=last, limit=_PAGE)
-        if not page:
-            return
-        yield page
-        last = page[-1].batch_id
 
 
 @dataclass(frozen=True)
@@ -66,15 +53,10 @@ class Repeats(StepTotals):
 
 
 @dataclass(frozen=True)
-class Sums(StepTotals):
+class Sums(Results, StepTotals):
     """The counts of the batches; messages = loaded + duplicates + rejected + erased + lost."""
 
     messages: int = 0
-    loaded: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    erased: int = 0
-    lost: int = 0
     mismatched_batches: int = 0
     mismatched_rejections: int = 0  # rejected message ids without a body, or bodies without such an id
 
@@ -122,26 +104,12 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
 
 def _sums(batch: Batch, settled: dict[tuple[int, str], int]) -> Sums:
     loaded, rejected = (settled.get((batch.batch_id, outcome), 0) for outcome in ("loaded", "rejected"))
-    return Sums(
-        messages=batch.messages,
-        loaded=batch.loaded,
-        duplicates=batch.duplicates,
-        rejected=batch.rejected,
-        erased=batch.erased,
-        lost=batch.lost,
-        mismatched_batches=(batch.pending, batch.loaded, batch.rejected) != (0, loaded, rejected),
-    )
-
-
-def _read(landing: Landing, batch: Batch) -> pl.DataFrame | None:
-    try:
-        return read_masked(landing, batch.masked_path)
-    except UnreadableError:
-        return None
+    counts = {name: getattr(batch, name) for name in ("messages", *COUNTS)}
+    return Sums(**counts, mismatched_batches=(batch.pending, batch.loaded, batch.rejected) != (0, loaded, rejected))
 
 
 def _read_all(landing: Landing, batches: Sequence[Batch]) -> tuple[Read, pl.DataFrame]:
-    frames = [logins for batch in batches if (logins := _read(landing, batch)) is not None]
+    frames = [logins for batch in batches if (logins := readable_logins(landing, batch)) is not None]
     logins = pl.concat([pl.DataFrame(schema=MASKED_SCHEMA), *frames])
     return Read(len(batches), logins.height, len(batches) - len(frames)), logins
 

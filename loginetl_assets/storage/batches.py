@@ -8,29 +8,20 @@ that order; where two of them block each other, Postgres ends one and the step i
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import reduce
+from operator import sub
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    Select,
-    Update,
-    and_,
-    false,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, Update, false, func, insert, select, update
 
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.storage import message_ids
 from loginetl_assets.storage.objects import schedule_deletion
 from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.tables import COUNTS
 from loginetl_assets.storage.tables import BatchState as BatchState
 from loginetl_assets.storage.tables import batches as table
 
@@ -85,16 +76,6 @@ class Batch:
         return {BatchState.QUARANTINED: self.quarantine_reason, BatchState.LOST: self.lost_reason}.get(self.state)
 
 
-@dataclass(frozen=True)
-class QuarantinedBatch:
-    """A batch that could not be read, and why."""
-
-    batch_id: int
-    messages: int
-    reason: str
-    since: datetime
-
-
 @dataclass(frozen=True, kw_only=True)
 class Totals(Results):
     """All batches in numbers: messages = loaded + duplicates + rejected + erased + lost + pending."""
@@ -105,10 +86,13 @@ class Totals(Results):
     pending: int  # of landed, masked and quarantined batches
     quarantined_batches: int
     last_loaded_at: datetime | None
+    oldest_sent_at: datetime | None  # when SQS took the oldest message that is pending
+    oldest_landed_at: datetime | None  # when the oldest batch landed that has pending messages
+    mismatched_batches: int  # with more settled messages than messages; must be 0
 
 
-_COUNTS = tuple(asdict(Results()))
-PENDING = table.c.messages - sum((table.c[name] for name in _COUNTS[1:]), table.c[_COUNTS[0]])
+_IN_LANDING = table.c.object_purged_at.is_(None)
+_PENDING = reduce(sub, (table.c[name] for name in ("messages", *COUNTS)))
 # A batch that is read again is not lost any more.
 _NOT_LOST: dict[str, Any] = {"lost": 0, "lost_reason": None, "lost_at": None, "lost_by": None}
 
@@ -118,7 +102,7 @@ _NOT_LOST: dict[str, Any] = {"lost": 0, "lost_reason": None, "lost_at": None, "l
 
 def _rows() -> Select[Any]:
     """Selects what `Batch` has: a migration may add a column before it is a field."""
-    return select(*(PENDING.label("pending") if one.name == "pending" else table.c[one.name] for one in fields(Batch)))
+    return select(*(_PENDING.label("pending") if one.name == "pending" else table.c[one.name] for one in fields(Batch)))
 
 
 def _batches(connection: Connection, name: str, statement: Select[Any]) -> list[Batch]:
@@ -142,34 +126,19 @@ def get_batch(connection: Connection, batch_id: int) -> Batch:
     return found
 
 
-def newest_batches(connection: Connection, state: BatchState | None, *, limit: int) -> list[Batch]:
-    """Returns batches, newest first; of one state, if one is given."""
-    statement = _rows().order_by(table.c.batch_id.desc()).limit(limit)
+def list_batches(
+    connection: Connection,
+    state: BatchState | None = None,
+    *,
+    after: int = 0,
+    newest: bool = False,
+    limit: int | None = None,
+) -> list[Batch]:
+    """Returns batches with a higher id than `after`, oldest or newest first; of one state, if one is given."""
+    statement = _rows().where(table.c.batch_id > after).order_by(_order(newest)).limit(limit)
     if state is not None:
         statement = statement.where(table.c.state == state)
     return _batches(connection, "list_batches", statement)
-
-
-def pending_masked(connection: Connection, *, after: int, limit: int) -> list[Batch]:
-    """Returns batches that are masked and not loaded, oldest first; not locked."""
-    masked = _rows().where(table.c.state == BatchState.MASKED, table.c.batch_id > after)
-    return _batches(connection, "list_masked_batches", masked.order_by(table.c.batch_id).limit(limit))
-
-
-def quarantined_batches(connection: Connection, *, limit: int | None = None) -> list[QuarantinedBatch]:
-    """Returns quarantined batches, oldest first."""
-    statement = (
-        select(
-            table.c.batch_id,
-            table.c.messages,
-            table.c.quarantine_reason.label("reason"),
-            table.c.quarantined_at.label("since"),
-        )
-        .where(table.c.state == BatchState.QUARANTINED)
-        .order_by(table.c.batch_id)
-        .limit(limit)
-    )
-    return [QuarantinedBatch(*row) for row in connection.execute(named("list_quarantined_batches", statement))]
 
 
 def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], run_id: str) -> list[Batch]:
@@ -177,16 +146,9 @@ def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], 
 
     The second is what a check reads that is run by itself. A purged batch's message ids may be gone.
     """
-    if action not in {"masked", "loaded"}:
-        raise ValueError("batches are masked or loaded by a run")
     of_run = _rows().where(table.c[f"{action}_run_id"] == run_id).order_by(table.c.batch_id)
     at = table.c[f"{action}_at"]
-    latest = (
-        _rows()
-        .where(at.is_not(None), table.c.object_purged_at.is_(None))
-        .order_by(at.desc(), table.c.batch_id.desc())
-        .limit(1)
-    )
+    latest = _rows().where(at.is_not(None), _IN_LANDING).order_by(at.desc(), table.c.batch_id.desc()).limit(1)
     return _batches(connection, "list_batches_of_run", of_run) or _batches(connection, "read_latest_batch", latest)
 
 
@@ -195,27 +157,41 @@ def batches_in_landing(connection: Connection) -> list[int]:
 
     An id is taken before its batch is committed: one that is lower than these may appear later.
     """
-    statement = select(table.c.batch_id).where(table.c.object_purged_at.is_(None)).order_by(table.c.batch_id)
-    return list(connection.execute(named("list_batches_in_landing", statement)).scalars())
+    statement = select(table.c.batch_id).where(_IN_LANDING).order_by(table.c.batch_id)
+    return list(connection.scalars(named("list_batches_in_landing", statement)))
 
 
 def totals(connection: Connection) -> Totals:
     """Adds up all batches."""
-    state = table.c.state
-
-    def sum_of(column: ColumnElement[int]) -> ColumnElement[int]:
-        return func.coalesce(func.sum(column), 0)
-
-    pending = func.sum(PENDING).filter(state != BatchState.LOADED)
+    state, landed_at = table.c.state, func.coalesce(table.c.registered_again_at, table.c.landed_at)
+    unfinished = state != BatchState.LOADED
     statement = select(
         func.count().label("batches"),
-        *(sum_of(table.c[name]).label(name) for name in ("messages", *_COUNTS)),
+        *(_sum(table.c[name]).label(name) for name in ("messages", *COUNTS)),
         func.count().filter(state.in_([BatchState.LANDED, BatchState.MASKED])).label("pending_batches"),
-        func.coalesce(pending, 0).label("pending"),
+        func.coalesce(func.sum(_PENDING).filter(unfinished), 0).label("pending"),
         func.count().filter(state == BatchState.QUARANTINED).label("quarantined_batches"),
         func.max(table.c.loaded_at).label("last_loaded_at"),
+        func.min(table.c.oldest_sent_at).filter(unfinished, _PENDING > 0).label("oldest_sent_at"),
+        func.min(landed_at).filter(unfinished, _PENDING > 0).label("oldest_landed_at"),
+        func.count().filter(unfinished, _PENDING < 0).label("mismatched_batches"),
     ).select_from(table)
     return Totals(**connection.execute(named("read_totals", statement)).mappings().one())
+
+
+def masked_within(connection: Connection, window: timedelta) -> tuple[int, int]:
+    """Returns how many messages the batches had that were masked within a time, and how many of them were rejected."""
+    statement = select(_sum(table.c.messages), _sum(table.c.rejected)).where(table.c.masked_at > func.now() - window)
+    messages, rejected = connection.execute(named("read_rejection_rate", statement)).one()
+    return messages, rejected
+
+
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(column), 0)
+
+
+def _order(newest: bool) -> ColumnElement[int]:
+    return table.c.batch_id.desc() if newest else table.c.batch_id.asc()
 
 
 # Locks
@@ -230,28 +206,23 @@ def claim_batch(
     newest: bool = False,
     only: Sequence[int] = (),
 ) -> Batch | None:
-    """Locks the oldest batch in one of the states that no other transaction holds, until the transaction ends.
+    """Locks the oldest or newest batch in one of the states that no other transaction holds, until this one ends.
 
-    Args:
-        connection: in a transaction.
-        states: of these states; batches whose objects retention has removed are passed over.
-        after: only batches with a higher id.
-        before: only batches with a lower id, if one is given.
-        newest: the newest of them, not the oldest.
-        only: only these ids, if any are given.
+    It has a higher id than `after`, a lower one than `before`, and is one of `only`, where these are given. Batches
+    whose objects retention has removed are passed over.
     """
-    statement = _rows().where(table.c.state.in_(states), table.c.batch_id > after, table.c.object_purged_at.is_(None))
+    statement = _rows().where(table.c.state.in_(states), table.c.batch_id > after, _IN_LANDING)
     if only:
         statement = statement.where(among(table.c.batch_id, only))
     if before is not None:
         statement = statement.where(table.c.batch_id < before)
-    statement = statement.order_by(table.c.batch_id.desc() if newest else table.c.batch_id).limit(1)
-    return _one(connection, "claim_batch", statement.with_for_update(skip_locked=True))
+    first = statement.order_by(_order(newest)).limit(1)
+    return _one(connection, "claim_batch", first.with_for_update(skip_locked=True))
 
 
 def lock_batch(connection: Connection, batch_id: int) -> Batch | None:
     """Waits for a batch and locks it; returns None where retention was first."""
-    statement = _rows().where(table.c.batch_id == batch_id, table.c.object_purged_at.is_(None))
+    statement = _rows().where(table.c.batch_id == batch_id, _IN_LANDING)
     return _one(connection, "lock_batch", statement.with_for_update())
 
 
@@ -263,18 +234,9 @@ def lock_batches(connection: Connection, batch_ids: Sequence[int]) -> None:
 
 def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:
     """Locks batches loaded or given up before a time and not purged since; those in use are passed over."""
-    statement = (
-        _rows()
-        .where(
-            or_(
-                and_(table.c.state == BatchState.LOADED, table.c.loaded_at < before),
-                and_(table.c.state == BatchState.LOST, table.c.lost_at < before),
-            ),
-            table.c.object_purged_at.is_(None),
-        )
-        .order_by(table.c.batch_id)
-        .limit(limit)
-    )
+    loaded = (table.c.state == BatchState.LOADED) & (table.c.loaded_at < before)
+    lost = (table.c.state == BatchState.LOST) & (table.c.lost_at < before)
+    statement = _rows().where(loaded | lost, _IN_LANDING).order_by(table.c.batch_id).limit(limit)
     return _batches(connection, "list_expired_batches", statement.with_for_update(skip_locked=True))
 
 
@@ -291,35 +253,26 @@ def register_batch(
     *,
     object_path: str,
     landing_key_id: int,
-    messages: int,
+    messages: Sequence[QueuedMessage],
     bytes: int,
-    oldest_sent_at_ms: int,
     run_id: str | None,
     landed_at: datetime | None = None,
 ) -> int:
     """Records a batch whose object is whole in the landing: landed, and pending from here on. Returns its id.
 
-    Args:
-        connection: in a transaction.
-        object_path: its object.
-        landing_key_id: the key that encrypts it.
-        messages: how many it holds.
-        bytes: the size of that object.
-        oldest_sent_at_ms: when SQS took the oldest of them, in milliseconds since 1970.
-        run_id: the Dagster run, if any.
-        landed_at: when an object was written that is registered again: how long ids are kept follows from it.
+    An object that is registered again was written at `landed_at`: how long ids are kept follows from it.
     """
-    reregistered = {} if landed_at is None else {"landed_at": landed_at, "registered_again_at": func.now()}
     statement = insert(table).values(
         object_path=object_path,
         landing_key_id=landing_key_id,
-        messages=messages,
+        messages=len(messages),
         bytes=bytes,
-        oldest_sent_at=func.to_timestamp(oldest_sent_at_ms / 1000),
+        oldest_sent_at=func.to_timestamp(min(message.sent_at_ms for message in messages) / 1000),
         landed_run_id=run_id,
-        **reregistered,
+        landed_at=landed_at or func.now(),
+        registered_again_at=func.now() if landed_at else None,
     )
-    batch_id: int = connection.execute(named("register_batch", statement.returning(table.c.batch_id))).scalar_one()
+    batch_id: int = connection.scalars(named("register_batch", statement.returning(table.c.batch_id))).one()
     return batch_id
 
 
@@ -328,13 +281,8 @@ def mark_masked(
 ) -> None:
     """Records that a batch's masked file is written: masked; its former file is to be deleted.
 
-    Args:
-        connection: in the transaction that holds the batch.
-        batch: as it was.
-        results: of the messages that it settled, or that were settled before; they take the place of earlier counts.
-        masked_path: the masked file.
-        unknown_fields: how many fields of its messages the contract does not name.
-        run_id: the Dagster run.
+    The results, of the messages that it settled or that were settled before, take the place of earlier counts, but for
+    those of erased messages.
     """
     _schedule_deletion_of_masked(connection, batch)
     counts = {"loaded": results.loaded, "duplicates": results.duplicates, "rejected": results.rejected}
@@ -353,28 +301,14 @@ def mark_masked(
 
 def mark_loaded(connection: Connection, batch: Batch, results: Results, *, run_id: str) -> None:
     """Records that a batch's rows are in the login table: loaded, with results in addition to those of masking."""
-    _change(
-        connection,
-        "mark_loaded",
-        batch.batch_id,
-        state=BatchState.LOADED,
-        loaded_at=func.now(),
-        loaded_run_id=run_id,
-        **_increased(results),
-    )
+    loaded = {"state": BatchState.LOADED, "loaded_at": func.now(), "loaded_run_id": run_id}
+    _change(connection, "mark_loaded", batch.batch_id, **loaded, **_increased(results))
 
 
 def quarantine(connection: Connection, batch: Batch, reason: str) -> None:
     """Takes a batch that cannot be read out of the way: quarantined; its messages stay pending."""
-    _change(
-        connection,
-        "quarantine_batch",
-        batch.batch_id,
-        state=BatchState.QUARANTINED,
-        quarantine_reason=reason,
-        quarantined_at=func.now(),
-        **_NOT_LOST,
-    )
+    why = {"quarantine_reason": reason, "quarantined_at": func.now(), **_NOT_LOST}
+    _change(connection, "quarantine_batch", batch.batch_id, state=BatchState.QUARANTINED, **why)
 
 
 def give_up(connection: Connection, batch_id: int, reason: str) -> int:
@@ -430,22 +364,12 @@ def replace_objects(
     bytes: int,
     masked_path: str | None,
     erased: Sequence[UUID],
-    pending_deletion: Sequence[str],
 ) -> int:
-    """Points a batch at objects without the erased messages, which end as erased.
+    """Points a batch at objects without the erased messages, which end as erased; the former ones are to be deleted.
 
-    A loaded batch stays loaded. Any other is landed again, to be masked again: its counts are made then. Returns how
-    many rejected bodies were removed with the messages.
-
-    Args:
-        connection: in the transaction that holds the batch.
-        batch: as it was.
-        object_path: the new object.
-        landing_key_id: the key that encrypts it.
-        bytes: the size of that object.
-        masked_path: the new masked file of a loaded batch.
-        erased: the removed messages' ids, as often as the batch held them.
-        pending_deletion: the objects that are replaced.
+    A loaded batch stays loaded, with `masked_path` in place of its masked file. Any other is landed again, to be masked
+    again: its counts are made then. `erased` has the messages' ids as often as the batch held them. Returns how many
+    rejected bodies were removed with the messages.
     """
     before, bodies = message_ids.mark_erased(connection, batch.batch_id, erased)
     loaded, rejected = before["loaded"], before["rejected"]
@@ -464,7 +388,8 @@ def replace_objects(
         state=BatchState.LOADED if is_loaded else BatchState.LANDED,
         **{**_NOT_LOST, **_increased(results)},
     )
-    schedule_deletion(connection, pending_deletion)
+    schedule_deletion(connection, [batch.object_path])
+    _schedule_deletion_of_masked(connection, batch)
     return bodies
 
 

@@ -44,22 +44,19 @@ _REFUSED_CLASSES = ("22", "23", "44", "54", "P0")  # data, constraint, view's ch
 _NEVER_OF_A_ROW = ("08", "40", "53", "57P", "58")  # wherever it came up: connection, conflict, resources, server
 
 
-_REFUSED_LOGIN = (OperatorError, "Postgres refuses the login at {where}: correct LOGINETL_DATABASE_URL")
-_NOT_MIGRATED = (OperatorError, "a table or column is missing at {where}: run `loginetl migrate`")
-_BY_CODE: dict[str, tuple[type[Exception], str]] = {
+_REFUSED_LOGIN = "Postgres refuses the login at {where}: correct LOGINETL_DATABASE_URL"
+_NOT_MIGRATED = "a table or column is missing at {where}: run `loginetl migrate`"
+_BY_CODE = {  # each an OperatorError
     "28P01": _REFUSED_LOGIN,
     "28000": _REFUSED_LOGIN,
-    "3D000": (OperatorError, "no such database at {where}: create it or correct LOGINETL_DATABASE_URL"),
+    "3D000": "no such database at {where}: create it or correct LOGINETL_DATABASE_URL",
     "42P01": _NOT_MIGRATED,
     "42703": _NOT_MIGRATED,
     "3F000": _NOT_MIGRATED,
-    "42501": (
-        OperatorError,
-        "the role at {where} lacks a right it needs: run `loginetl migrate`, and `loginetl roles` where you grant"
-        " these, as the owner",
-    ),
-    "25006": (OperatorError, "{where} is read-only: point LOGINETL_DATABASE_URL at the primary"),
-    "53100": (OperatorError, "the disk of Postgres is full at {where}: make room and run again"),
+    "42501": "the role at {where} lacks a right it needs: run `loginetl migrate`, and `loginetl roles` where you grant"
+    " these, as the owner",
+    "25006": "{where} is read-only: point LOGINETL_DATABASE_URL at the primary",
+    "53100": "the disk of Postgres is full at {where}: make room and run again",
 }
 # libpq gives no SQLSTATE where a client is not let in: what is found in its text then, the first that is.
 _WITHOUT_CODE: dict[tuple[str, ...], tuple[type[Exception], str]] = {
@@ -94,12 +91,9 @@ class LoginDatabase:
     """The database that holds `user_logins` and the ledger."""
 
     def __init__(self, url: str, *, application_name: str = "loginetl") -> None:
-        """Takes a Postgres URL in any common spelling; nothing is connected yet.
-
-        Raises:
-            OperatorError: the text is no Postgres URL.
-        """
+        """Takes a Postgres URL in any common spelling, else raises OperatorError; nothing is connected yet."""
         self.url = _with_psycopg(url)
+        asked = " ".join(self.url.normalized_query.get("options", ()))  # of the server, such as a search_path
         self._engine = create_engine(
             self.url,
             hide_parameters=True,
@@ -112,7 +106,7 @@ class LoginDatabase:
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "client_encoding": "utf8",  # the server says which text a database of another encoding cannot hold
                 "options": (
-                    f"{_options_of(self.url)} {_SEMANTICS} -c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
+                    f"{asked} {_SEMANTICS} -c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
                     f" -c lock_timeout={LOCK_TIMEOUT_SECONDS}s"
                     f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS}s"
                 ),
@@ -157,9 +151,7 @@ class LoginDatabase:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except SQLAlchemyError as error:
-            raise self._explained(getattr(error, "orig", None) or error) from None
-        except psycopg.Error as error:  # COPY runs past SQLAlchemy
+        except (SQLAlchemyError, psycopg.Error) as error:  # the latter of COPY, which runs past SQLAlchemy
             raise self._explained(error) from None
 
     @contextmanager
@@ -172,9 +164,7 @@ class LoginDatabase:
     def revision(self) -> str | None:
         """The schema's state: the last migration that ran, or None before the first."""
         with self.transaction() as connection:
-            if not connection.execute(_HAS_REVISION).scalar_one():
-                return None
-            return connection.execute(_READ_REVISION).scalar()
+            return connection.scalars(_READ_REVISION).first() if connection.scalars(_HAS_REVISION).one() else None
 
     def is_migrated(self, vault_days: int | None) -> bool:
         """Whether a migration to this version has run to its end: the record of login table and LOGINETL_VAULT_DAYS."""
@@ -207,7 +197,7 @@ class LoginDatabase:
                 connection.execute(_NO_TIMEOUT)  # an index on a large table takes its time
                 # Polled, not awaited: a waiting statement holds a snapshot, for which CREATE INDEX CONCURRENTLY in
                 # the other session would wait in turn.
-                while not connection.execute(_TRY_LOCK).scalar_one():
+                while not connection.scalars(_TRY_LOCK).one():
                     connection.commit()
                     time.sleep(0.1)
                 setup = Setup.plan(connection, table)
@@ -219,7 +209,7 @@ class LoginDatabase:
                 with self.transaction() as recording:
                     setup.record(recording, vault_days)
         except SQLAlchemyError as error:
-            raise self._explained(getattr(error, "orig", None) or error) from None
+            raise self._explained(error) from None
 
     def check_revision(self) -> None:
         """Makes sure that schema `loginetl` is the one this version works with.
@@ -243,8 +233,9 @@ class LoginDatabase:
         remedy = "upgrade loginetl" if found > REVISION else "run `loginetl migrate`"
         raise OperatorError(f"{where} is at revision {found}, this version needs {REVISION}: {remedy}")
 
-    def _explained(self, error: BaseException) -> Exception:
+    def _explained(self, error: Exception) -> Exception:
         """Sorts an error; the server's text stays out, since its DETAIL line carries values."""
+        error = getattr(error, "orig", None) or error
         code = getattr(error, "sqlstate", None)
         if code is None:
             said = str(error)
@@ -252,7 +243,7 @@ class LoginDatabase:
             fallback = _UNREACHABLE if isinstance(error, _DRIVER_ERRORS) else _DRIVER_FAILED
             kind, words = next(known, fallback)
         elif code in _BY_CODE:
-            kind, words = _BY_CODE[code]
+            kind, words = OperatorError, _BY_CODE[code]
         elif code.startswith(_TRANSIENT):
             kind = TransientError if code.startswith(_OF_THE_SERVER) else BatchConflictError
             words = "Postgres failed temporarily at {where} (SQLSTATE {code})"
@@ -329,9 +320,3 @@ def _with_psycopg(url: str) -> URL:
     if password := parsed.query.get("password"):  # among what is hidden
         parsed = parsed.difference_update_query(["password"]).set(password=str(password))
     return parsed.set(drivername="postgresql+psycopg")
-
-
-def _options_of(url: URL) -> str:
-    """What the URL itself asks of the server, such as a search_path."""
-    given = url.query.get("options", "")
-    return given if isinstance(given, str) else " ".join(given)

@@ -1,11 +1,11 @@
 """Which database this is, and which keys it was written with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 from sqlalchemy.dialects.postgresql import insert
 
 from loginetl_assets.errors import OperatorError
@@ -16,7 +16,13 @@ from loginetl_assets.storage.tables import installation, keys
 
 def installation_id(connection: Connection) -> UUID:
     """Returns the identity of this database."""
-    found: UUID = connection.execute(named("read_installation_id", select(installation.c.installation_id))).scalar_one()
+    found: UUID = connection.scalars(named("read_installation_id", select(installation.c.installation_id))).one()
+    return found
+
+
+def installed_at(connection: Connection) -> datetime:
+    """Returns when the schema was created."""
+    found: datetime = connection.scalars(named("read_installed_at", select(installation.c.installed_at))).one()
     return found
 
 
@@ -35,11 +41,7 @@ def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[i
 
     A new key of the vault's is not remembered: a public keyset can be put together by anybody, and what is encrypted
     for a key that nobody holds is lost. `remember_key` is for an officer who has shown that his keyset decrypts it.
-
-    Args:
-        connection: in a transaction.
-        role: which keyset.
-        check_values: of its keys by key id, the primary first.
+    The check values are by key id, that of the primary key first.
 
     Raises:
         OperatorError: as `check_belonging`, or the primary key is one of the vault's that no officer has taken over.
@@ -59,19 +61,11 @@ def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[i
 def check_belonging(connection: Connection, role: KeysetRole, check_values: Mapping[int, bytes]) -> set[int]:
     """Makes sure that a keyset has keys of this database, and no other ones under their ids; returns all known ids.
 
-    Args:
-        connection: in a transaction.
-        role: which keyset.
-        check_values: of its keys by key id.
-
     Raises:
         OperatorError: the database was written with other keys of this role, and the keyset has none of them, or
             another key under the id of one. Loading with such a key would give equal values other tokens.
     """
-    rows = connection.execute(
-        named("read_keys", select(keys.c.key_id, keys.c.check_value).where(keys.c.role == role.value))
-    )
-    known: dict[int, bytes] = {row.key_id: row.check_value for row in rows}
+    known = {key_id: used.check_value for key_id, used in used_keys(connection)[role].items()}
     setting = f"LOGINETL_KEYSET_{role.upper()}"
     if known and known.keys().isdisjoint(check_values):
         raise OperatorError(
@@ -93,17 +87,9 @@ def remember_key(connection: Connection, role: KeysetRole, key_id: int, check_va
     connection.execute(named("remember_key", row.on_conflict_do_nothing()))
 
 
-@dataclass(frozen=True)
-class UsedKey:
-    """A key that this database was written with."""
-
-    check_value: bytes
-    first_used_at: datetime
-
-
-def used_keys(connection: Connection) -> dict[KeysetRole, dict[int, UsedKey]]:
+def used_keys(connection: Connection) -> dict[KeysetRole, dict[int, Row[Any]]]:
     """Returns the keys that this database was written with, by keyset and key id, oldest first."""
-    used: dict[KeysetRole, dict[int, UsedKey]] = {role: {} for role in KeysetRole}
+    used: dict[KeysetRole, dict[int, Row[Any]]] = {role: {} for role in KeysetRole}
     for row in connection.execute(named("used_keys", select(keys).order_by(keys.c.first_used_at, keys.c.key_id))):
-        used[KeysetRole(row.role)][row.key_id] = UsedKey(row.check_value, row.first_used_at)
+        used[KeysetRole(row.role)][row.key_id] = row
     return used

@@ -82,7 +82,7 @@ def without_worker(connection: Connection) -> list[str]:
     silent = update(live_runs).where(live_runs.c.beat_at < func.now() - SILENCE, live_runs.c.missed_at.is_(None))
     connection.execute(named("note_silent_runs", silent.values(missed_at=func.now())))
     dead = select(live_runs.c.run_id).where(live_runs.c.missed_at <= func.now() - CONFIRMED_AFTER)
-    return list(connection.execute(named("list_dead_runs", dead)).scalars())
+    return list(connection.scalars(named("list_dead_runs", dead)))
 
 
 def forget(connection: Connection, run_ids: Sequence[str]) -> None:
@@ -93,11 +93,10 @@ def forget(connection: Connection, run_ids: Sequence[str]) -> None:
 def unreported(connection: Connection) -> list[str]:
     """Returns runs that have had no worker for so long that they should have been reported; notes nothing."""
     silent = select(live_runs.c.run_id).where(live_runs.c.beat_at < func.now() - UNREPORTED)
-    return list(connection.execute(named("list_unreported_runs", silent.order_by(live_runs.c.beat_at))).scalars())
+    return list(connection.scalars(named("list_unreported_runs", silent.order_by(live_runs.c.beat_at))))
 
 
 def at_work(connection: Connection) -> int:
     """Returns how many runs have a living worker, as far as is known; notes nothing."""
     alive = select(func.count()).where(live_runs.c.beat_at >= func.now() - SILENCE)
-    found: int = connection.execute(named("count_runs_at_work", alive)).scalar_one()
-    return found
+    return connection.scalars(named("count_runs_at_work", alive)).one()

@@ -14,7 +14,8 @@ from loginetl_assets.logins.contract import TOKEN_COLUMNS
 from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.statements import named
 
-_TOKENS = ", ".join(TOKEN_COLUMNS.values())
+_COLUMNS = tuple(TOKEN_COLUMNS.values())
+_TOKENS = ", ".join(_COLUMNS)
 
 
 class RowFilter(NamedTuple):
@@ -31,7 +32,7 @@ def rows_of_user(user_id: str) -> RowFilter:
 
 def rows_with_tokens(tokens: Collection[str]) -> RowFilter:
     """Returns the filter of rows that have one of the tokens, in any column."""
-    condition = " OR ".join(f"{column} = ANY(:tokens)" for column in TOKEN_COLUMNS.values())
+    condition = " OR ".join(f"{column} = ANY(:tokens)" for column in _COLUMNS)
     return RowFilter(f"({condition})", {"tokens": sorted(tokens)})
 
 
@@ -43,18 +44,14 @@ EXPIRED_ROWS = RowFilter(
 
 
 def _in_no_row(table: str, token: str, condition: str = "true") -> str:
-    return " AND ".join(
-        f"NOT EXISTS (SELECT FROM {table} WHERE {column} = {token} AND {condition})"
-        for column in TOKEN_COLUMNS.values()
-    )
+    return " AND ".join(f"NOT EXISTS (SELECT FROM {table} WHERE {one} = {token} AND {condition})" for one in _COLUMNS)
 
 
 def tokens_of_user(connection: Connection, user_id: str) -> list[str]:
     """Returns the distinct tokens of a user's rows, by index."""
     table = login_table(connection)
     tokens = " UNION ".join(
-        f"SELECT {column} FROM {table} WHERE user_id = :user_id AND {column} IS NOT NULL"
-        for column in TOKEN_COLUMNS.values()
+        f"SELECT {column} FROM {table} WHERE user_id = :user_id AND {column} IS NOT NULL" for column in _COLUMNS
     )
     return list(connection.scalars(named("tokens_of_user", tokens), {"user_id": user_id}))
 
@@ -102,15 +99,14 @@ def retokenize_pages(connection: Connection, prefix: str, first: int, beyond: in
 
     In the pages from `first` to the one before `beyond`, of all partitions at once.
     """
-    columns = TOKEN_COLUMNS.values()
-    new = {name: f"(SELECT new_token FROM loginetl.token_map WHERE old_token = u.{name})" for name in columns}
+    new = {name: f"(SELECT new_token FROM loginetl.token_map WHERE old_token = u.{name})" for name in _COLUMNS}
     statement = (
         f"UPDATE {login_table(connection)} u"
-        f" SET {', '.join(f'{name} = coalesce({new[name]}, {name})' for name in columns)}"
+        f" SET {', '.join(f'{name} = coalesce({token}, {name})' for name, token in new.items())}"
         " WHERE ctid >= CAST(:first AS tid) AND ctid < CAST(:beyond AS tid)"
         # What is under the new key already (moved rows stand on new pages) needs no look-up.
-        f" AND ({' OR '.join(f'NOT starts_with({name}, :prefix)' for name in columns)})"
-        f" AND ({' OR '.join(f'EXISTS {new[name]}' for name in columns)})"
+        f" AND ({' OR '.join(f'NOT starts_with({name}, :prefix)' for name in new)})"
+        f" AND ({' OR '.join(f'EXISTS {token}' for token in new.values())})"
     )
     pages = {"first": f"({first},0)", "beyond": f"({beyond},0)", "prefix": prefix}
     return connection.execute(named("retokenize_pages", statement), pages).rowcount

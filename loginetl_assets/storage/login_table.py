@@ -18,12 +18,12 @@ import polars as pl
 from sqlalchemy import Connection, func, select
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS, TOKEN_COLUMNS
+from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.storage import message_ids
 from loginetl_assets.storage.batches import Batch
 from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_rows
-from loginetl_assets.storage.login_table_record import PARTS, login_table
+from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.statements import named
 
 if TYPE_CHECKING:
@@ -49,23 +49,12 @@ _INSERT = (
     f"  SELECT {_COLUMNS} FROM pg_temp.new_logins JOIN fresh USING (message_uuid) ORDER BY position RETURNING 1)"
     " SELECT (SELECT count(*) FROM fresh) AS fresh, (SELECT count(*) FROM written) AS written"
 )
-_ESTIMATE_ROWS = named(  # of a table in partitions each has an estimate of its own
-    "estimate_rows",
-    f"{PARTS} SELECT coalesce(sum(greatest(reltuples, 0)) FILTER (WHERE relkind <> 'p'), 0)::bigint"
-    " FROM part JOIN pg_class USING (oid)",
-)
-_COUNT_PAGES = named(
-    "count_pages",
-    f"{PARTS} SELECT max(pg_relation_size(oid)) / current_setting('block_size')::int, count(*)"
-    " FROM part JOIN pg_class USING (oid) WHERE relkind <> 'p'",
-)
 
 
 def is_filtered(connection: Connection) -> bool:
     """Whether row-level security may hide rows of the table from this session's role."""
     active = select(func.row_security_active(func.to_regclass(login_table(connection))))
-    filtered: bool = connection.execute(named("is_filtered", active)).scalar_one()
-    return filtered
+    return bool(connection.scalars(named("is_filtered", active)).one())
 
 
 @contextmanager
@@ -79,7 +68,7 @@ def every_row(database: LoginDatabase) -> Iterator[Connection]:
         # A policy that is made from here on is an error of Postgres's own, not a filter.
         connection.execute(named("require_every_row", "SET LOCAL row_security = off"))
         if is_filtered(connection):
-            role = connection.execute(named("read_role", select(func.current_user()))).scalar_one()
+            role = connection.scalars(named("read_role", select(func.current_user()))).one()
             raise OperatorError(
                 f"row-level security hides rows of {login_table(connection)} from role {role}, and what is decided by"
                 f" the others would be wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without"
@@ -100,12 +89,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
     """Loads those of a batch's masked rows whose message was not settled before.
 
     A row that the table refuses, or that one of its triggers skips, keeps no other from loading: the batch is bisected
-    until the row is alone, at the cost of two attempts each time.
-
-    Args:
-        connection: in the transaction that holds the batch.
-        batch: a masked one.
-        logins: its rows, of `MASKED_SCHEMA`.
+    until the row is alone, at the cost of two attempts each time. The frame is of `MASKED_SCHEMA`.
     """
     connection.execute(_CREATE_NEW_LOGINS)
     inserted, refused = 0, list[str]()
@@ -115,7 +99,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
         try:
             with attempt(connection):
                 new = _insert(connection, batch, part)
-            inserted += new
+            inserted += new  # only what stayed
         except RowsRefusedError:
             if part.height == 1:
                 refused.append(part["message_uuid"].item())
@@ -130,8 +114,8 @@ def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     copy_rows(connection, "pg_temp.new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
     insert = named("insert_logins", _INSERT.format(table=login_table(connection)))
     counts = connection.execute(insert, {"batch_id": batch.batch_id}).one()
-    fresh, inserted = int(counts.fresh), int(counts.written)
-    if inserted < fresh:
+    inserted = int(counts.written)
+    if inserted < counts.fresh:
         raise RowsRefusedError  # a trigger skipped rows silently
     if inserted < logins.height:  # where only its event is known, a message is to be recorded itself
         of_events = logins.filter(pl.col("event_uuid").is_not_null())["message_uuid"]
@@ -140,48 +124,19 @@ def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
     return inserted
 
 
-def table_rows(connection: Connection, table: str) -> int:
-    """Returns the rows of a table: exact below 100 000, above that the planner's estimate, which costs nothing."""
-    estimate: int = connection.execute(_ESTIMATE_ROWS, {"table": table}).scalar_one()
-    if estimate >= 100_000:
-        return estimate
-    exact: int = connection.execute(named("count_rows", f"SELECT count(*) FROM {table}")).scalar_one()
-    return exact
-
-
-def table_pages(connection: Connection) -> tuple[int, int]:
-    """Returns the pages of the login table, or of its longest partition; and how many partitions it has, 1 if none."""
-    pages, partitions = connection.execute(_COUNT_PAGES, {"table": login_table(connection)}).one()
-    return pages or 0, max(partitions, 1)
-
-
 def tokens_of_several_users(connection: Connection, column: str, tokens: Sequence[str]) -> int:
-    """Returns how many of the tokens have more than one user; two index look-ups a token.
-
-    Args:
-        connection: in a transaction.
-        column: one of tokens.
-        tokens: distinct ones.
-    """
-    if column not in TOKEN_COLUMNS.values():
-        raise ValueError("no masked column")
+    """Returns how many distinct tokens of a column have more than one user; two index look-ups a token."""
     table = login_table(connection)
     first, last = (
         f"(SELECT user_id FROM {table} WHERE {column} = token ORDER BY user_id {order} LIMIT 1)"
         for order in ("ASC", "DESC")
     )
     shared = f"SELECT count(*) FROM unnest(CAST(:tokens AS text[])) token WHERE {first} <> {last}"
-    count: int = connection.execute(named("count_shared_tokens", shared), {"tokens": list(tokens)}).scalar_one()
-    return count
+    return int(connection.scalars(named("count_shared_tokens", shared), {"tokens": list(tokens)}).one())
 
 
 def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> int:
-    """Returns how many distinct logins of a frame the table has more than once, as exact duplicates; by index.
-
-    Args:
-        connection: in a transaction.
-        logins: of `MASKED_SCHEMA`.
-    """
+    """Returns how many distinct logins of a frame the table has more than once, as exact duplicates; by index."""
     distinct = logins.select(COLUMN_NAMES).unique()
     connection.execute(_CREATE_SEEN_LOGINS)
     copy_rows(connection, "pg_temp.seen_logins", COLUMN_NAMES, distinct.iter_rows())
@@ -193,8 +148,7 @@ def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> int:
         "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
         f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
     )
-    count: int = connection.execute(named("count_duplicate_rows", repeated)).scalar_one()
-    return count
+    return int(connection.scalars(named("count_duplicate_rows", repeated)).one())
 
 
 def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:

@@ -8,7 +8,7 @@ follows a table that is renamed or moved, and a dump writes it as a name.
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.storage.statements import named
@@ -16,7 +16,7 @@ from loginetl_assets.table_name import TableName
 
 _RELATION = (
     "SELECT c.oid, n.nspname AS schema, c.relname AS name, format('%I.%I', n.nspname, c.relname) AS sql,"
-    " CAST(c.relkind AS text) AS kind, pg_get_userbyid(c.relowner) AS owner,"
+    " quote_ident(n.nspname) AS schema_sql, CAST(c.relkind AS text) AS kind, pg_get_userbyid(c.relowner) AS owner,"
     " pg_has_role(c.relowner, 'USAGE') AS is_owner, c.relispartition AS is_partition,"
     " (SELECT format('%I.%I', rn.nspname, r.relname) FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace"
     " WHERE r.oid = coalesce(CAST(pg_partition_root(c.oid) AS oid), c.oid)) AS root"
@@ -31,12 +31,13 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation of the catalog; `sql` is its qualified name as statements have it."""
+    """A relation of the catalog; `sql` is its qualified name as statements have it, `schema_sql` its schema."""
 
     oid: int
     schema: str
     name: str
     sql: str
+    schema_sql: str
     kind: str
     owner: str
     is_owner: bool  # whether this session's role may do what its owner may
@@ -45,19 +46,8 @@ class Relation:
 
 
 def login_table(connection: Connection) -> str:
-    """Returns the recorded table's name for statements: qualified, and quoted where that is needed.
-
-    Raises:
-        OperatorError: none is recorded, or it is gone.
-    """
+    """Returns the recorded table's qualified name for statements, or raises as `require_recorded`."""
     return require_recorded(connection).sql
-
-
-def login_schema(connection: Connection) -> str:
-    """Returns the recorded table's schema, quoted where that is needed."""
-    quoted = select(func.quote_ident(require_recorded(connection).schema))
-    schema: str = connection.execute(named("quote_schema", quoted)).scalar_one()
-    return schema
 
 
 def require_recorded(connection: Connection) -> Relation:

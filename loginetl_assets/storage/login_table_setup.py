@@ -10,12 +10,7 @@ from sqlalchemy import Connection
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import ADOPTED_COLUMNS, COLUMN_NAMES, COLUMNS
-from loginetl_assets.storage.login_table_record import (
-    Relation,
-    find_relation,
-    relation_named,
-    require_recorded,
-)
+from loginetl_assets.storage.login_table_record import Relation, find_relation, relation_named, require_recorded
 from loginetl_assets.storage.login_table_shape import INDEXES, missing_indexes, refuse_indexing, refuse_shape
 from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.views import create_views, missing_views
@@ -68,11 +63,7 @@ class Setup:
 
     @classmethod
     def plan(cls, connection: Connection, wanted: TableName | None) -> "Setup":
-        """Checks everything and changes nothing.
-
-        Args:
-            connection: of the role that is to migrate; nothing of ours need be there yet.
-            wanted: what LOGINETL_TABLE says, None where it is not set.
+        """Checks everything as the role that is to migrate, and changes nothing.
 
         Raises:
             OperatorError: it is not certain which table it is, or it cannot be created, loaded or indexed.
@@ -95,56 +86,48 @@ class Setup:
             return cls(name, tuple(INDEXES))
         can_add = found.is_owner and not found.is_partition
         refuse_shape(connection, found, to_be_added=_LATER_COLUMNS if can_add else ())
-        missing = missing_indexes(connection, found)
-        if missing:
+        if missing := missing_indexes(connection, found):
             refuse_indexing(connection, found, missing)
         return cls(name, missing)
 
     def build(self, connection: Connection) -> None:
         """Creates the table if it is not there, and the columns and indexes it lacks.
 
-        Interrupted, it is finished by the next migration.
-
-        Args:
-            connection: in autocommit, since an index is built while others use the table.
+        In autocommit, since an index is built while others use the table. Interrupted, the next migration finishes it.
         """
-        found = relation_named(connection, self.wanted) or _create_table(connection, self.wanted)
+        if relation_named(connection, self.wanted) is None:
+            sql = connection.scalars(_QUALIFY, vars(self.wanted)).one()
+            connection.execute(named("create_login_table", f"CREATE TABLE {sql} ({_NEW_TABLE})"))
+        found = _require_table(connection, self.wanted)
         add_columns(connection, found.sql)
         for index in self.missing:
             _build_index(connection, found, index)
 
     def record(self, connection: Connection, vault_days: int | None) -> None:
         """Records what was decided and creates the views that are missing: in one transaction, so that they read it."""
-        found = relation_named(connection, self.wanted)
-        if found is None:
-            raise OperatorError(f"{self.wanted} was dropped meanwhile: run `loginetl migrate` again")
+        found = _require_table(connection, self.wanted)
         create_views(connection, found.sql, missing_views(connection))
         connection.execute(_RECORD, {"name": found.sql, "vault_days": vault_days})
 
 
 def add_columns(connection: Connection, table: str) -> None:
     """Adds the contract's columns that a table lacks, null in its rows; its partitions and heirs get them with it."""
-    there = set(connection.execute(_LIST_COLUMNS, {"table": table}).scalars())
+    there = set(connection.scalars(_LIST_COLUMNS, {"table": table}))
     for column in COLUMNS:
         if column.name not in there:
             added = f"ALTER TABLE {table} ADD COLUMN {column.name} {column.sql_type}"
             connection.execute(named("add_login_column", added))
 
 
-def _create_table(connection: Connection, name: TableName) -> Relation:
-    sql = connection.execute(_QUALIFY, vars(name)).scalar_one()
-    connection.execute(named("create_login_table", f"CREATE TABLE {sql} ({_NEW_TABLE})"))
-    if (created := relation_named(connection, name)) is None:
+def _require_table(connection: Connection, name: TableName) -> Relation:
+    if (found := relation_named(connection, name)) is None:
         raise OperatorError(f"{name} was dropped meanwhile: run `loginetl migrate` again")
-    return created
+    return found
 
 
 def _recorded_oid(connection: Connection) -> int | None:
     """The recorded table's, which may be gone; None where none is recorded."""
-    if not connection.execute(_IS_THERE).scalar_one():
-        return None
-    recorded: int | None = connection.execute(_READ_RECORD).scalar()
-    return recorded
+    return connection.scalars(_READ_RECORD).first() if connection.scalars(_IS_THERE).one() else None
 
 
 def _refuse_ours(connection: Connection, name: TableName) -> None:
@@ -158,14 +141,10 @@ def _refuse_ours(connection: Connection, name: TableName) -> None:
             move.append(f"ALTER TABLE {name.schema_sql}.{ours.name} RENAME TO {name.name_sql}")
     else:
         # Those of before a field was added have none for it.
-        there = set(connection.execute(_LIST_COLUMNS, {"table": ours.sql}).scalars())
+        there = set(connection.scalars(_LIST_COLUMNS, {"table": ours.sql}))
         columns = ", ".join(column for column in COLUMN_NAMES if column in there)
-        move = [
-            "BEGIN",
-            f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {ours.sql}",
-            f"DROP TABLE {ours.sql} CASCADE",
-            "COMMIT",
-        ]
+        copied = f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {ours.sql}"
+        move = ["BEGIN", copied, f"DROP TABLE {ours.sql} CASCADE", "COMMIT"]
     raise OperatorError(
         f"there are logins in {ours.sql}, where a search path had put them, and not in {name}: move them"
         f" (`{'; '.join(move)}`), then run `loginetl migrate`"
@@ -173,13 +152,12 @@ def _refuse_ours(connection: Connection, name: TableName) -> None:
 
 
 def _refuse_another(recorded: Relation, wanted: TableName) -> None:
-    if (recorded.schema, recorded.name) == (wanted.schema, wanted.name):
-        return
-    raise OperatorError(
-        f"this database's login table is {recorded.sql}, and LOGINETL_TABLE says {wanted}: set"
-        f" LOGINETL_TABLE={TableName(recorded.schema, recorded.name)}, or make it that table by ALTER TABLE"
-        f" {recorded.sql} RENAME or SET SCHEMA, once no other has that name"
-    )
+    if (name := TableName(recorded.schema, recorded.name)) != wanted:
+        raise OperatorError(
+            f"this database's login table is {recorded.sql}, and LOGINETL_TABLE says {wanted}: set"
+            f" LOGINETL_TABLE={name}, or make it that table by ALTER TABLE {recorded.sql} RENAME or SET SCHEMA, once"
+            " no other has that name"
+        )
 
 
 def _refuse_ambiguous(connection: Connection, found: Relation | None) -> None:
@@ -197,8 +175,7 @@ def _refuse_schema(connection: Connection, name: TableName) -> None:
     row = connection.execute(_READ_SCHEMA, {"schema": name.schema}).one_or_none()
     if row is None:
         raise OperatorError(
-            f"there is no schema {name.schema_sql} for {name}: CREATE SCHEMA, or set LOGINETL_TABLE to a table"
-            " elsewhere"
+            f"there is no schema {name.schema_sql} for {name}: CREATE SCHEMA, or set LOGINETL_TABLE to one elsewhere"
         )
     if not row.may_create:
         raise OperatorError(

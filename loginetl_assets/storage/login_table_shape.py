@@ -15,15 +15,8 @@ INDEXES = {
     "user_logins_by_user": ("user_id",),
     **{f"user_logins_by_{field.removesuffix('_id')}": (column, "user_id") for field, column in TOKEN_COLUMNS.items()},
 }
-_KINDS = {
-    "v": "a view",
-    "m": "a materialized view",
-    "f": "a foreign table",
-    "i": "an index",
-    "I": "an index",
-    "S": "a sequence",
-    "c": "a type",
-}
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "i": "an index", "I": "an index",
+          "S": "a sequence", "c": "a type"}  # fmt: skip
 
 _READ_COLUMNS = named(
     "read_columns",
@@ -60,16 +53,12 @@ _MAY_CREATE = named("may_create", "SELECT has_schema_privilege(:schema, 'CREATE'
 
 
 def refuse_shape(connection: Connection, table: Relation, *, to_be_added: Collection[str] = ()) -> None:
-    """Refuses a table whose rows could be lost or changed silently, or that has no place for ours.
-
-    Raises:
-        OperatorError: with what is wrong with it, and what to do.
-    """
+    """Refuses a table whose rows could be lost or changed silently, or that has no place for ours."""
     if table.kind in _KINDS:
         raise OperatorError(
             f"{table.sql} is {_KINDS[table.kind]}: rename it, or set LOGINETL_TABLE to a table that can be loaded"
         )
-    rules = connection.execute(_LIST_RULES, {"oid": table.oid}).scalars()
+    rules = connection.scalars(_LIST_RULES, {"oid": table.oid})
     problems = [
         *_column_problems(connection, table, to_be_added),
         *_storage_problems(connection, table),
@@ -113,17 +102,12 @@ def _storage_problems(connection: Connection, table: Relation) -> list[str]:
 
 def missing_indexes(connection: Connection, table: Relation) -> list[str]:
     """Returns which of our indexes are neither there nor replaced by a complete one of the users' own."""
-    rows = connection.execute(_LIST_INDEXES, {"oid": table.oid})
-    complete = [tuple(row.columns) for row in rows]
+    complete = [tuple(columns) for columns in connection.scalars(_LIST_INDEXES, {"oid": table.oid})]
     return [name for name, columns in INDEXES.items() if not any(one[: len(columns)] == columns for one in complete)]
 
 
 def refuse_indexing(connection: Connection, table: Relation, missing: Sequence[str]) -> None:
-    """Refuses a table that the role cannot index.
-
-    Raises:
-        OperatorError: with the statements that the table's owner can run instead.
-    """
+    """Refuses a table that the role cannot index, with the statements that the table's owner can run instead."""
     wanted = "; ".join(f"CREATE INDEX {name} ON {table.sql} ({', '.join(INDEXES[name])})" for name in missing)
     may_create, role = connection.execute(_MAY_CREATE, {"schema": table.schema}).one()
     if not (table.is_owner and may_create):
@@ -133,14 +117,9 @@ def refuse_indexing(connection: Connection, table: Relation, missing: Sequence[s
         )
     for name in missing:
         taken = relation_named(connection, TableName(table.schema, name))
-        if taken is not None and not _is_unfinished(connection, table, taken):
+        # One whose building was interrupted is dropped: no query uses it, and IF NOT EXISTS finds it.
+        if taken and not connection.scalars(_IS_UNFINISHED, {"index": taken.oid, "table": table.oid}).one():
             raise OperatorError(
                 f"{taken.sql} is there already, and no index of {table.sql} as we need it: rename it, or index"
                 f" {', '.join(INDEXES[name])} under another name, then run `loginetl migrate`"
             )
-
-
-def _is_unfinished(connection: Connection, table: Relation, index: Relation) -> bool:
-    """Whether it is an index of the table whose building was interrupted: no query uses it, IF NOT EXISTS finds it."""
-    unfinished: bool = connection.execute(_IS_UNFINISHED, {"index": index.oid, "table": table.oid}).scalar_one()
-    return unfinished

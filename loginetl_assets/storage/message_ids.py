@@ -44,12 +44,8 @@ _PRUNE = named(
 
 def outcomes_of(connection: Connection, message_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
     """Returns, for the settled ones of the messages, the batch that settled them and their outcome."""
-    rows = connection.execute(
-        named(
-            "read_outcomes",
-            select(ids.c.message_uuid, ids.c.batch_id, ids.c.outcome).where(among(ids.c.message_uuid, message_ids)),
-        )
-    )
+    settled = select(ids.c.message_uuid, ids.c.batch_id, ids.c.outcome).where(among(ids.c.message_uuid, message_ids))
+    rows = connection.execute(named("read_outcomes", settled))
     return {row.message_uuid: (row.batch_id, row.outcome) for row in rows}
 
 
@@ -64,7 +60,7 @@ def count_ended(connection: Connection, message_ids: Sequence[UUID]) -> tuple[in
 def loaded_events(connection: Connection, event_ids: Sequence[UUID]) -> set[UUID]:
     """Returns those of the events that have been loaded."""
     known = select(ids.c.event_uuid).where(among(ids.c.event_uuid, event_ids))
-    return set(connection.execute(named("read_loaded_events", known)).scalars())
+    return set(connection.scalars(named("read_loaded_events", known)))
 
 
 def record_duplicates(connection: Connection, batch_id: int, message_ids: Sequence[UUID]) -> None:
@@ -74,23 +70,19 @@ def record_duplicates(connection: Connection, batch_id: int, message_ids: Sequen
 
 def count_by_outcome(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
     """Counts message ids by batch and outcome, by index."""
-    counted = (
-        select(ids.c.batch_id, ids.c.outcome, func.count().label("messages"))
-        .where(among(ids.c.batch_id, batch_ids))
-        .group_by(ids.c.batch_id, ids.c.outcome)
-    )
+    by = (ids.c.batch_id, ids.c.outcome)
+    counted = select(*by, func.count()).where(among(ids.c.batch_id, batch_ids)).group_by(*by)
     rows = connection.execute(named("count_outcomes", counted))
-    return {(row.batch_id, row.outcome): row.messages for row in rows}
+    return {(batch_id, outcome): messages for batch_id, outcome, messages in rows}
 
 
 def mark_erased(connection: Connection, batch_id: int, message_ids: Sequence[UUID]) -> tuple[Counter[str], int]:
     """Enters messages of a batch as erased, and removes their rejected bodies.
 
-    Returns:
-        how many of them this batch had settled before, by outcome; and how many bodies were removed.
+    Returns how many of them this batch had settled before, by outcome, and how many bodies were removed.
     """
     before = select(ids.c.outcome).where(among(ids.c.message_uuid, message_ids), ids.c.batch_id == batch_id)
-    settled = Counter(connection.execute(named("read_outcomes_to_erase", before)).scalars())
+    settled = Counter(connection.scalars(named("read_outcomes_to_erase", before)))
     bodies = delete(rejected).where(among(rejected.c.message_uuid, message_ids), rejected.c.batch_id == batch_id)
     removed = connection.execute(named("erase_rejected_bodies", bodies)).rowcount
     connection.execute(_MARK_ERASED, {"batch_id": batch_id, "ids": list(message_ids)})
@@ -103,12 +95,8 @@ def prune(connection: Connection, before: datetime, *, unread_since: datetime | 
     While its object is there a batch can be read again, and ids are what keeps its messages from loading twice. An id
     is kept with the batch that settled it, and SQS may have delivered the message again for as long as it keeps one: so
     a batch's ids stay until every object is gone that landed before it, or that long after it. That of a rejected
-    message stays with its body, for the replay.
-
-    Args:
-        connection: in a transaction.
-        before: only those of batches that landed earlier.
-        unread_since: when the oldest object was written that may be a batch, once the key is there that decrypts it.
+    message stays with its body, for the replay. An object that was written at `unread_since`, the oldest of those that
+    cannot be decrypted, may turn out to be a batch.
     """
     values = {"before": before, "redelivery": REDELIVERY, "unread_since": unread_since}
     return connection.execute(_PRUNE, values).rowcount

@@ -25,15 +25,14 @@ _SCHEDULE = named(
 
 def unregistered_objects(connection: Connection, paths: Sequence[str]) -> list[str]:
     """Returns the objects that neither a batch points to nor the list of objects to be deleted."""
-    return list(connection.execute(_UNREGISTERED, {"paths": list(paths)}).scalars())
+    return list(connection.scalars(_UNREGISTERED, {"paths": list(paths)}))
 
 
 def purged_objects(connection: Connection, paths: Sequence[str]) -> list[str]:
     """Returns the objects of batches that retention has removed from the landing."""
-    purged = select(batches.c.object_path).where(
-        among(batches.c.object_path, paths), batches.c.object_purged_at.is_not(None)
-    )
-    return list(connection.execute(named("find_purged_objects", purged)).scalars())
+    named_paths = select(batches.c.object_path).where(among(batches.c.object_path, paths))
+    purged = named_paths.where(batches.c.object_purged_at.is_not(None))
+    return list(connection.scalars(named("find_purged_objects", purged)))
 
 
 def lock_registering(connection: Connection) -> None:
@@ -48,7 +47,7 @@ def schedule_deletion(connection: Connection, paths: Sequence[str]) -> None:
 
 def pending_deletions(connection: Connection) -> list[str]:
     """Returns the objects that were replaced and are still to be deleted."""
-    return list(connection.execute(named("read_pending_deletions", select(pending.c.object_path))).scalars())
+    return list(connection.scalars(named("read_pending_deletions", select(pending.c.object_path))))
 
 
 def forget_deletions(connection: Connection, paths: Sequence[str]) -> None:

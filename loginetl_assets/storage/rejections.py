@@ -1,29 +1,17 @@
 """The rejected messages: reason in plaintext, body encrypted. Works in the caller's transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    ColumnElement,
-    Connection,
-    Delete,
-    Update,
-    cast,
-    delete,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import BigInteger, ColumnElement, Connection, Delete, Row, Update, cast, delete, func, select, update
 from tink import aead
 
 from loginetl_assets.logins.encryption import encrypt
-from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.logins.rejection import Reason, Rejection
+from loginetl_assets.logins.masking import RejectedMessage
+from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.storage.batches import Batch, lock_batches, move_rejected
 from loginetl_assets.storage.database import copy_rows
 from loginetl_assets.storage.statements import among, named
@@ -47,23 +35,6 @@ _ADD = named(
 )
 
 
-@dataclass(frozen=True)
-class EncryptedRejection:
-    """A row of `loginetl.rejected_logins` before it is added."""
-
-    message_uuid: UUID
-    sent_at_ms: int
-    rejection: Rejection
-    encrypted_body: bytes
-
-
-def encrypted_rejection(rejects: aead.Aead, message: QueuedMessage, rejection: Rejection) -> EncryptedRejection:
-    """Encrypts a message's body, bound to its id."""
-    return EncryptedRejection(
-        message.uuid, message.sent_at_ms, rejection, encrypt(rejects, message.body, str(message.uuid))
-    )
-
-
 def forget_batch(connection: Connection, batch: Batch) -> None:
     """Removes a batch's rejections and their message ids, before it is read again."""
     gone = delete(table).where(table.c.batch_id == batch.batch_id).returning(table.c.message_uuid).cte("gone")
@@ -71,13 +42,13 @@ def forget_batch(connection: Connection, batch: Batch) -> None:
     connection.execute(named("forget_rejections", ids))
 
 
-def add(connection: Connection, batch: Batch, rejections: Iterable[EncryptedRejection]) -> int:
-    """Adds rejected messages that were not settled before; returns how many that were."""
+def add(connection: Connection, batch: Batch, rejects: aead.Aead, rejected: Iterable[RejectedMessage]) -> int:
+    """Adds messages that were not settled before, each body encrypted and bound to its id; returns how many."""
     connection.execute(_CREATE_TEMPORARY)
     columns = ("message_uuid", "sent_at_ms", "reason", "field", "encrypted_body")
     rows = (
-        (one.message_uuid, one.sent_at_ms, one.rejection.reason.value, one.rejection.field, one.encrypted_body)
-        for one in rejections
+        (one.uuid, one.sent_at_ms, why.reason.value, why.field, encrypt(rejects, one.body, str(one.uuid)))
+        for one, why in rejected
     )
     copy_rows(connection, "pg_temp.new_rejections", columns, rows)
     return connection.execute(_ADD, {"batch_id": batch.batch_id}).rowcount
@@ -86,14 +57,13 @@ def add(connection: Connection, batch: Batch, rejections: Iterable[EncryptedReje
 def count(connection: Connection, batch_ids: Sequence[int]) -> int:
     """Returns how many rejected messages the batches have."""
     statement = select(func.count()).where(among(table.c.batch_id, batch_ids))
-    found: int = connection.execute(named("count_rejections", statement)).scalar_one()
-    return found
+    return connection.scalars(named("count_rejections", statement)).one()
 
 
 def by_reason(connection: Connection) -> dict[str, int]:
     """Returns how many messages were rejected for each reason."""
-    statement = select(table.c.reason, func.count().label("messages")).group_by(table.c.reason).order_by(table.c.reason)
-    return {row.reason: row.messages for row in connection.execute(named("count_rejections_by_reason", statement))}
+    statement = select(table.c.reason, func.count()).group_by(table.c.reason).order_by(table.c.reason)
+    return dict(connection.execute(named("count_rejections_by_reason", statement)).tuples().all())
 
 
 @dataclass(frozen=True)
@@ -117,99 +87,50 @@ class Selection:
     since: datetime | None = None  # rejected at or after
     until: datetime | None = None  # rejected before
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """Returns what must hold of a row."""
-        conditions = []
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """Yields what must hold of a row."""
         if self.message_uuids:
-            conditions.append(among(table.c.message_uuid, self.message_uuids))
+            yield among(table.c.message_uuid, self.message_uuids)
         if self.reason is not None:
-            conditions.append(table.c.reason == self.reason.value)
+            yield table.c.reason == self.reason.value
         if self.since is not None:
-            conditions.append(table.c.rejected_at >= self.since)
+            yield table.c.rejected_at >= self.since
         if self.until is not None:
-            conditions.append(table.c.rejected_at < self.until)
-        return conditions
+            yield table.c.rejected_at < self.until
 
 
 def newest(connection: Connection, which: Selection, *, limit: int) -> list[RejectedLogin]:
     """Returns rejected messages, newest first."""
     columns = (table.c[name] for name in RejectedLogin.__dataclass_fields__)
-    statement = (
-        select(*columns)
-        .where(*which.conditions())
-        .order_by(table.c.rejected_at.desc(), table.c.message_uuid)
-        .limit(limit)
-    )
+    newest_first = (table.c.rejected_at.desc(), table.c.message_uuid)
+    statement = select(*columns).where(*which.conditions()).order_by(*newest_first).limit(limit)
     return [RejectedLogin(*row) for row in connection.execute(named("list_rejections", statement))]
 
 
 def matching_ids(connection: Connection, which: Selection) -> list[UUID]:
     """Returns the ids of the selected messages."""
     statement = select(table.c.message_uuid).where(*which.conditions()).order_by(table.c.message_uuid)
-    return list(connection.execute(named("list_rejected_ids", statement)).scalars())
+    return list(connection.scalars(named("list_rejected_ids", statement)))
 
 
 def encrypted_body(connection: Connection, message_uuid: UUID) -> bytes:
     """Returns the encrypted body of one rejected message."""
     statement = select(table.c.encrypted_body).where(table.c.message_uuid == message_uuid)
-    body: bytes = connection.execute(named("read_rejected_body", statement)).scalar_one()
+    body: bytes = connection.scalars(named("read_rejected_body", statement)).one()
     return body
 
 
-@dataclass(frozen=True)
-class Claimed:
-    """A rejected message that this transaction has locked, with its body."""
+def page(
+    connection: Connection, which: Selection = Selection(), *, after: UUID, max_messages: int, max_bytes: int
+) -> Sequence[Row[Any]]:
+    """Returns the next selected messages after an id, in the order of their ids, not locked.
 
-    message_uuid: UUID
-    sent_at_ms: int
-    encrypted_body: bytes
-
-
-def claim(connection: Connection, which: Selection, *, after: UUID, max_messages: int, max_bytes: int) -> list[Claimed]:
-    """Locks the next selected messages, in the order of their ids.
-
-    Args:
-        connection: in a transaction.
-        which: of these.
-        after: only those with a higher id.
-        max_messages: at most so many.
-        max_bytes: no more of them than have so many bytes together (but one at least).
+    Rows of message_uuid, batch_id, sent_at_ms and encrypted_body: no more than have `max_bytes` together, but one at
+    least.
     """
-    columns = (table.c.message_uuid, table.c.batch_id)
-    while found := _next(connection, columns, which, after=after, max_messages=max_messages, max_bytes=max_bytes):
-        # Batch before rejection, as masking and erasure lock them.
-        lock_batches(connection, sorted({row.batch_id for row in found}))
-        milliseconds = cast(func.extract("epoch", table.c.sent_at) * 1000, BigInteger)
-        statement = (
-            select(table.c.message_uuid, milliseconds, table.c.encrypted_body)
-            .where(among(table.c.message_uuid, [row.message_uuid for row in found]))
-            .order_by(table.c.message_uuid)
-            .with_for_update()
-        )
-        if rows := connection.execute(named("claim_rejections", statement)).all():
-            return [Claimed(*row) for row in rows]
-        after = found[-1].message_uuid  # another transaction was first with all of these
-    return []
-
-
-def page(connection: Connection, *, after: UUID, max_messages: int, max_bytes: int) -> list[tuple[UUID, bytes]]:
-    """Returns rejected messages in the order of their ids, bounded as in `claim`, not locked: id and encrypted body."""
-    columns = (table.c.message_uuid, table.c.encrypted_body)
-    rows = _next(connection, columns, Selection(), after=after, max_messages=max_messages, max_bytes=max_bytes)
-    return [(row.message_uuid, row.encrypted_body) for row in rows]
-
-
-def _next(
-    connection: Connection,
-    columns: Sequence[Column[Any]],
-    which: Selection,
-    *,
-    after: UUID,
-    max_messages: int,
-    max_bytes: int,
-) -> Sequence[Any]:
+    milliseconds = cast(func.extract("epoch", table.c.sent_at) * 1000, BigInteger).label("sent_at_ms")
     rows = (
-        select(table.c.message_uuid, table.c.batch_id, table.c.encrypted_body)
+        select(table.c.message_uuid, table.c.batch_id, milliseconds, table.c.encrypted_body)
         .where(table.c.message_uuid > after, *which.conditions())
         .order_by(table.c.message_uuid)
         .limit(max_messages)
@@ -217,21 +138,31 @@ def _next(
     )
     length = func.octet_length(rows.c.encrypted_body)
     bytes_before = func.sum(length).over(order_by=rows.c.message_uuid) - length
-    sized = select(*(rows.c[column.name] for column in columns), bytes_before.label("bytes_before")).subquery("sized")
-    statement = (
-        select(*(sized.c[column.name] for column in columns))
-        .where(sized.c.bytes_before < max_bytes)
-        .order_by(sized.c.message_uuid)
-    )
+    sized = select(rows, bytes_before.label("bytes_before")).subquery("sized")
+    statement = select(sized).where(sized.c.bytes_before < max_bytes).order_by(sized.c.message_uuid)
     return connection.execute(named("page_rejections", statement)).all()
+
+
+def claim(
+    connection: Connection, which: Selection, *, after: UUID, max_messages: int, max_bytes: int
+) -> Sequence[Row[Any]]:
+    """Locks the next selected messages, and returns them as `page` does."""
+    while found := page(connection, which, after=after, max_messages=max_messages, max_bytes=max_bytes):
+        # Batch before rejection, as masking and erasure lock them.
+        lock_batches(connection, sorted({row.batch_id for row in found}))
+        there = select(table.c.message_uuid).where(among(table.c.message_uuid, [row.message_uuid for row in found]))
+        locked = there.order_by(table.c.message_uuid).with_for_update()
+        claimed = set(connection.scalars(named("claim_rejections", locked)))
+        if claimed:
+            return [row for row in found if row.message_uuid in claimed]
+        after = found[-1].message_uuid  # another transaction was first with all of these
+    return []
 
 
 def hand_over(connection: Connection, message_uuids: Sequence[UUID]) -> None:
     """Forgets rejections whose messages are part of another batch now; their own batches count them as duplicates.
 
-    Args:
-        connection: in the transaction that holds their batches.
-        message_uuids: whose.
+    The transaction holds these batches.
     """
     _remove(connection, "hand_over_rejections", message_uuids, delete(processed_messages), "duplicates")
 
@@ -239,7 +170,7 @@ def hand_over(connection: Connection, message_uuids: Sequence[UUID]) -> None:
 def erase(connection: Connection, message_uuids: Sequence[UUID]) -> None:
     """Removes rejected bodies; their ids stay, and their batches count them as erased."""
     batch_ids = select(table.c.batch_id).where(among(table.c.message_uuid, message_uuids)).distinct()
-    lock_batches(connection, sorted(connection.execute(named("list_batches_of_rejections", batch_ids)).scalars()))
+    lock_batches(connection, sorted(connection.scalars(named("list_batches_of_rejections", batch_ids))))
     erased = update(processed_messages).values(outcome=Outcome.ERASED)
     _remove(connection, "erase_rejections", message_uuids, erased, "erased")
 

@@ -8,7 +8,7 @@ of your own.
 """
 
 from loginetl_assets.storage.database import LoginDatabase
-from loginetl_assets.storage.login_table_record import login_schema, login_table
+from loginetl_assets.storage.login_table_record import require_recorded
 from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.views import VIEWS
 
@@ -60,6 +60,7 @@ def grant_roles(database: LoginDatabase) -> None:
     with database.transaction() as connection:
         for role in (LOADER, ANALYST, PRIVACY):
             connection.execute(named("create_role", _CREATE.format(role=role)))
-        names = {"table": login_table(connection), "schema": login_schema(connection)}
+        table = require_recorded(connection)
+        names = {"table": table.sql, "schema": table.schema_sql}
         for grant in _GRANTS.strip().split(";\n"):
             connection.execute(named("grant", grant.format(**names)))

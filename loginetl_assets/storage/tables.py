@@ -44,6 +44,10 @@ class BatchState(StrEnum):
     LOST = "lost"
 
 
+# How many of a batch's messages ended in which way; those in none of the counts are pending.
+COUNTS = ("loaded", "duplicates", "rejected", "erased", "lost")
+
+
 class Outcome(StrEnum):
     """How a message ended."""
 
@@ -110,11 +114,7 @@ batches = Table(
     Column("unknown_fields", Integer, nullable=False, server_default="0"),
     Column("state", Text, nullable=False, server_default=BatchState.LANDED),
     Column("messages", Integer, nullable=False),
-    Column("loaded", Integer, nullable=False, server_default="0"),
-    Column("duplicates", Integer, nullable=False, server_default="0"),
-    Column("rejected", Integer, nullable=False, server_default="0"),
-    Column("erased", Integer, nullable=False, server_default="0"),
-    Column("lost", Integer, nullable=False, server_default="0"),
+    *(Column(count, Integer, nullable=False, server_default="0") for count in COUNTS),
     Column("landed_at", _TIME, nullable=False, server_default=func.now()),
     Column("landed_run_id", Text),
     Column(
@@ -135,10 +135,7 @@ batches = Table(
     Column("object_purged_at", _TIME),
     CheckConstraint(_one_of("state", BatchState), name="batches_state_check"),
     CheckConstraint("messages > 0", name="batches_messages_check"),
-    CheckConstraint(
-        "state NOT IN ('loaded', 'lost') OR messages = loaded + duplicates + rejected + erased + lost",
-        name="counts_add_up",
-    ),
+    CheckConstraint(f"state NOT IN ('loaded', 'lost') OR messages = {' + '.join(COUNTS)}", name="counts_add_up"),
     comment="One row per object in the landing.",
 )
 Index("batches_pending", batches.c.state, batches.c.batch_id, postgresql_where=text("state <> 'loaded'"))
@@ -246,11 +243,7 @@ pii_access_log = Table(
     Column("access_id", BigInteger, Identity(always=True), primary_key=True),
     Column("at", _TIME, nullable=False, server_default=func.now(), comment="When, set by the database."),
     Column("who", Text, nullable=False, comment="The login (session_user), set by the database."),
-    Column(
-        "client_address",
-        INET,
-        comment="Where the login came from, set by the database; null over a unix socket.",
-    ),
+    Column("client_address", INET, comment="Where the login came from, set by the database; null over a unix socket."),
     Column(
         "claimed_user",
         Text,

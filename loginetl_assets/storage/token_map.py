@@ -7,11 +7,12 @@ from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 from loginetl_assets.storage.statements import among, named
 from loginetl_assets.storage.tables import token_map
 
-_MAP_TOKENS = (
+_MAP_TOKENS = named(
+    "map_tokens",
     "INSERT INTO loginetl.token_map (old_token, new_token)"
     " SELECT * FROM unnest(CAST(:old AS text[]), CAST(:new AS text[]))"
     " ON CONFLICT (old_token) DO UPDATE SET new_token = excluded.new_token"
-    " WHERE token_map.new_token <> excluded.new_token"
+    " WHERE token_map.new_token <> excluded.new_token",
 )
 
 
@@ -21,7 +22,7 @@ def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None
     if not pairs:
         return
     new = [new for _, new in pairs]
-    connection.execute(named("map_tokens", _MAP_TOKENS), {"old": [old for old, _ in pairs], "new": new})
+    connection.execute(_MAP_TOKENS, {"old": [old for old, _ in pairs], "new": new})
     # Where an earlier keyset was restored, its tokens are current again and have no new one.
     connection.execute(named("unmap_current_tokens", delete(token_map).where(among(token_map.c.old_token, new))))
 
@@ -37,7 +38,7 @@ def shorten_chains(connection: Connection) -> None:
 def new_tokens(connection: Connection, tokens: Iterable[str]) -> dict[str, str]:
     """Returns the new token of each of the tokens that has one."""
     rows = connection.execute(named("new_tokens", select(token_map).where(among(token_map.c.old_token, set(tokens)))))
-    return {row.old_token: row.new_token for row in rows}
+    return dict(rows.tuples().all())
 
 
 def token_pairs(connection: Connection, tokens: Collection[str]) -> list[tuple[str, str]]:
@@ -45,10 +46,10 @@ def token_pairs(connection: Connection, tokens: Collection[str]) -> list[tuple[s
     pairs: list[tuple[str, str]] = []
     reached = set(tokens)
     while True:
-        rows = connection.execute(named("token_pairs", select(token_map).where(_has_one_of(reached)))).all()
+        rows = connection.execute(named("token_pairs", select(token_map).where(_has_one_of(reached)))).tuples().all()
         if len(rows) == len(pairs):
             return pairs
-        pairs = [(row.old_token, row.new_token) for row in rows]
+        pairs = list(rows)
         reached.update(*pairs)
 
 

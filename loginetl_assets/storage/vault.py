@@ -19,20 +19,23 @@ from loginetl_assets.storage.token_map import forget_pairs
 _LOCK = 0x6C6F67696E76
 
 # As hex: an array of 10 000 values takes psycopg 20 ms so, and 350 ms as bytes.
-_ADD_VALUES = (
+_ADD_VALUES = named(
+    "add_values",
     "INSERT INTO loginetl.pii_vault (token, field, encrypted_value, data_key_id)"
     " SELECT token, field, decode(encrypted, 'hex'), :data_key_id FROM unnest(CAST(:tokens AS text[]),"
     " CAST(:fields AS text[]), CAST(:encrypted AS text[])) new (token, field, encrypted)"
-    " ORDER BY token ON CONFLICT DO NOTHING"
+    " ORDER BY token ON CONFLICT DO NOTHING",
 )
-_MARK_TOKENS = (
+_MARK_TOKENS = named(
+    "mark_tokens",
     "INSERT INTO loginetl.erased_tokens (token)"
-    " SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens) ORDER BY token ON CONFLICT DO NOTHING"
+    " SELECT token FROM loginetl.pii_vault WHERE token = ANY(:tokens) ORDER BY token ON CONFLICT DO NOTHING",
 )
-_ERASE_VALUES = (
+_ERASE_VALUES = named(
+    "erase_values",
     "WITH gone AS (DELETE FROM loginetl.pii_vault WHERE token = ANY(:tokens) RETURNING token)"
     " INSERT INTO loginetl.erased_tokens (token) SELECT token FROM gone UNION"
-    " SELECT old_token FROM loginetl.token_map JOIN gone ON new_token = token ON CONFLICT DO NOTHING"
+    " SELECT old_token FROM loginetl.token_map JOIN gone ON new_token = token ON CONFLICT DO NOTHING",
 )
 
 
@@ -63,17 +66,13 @@ def add(
     data_key = vault_data_keys.insert().values(wrapped_key=wrapped_key, officer_key_id=officer_key_id)
     data_key_id = connection.scalars(named("add_data_key", data_key.returning(vault_data_keys.c.data_key_id))).one()
     arrays = {"tokens": tokens, "fields": fields, "encrypted": [value.hex() for value in encrypted]}
-    added: int = connection.execute(named("add_values", _ADD_VALUES), {"data_key_id": data_key_id, **arrays}).rowcount
+    added = connection.execute(_ADD_VALUES, {"data_key_id": data_key_id, **arrays}).rowcount
     unmark_tokens(connection, tokens)
     return added
 
 
 def entries_of(connection: Connection, tokens: Collection[str]) -> Sequence[Row[Any]]:
-    """Returns the entries of those of the tokens that have one.
-
-    Rows of token, field, encrypted_value, data_key_id, wrapped_key and officer_key_id: which of the privacy officer's
-    keys the data key is encrypted for.
-    """
+    """Returns the entries of those of the tokens that have one: rows as of `_entries`."""
     return _entries(connection, "entries_of", select(pii_vault).where(among(pii_vault.c.token, tokens)))
 
 
@@ -84,6 +83,7 @@ def unmoved_entries(connection: Connection, prefix: str, *, after: str, limit: i
 
 
 def _entries(connection: Connection, name: str, values: Select[Any]) -> Sequence[Row[Any]]:
+    """Returns rows of the vault with their data key: wrapped_key, and the id of the officer's key that it is for."""
     page, key = values.subquery(), vault_data_keys.c
     columns = (page.c.token, page.c.field, page.c.encrypted_value, key.data_key_id, key.wrapped_key, key.officer_key_id)
     entries = select(*columns).join(vault_data_keys, key.data_key_id == page.c.data_key_id).order_by(page.c.token)
@@ -108,13 +108,12 @@ def remove(connection: Connection, tokens: Collection[str]) -> int:
     nothing else.
     """
     unneeded = func.loginetl.remove_values_without_rows(literal(list(tokens), ARRAY(Text)))
-    removed: int = connection.scalars(named("remove_unneeded_values", select(unneeded))).one()
-    return removed
+    return int(connection.scalars(named("remove_unneeded_values", select(unneeded))).one())
 
 
 def mark_tokens(connection: Connection, tokens: Collection[str]) -> None:
     """Lists tokens as erased ahead of their values, with the removal of what names them: if killed, they are found."""
-    connection.execute(named("mark_tokens", _MARK_TOKENS), {"tokens": list(tokens)})
+    connection.execute(_MARK_TOKENS, {"tokens": list(tokens)})
 
 
 def marked_tokens(connection: Connection) -> set[str]:
@@ -136,7 +135,7 @@ def erased_among(connection: Connection, tokens: Collection[str]) -> set[str]:
 
 def erase(connection: Connection, tokens: Collection[str]) -> None:
     """Removes values and data keys without a value, and lists the tokens as erased, those of before a rotation too."""
-    connection.execute(named("erase_values", _ERASE_VALUES), {"tokens": list(tokens)})
+    connection.execute(_ERASE_VALUES, {"tokens": list(tokens)})
     forget_pairs(connection, tokens)
     drop_empty_data_keys(connection)
 
@@ -163,7 +162,7 @@ def lock_data_keys_of_others(connection: Connection, officer_key_id: int, *, lim
     key = vault_data_keys.c
     others = select(key.data_key_id, key.wrapped_key).where(key.officer_key_id != officer_key_id)
     locked = others.order_by(key.data_key_id).limit(limit).with_for_update()
-    return [(row.data_key_id, row.wrapped_key) for row in connection.execute(named("lock_data_keys_of_others", locked))]
+    return list(connection.execute(named("lock_data_keys_of_others", locked)).tuples())
 
 
 def replace_data_key(connection: Connection, data_key_id: int, wrapped_key: bytes, officer_key_id: int) -> None:

@@ -60,7 +60,7 @@ VIEWS = {
 def missing_views(connection: Connection) -> list[str]:
     """Returns which views are not there."""
     listed = named("list_views", "SELECT viewname FROM pg_views WHERE schemaname = 'loginetl'")
-    there = set(connection.execute(listed).scalars())
+    there = set(connection.scalars(listed))
     return [view for view in VIEWS if view not in there]
 
 

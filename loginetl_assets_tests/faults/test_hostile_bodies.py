@@ -290,16 +290,16 @@ def test_any_storable_text_is_read_back_from_postgres_as_it_was_sent(
     pipeline: Pipeline, logins: list[dict[str, str]], neighbours: list[Hostile]
 ) -> None:
     bodies = [*(good(**fields) for fields in logins), *(hostile.body for hostile in neighbours)]
-    masked = mask_batch([sent(body) for body in bodies], TOKENIZER).logins
+    messages = [sent(body) for body in bodies]
+    masked = mask_batch(messages, TOKENIZER).logins
     pipeline.execute("TRUNCATE user_logins, loginetl.batches CASCADE")
     with pipeline.services.database().transaction() as connection:
         batches.register_batch(
             connection,
             object_path=str(uuid4()),
             landing_key_id=0,
-            messages=masked.height,
+            messages=messages,
             bytes=0,
-            oldest_sent_at_ms=NOON,
             run_id=None,
         )
         batch = batches.claim_batch(connection, [BatchState.LANDED])

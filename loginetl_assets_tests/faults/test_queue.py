@@ -18,7 +18,7 @@ from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.steps.batch_objects import read_batch
-from loginetl_assets.storage.batches import newest_batches
+from loginetl_assets.storage.batches import list_batches
 from loginetl_assets_tests.support.http_proxy import (
     Action,
     Exchange,
@@ -353,7 +353,7 @@ def in_order_of_landing(pipeline: Pipeline) -> list[str]:
     """The users of all landed logins, batch after batch."""
     landing, keys = pipeline.services.landing(), pipeline.services.keyring
     with pipeline.services.database().transaction() as connection:
-        landed = newest_batches(connection, None, limit=1_000)[::-1]
+        landed = list_batches(connection)
     bodies = [one.body for batch in landed for one in read_batch(landing, keys, batch)]
     return [json.loads(body)["user_id"] for body in bodies if body.startswith(b'{"user_id"')]
 

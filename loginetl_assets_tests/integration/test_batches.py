@@ -16,6 +16,7 @@ from sqlalchemy import Connection, event, text
 
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import batches, installation, message_ids, objects, rejections
 from loginetl_assets.storage.batches import Batch, BatchState, Results
@@ -46,9 +47,8 @@ class Rules:
                 connection,
                 object_path=f"batches/{uuid4()}",
                 landing_key_id=1,
-                messages=messages,
+                messages=[QueuedMessage("", 0, b"")] * messages,
                 bytes=10,
-                oldest_sent_at_ms=0,
                 run_id="landing",
             )
             changes = {"state": state.value, **columns}
@@ -144,9 +144,8 @@ def test_a_batch_is_registered_as_landed_with_what_is_known_of_it(rules: Rules) 
             connection,
             object_path="batches/x",
             landing_key_id=7,
-            messages=3,
+            messages=[QueuedMessage("", sent + later, b"") for later in (1, 0, 2)],
             bytes=11,
-            oldest_sent_at_ms=sent,
             run_id="run",
         )
     found = rules.batch(batch_id)
@@ -165,9 +164,8 @@ def test_a_batch_that_is_registered_again_landed_when_its_object_was_written(rul
                 connection,
                 object_path=f"batches/{landed_at}",
                 landing_key_id=1,
-                messages=1,
+                messages=[QueuedMessage("", 0, b"")],
                 bytes=1,
-                oldest_sent_at_ms=0,
                 run_id=None,
                 landed_at=landed_at,
             )
@@ -244,8 +242,8 @@ def test_pending_masked_batches_come_oldest_first_in_pages(rules: Rules) -> None
     masked = [rules.add(BatchState.MASKED) for _ in range(3)]
     rules.add(BatchState.LOADED)
     with rules.open() as connection:
-        assert _ids(batches.pending_masked(connection, after=0, limit=2)) == masked[:2]
-        assert _ids(batches.pending_masked(connection, after=masked[1], limit=2)) == masked[2:]
+        assert _ids(batches.list_batches(connection, BatchState.MASKED, limit=2)) == masked[:2]
+        assert _ids(batches.list_batches(connection, BatchState.MASKED, after=masked[1], limit=2)) == masked[2:]
 
 
 @pytest.mark.parametrize("action", ["masked", "loaded"])
@@ -272,13 +270,13 @@ def test_a_batch_that_cannot_be_read_is_reported_with_its_reason(rules: Rules) -
         for batch_id, reason in zip(aside, ("gone", "cut"), strict=True):
             batches.quarantine(connection, _of(batches.lock_batch(connection, batch_id)), reason)
     with rules.open() as connection:
-        found = batches.quarantined_batches(connection)
+        found = batches.list_batches(connection, BatchState.QUARANTINED)
         assert [(one.batch_id, one.messages, one.reason) for one in found] == [
             (aside[0], 4, "gone"),
             (aside[1], 5, "cut"),
         ]
-        assert all(NOW - DAY < one.since < NOW + DAY for one in found)
-        assert batches.quarantined_batches(connection, limit=1) == found[:1]
+        assert all(one.quarantined_at and NOW - DAY < one.quarantined_at < NOW + DAY for one in found)
+        assert batches.list_batches(connection, BatchState.QUARANTINED, limit=1) == found[:1]
 
 
 def test_what_is_settled_is_known_with_its_batch_and_outcome(rules: Rules) -> None:
@@ -490,7 +488,6 @@ def _replaced(rules: Rules, batch_id: int, erased: Sequence[UUID], masked_path: 
             bytes=5,
             masked_path=masked_path,
             erased=erased,
-            pending_deletion=[batch.object_path],
         )
 
 

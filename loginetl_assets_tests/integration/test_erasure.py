@@ -4,15 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import polars as pl
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import TEMPLATES
@@ -442,9 +442,9 @@ def test_large_rejected_bodies_are_read_a_few_at_a_time(pipeline: Pipeline, monk
     most = 10_000
     pages: list[list[int]] = []
 
-    def page(connection: Connection, **bounds: Any) -> list[tuple[UUID, bytes]]:
+    def page(connection: Connection, **bounds: Any) -> Sequence[Row[Any]]:
         found = rejections_page(connection, **bounds)
-        pages.append([len(encrypted) for _, encrypted in found])
+        pages.append([len(row.encrypted_body) for row in found])
         return found
 
     rejections_page = rejections.page

@@ -58,7 +58,7 @@ def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> 
     pipeline.materialize("masked_logins")
     landing = pipeline.services.landing()
     with pipeline.services.database().transaction() as connection:
-        (batch,) = batches.pending_masked(connection, after=0, limit=1)
+        (batch,) = batches.list_batches(connection, batches.BatchState.MASKED)
     write_masked(landing, read_masked(landing, batch.masked_path))
     unfinished = pipeline.settings.home / "landing" / "masked" / "killed-in-a-write#1"
     unfinished.write_bytes(ANNA.encode())

@@ -25,7 +25,7 @@ from loginetl_assets.logins.message import QueuedMessage, encode_messages
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import KeysetRole, Settings
-from loginetl_assets.steps.unregistered_objects import UnregisteredObjects, register_objects
+from loginetl_assets.steps.unregistered_objects import UnregisteredTotals, register_objects
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login
 
 TWO_DAYS, TWO_MONTHS = timedelta(days=2), timedelta(days=60)
@@ -77,9 +77,10 @@ def retention(pipeline: Pipeline) -> dict[str, Any]:
     return {name: value.value for name, value in output.step_output_data.metadata.items()}
 
 
-def register(pipeline: Pipeline) -> UnregisteredObjects:
+def register(pipeline: Pipeline) -> UnregisteredTotals:
     one = pipeline.services
-    return register_objects(one.database(), one.landing(), one.keyring, before=datetime.now(UTC))
+    totals, _ = register_objects(one.database(), one.landing(), one.keyring, before=datetime.now(UTC))
+    return totals
 
 
 def users(pipeline: Pipeline) -> list[str]:

@@ -16,21 +16,16 @@ def add_login_columns(connection: Connection) -> None:
     columns at once. A database that skips versions gets them by the first call, and the later ones find nothing to do.
 
     In a new database no table is recorded yet: it is created, or adopted, with all columns after the migrations.
-
-    Args:
-        connection: of the owner of the table, in the migration's transaction.
     """
     if (table := recorded_table(connection)) is not None:
         add_columns(connection, table.sql)
         create_views(connection, table.sql)
     fields = ", ".join(f"'{field}'" for field in MASKED_FIELDS)
-    connection.execute(
-        named(
-            "check_vault_fields",
-            "ALTER TABLE loginetl.pii_vault DROP CONSTRAINT pii_vault_field_check,"
-            f" ADD CONSTRAINT pii_vault_field_check CHECK (field IN ({fields}))",
-        )
+    checked = (
+        "ALTER TABLE loginetl.pii_vault DROP CONSTRAINT pii_vault_field_check,"
+        f" ADD CONSTRAINT pii_vault_field_check CHECK (field IN ({fields}))"
     )
+    connection.execute(named("check_vault_fields", checked))
     connection.execute(named("define_function", remove_values_without_rows(*TOKEN_COLUMNS.values())))
 
 
