@@ -1,7 +1,12 @@
 """Writes that survive a power failure: a file system keeps a new name only once its directory was synced."""
 
 import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from loginetl_assets.errors import SettingsError
 
 
 def sync(path: Path) -> None:
@@ -21,3 +26,34 @@ def make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     for made in missing:
         sync(made.parent)
+
+
+def write_once(path: Path, text: str) -> None:
+    """Writes a file, mode 0600, unless it is there: whole or not at all, and the first of two writers wins."""
+    # Made with mode 0600, gone at the end of the block.
+    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent) as draft:
+        draft.write(text)
+        draft.flush()
+        os.fsync(draft.fileno())
+        with suppress(FileExistsError):
+            os.link(draft.name, path)
+    sync(path.parent)
+
+
+def require_new(paths: Iterable[Path]) -> None:
+    """Raises SettingsError where one of the files is there, or its directory is not."""
+    for path in paths:
+        if path.exists():
+            raise SettingsError(f"{path} is there already, and is never overwritten: name another file with --output")
+        if not path.parent.is_dir():
+            raise SettingsError(f"{path.parent} is not a directory: name a file in another with --output")
+
+
+def write_new(texts: Mapping[Path, str]) -> None:
+    """Writes files as `write_once`; raises SettingsError, and writes none, where one of them is there already."""
+    require_new(texts)
+    for path, text in texts.items():
+        try:
+            write_once(path, text)
+        except OSError as error:
+            raise SettingsError(f"cannot write {path} ({error.strerror}): check --output") from None

@@ -37,8 +37,13 @@ def note(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Prints JSON for programs; what JSON does not have, such as a time, as text."""
-    print(json.dumps(value, default=str, indent=2))  # noqa: T201
+    """Prints JSON for programs, as `as_json`."""
+    print(as_json(value), end="")  # noqa: T201
+
+
+def as_json(value: object) -> str:
+    """Returns JSON with a line break at its end; what JSON does not have, such as a time, as text."""
+    return f"{json.dumps(value, default=str, indent=2)}\n"
 
 
 def print_record(record: Mapping[str, object], show: Callable[[Any], str] = str, *, title: str | None = None) -> None:
@@ -87,6 +92,39 @@ def text_of(file: Path) -> str:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
+
+
+# The settings of a command that reads a value, so that one on its command line is refused by `refuse_values`.
+READS_VALUES = {"allow_extra_args": True}
+
+
+def refuse_values(context: typer.Context) -> None:
+    """Refuses what was put where every user of the machine sees it, and does not repeat it; `-` stands for stdin."""
+    if {*context.args} - {"-"}:
+        raise SettingsError(
+            "a value on the command line is in the list of processes and in the shell's history, so it was not used:"
+            " delete it there, and type it at the prompt or pipe it to standard input"
+        )
+
+
+def read_value(name: str) -> str:
+    """Reads a value that must be no argument: at a prompt, which shows it, or as all of standard input.
+
+    One line break at its end is not part of it. Raises SettingsError where nothing was entered, or no UTF-8.
+    """
+    entered = b""
+    if sys.stdin is not None and sys.stdin.isatty():
+        err.print(f"{name}: ", end="")
+        entered = sys.stdin.buffer.readline()
+    elif sys.stdin is not None:
+        entered = sys.stdin.buffer.read()
+    try:
+        value = entered.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise SettingsError(f"the {name} is not UTF-8") from None
+    if not value:
+        raise SettingsError(f"no {name} was given: type it at the prompt, or pipe it to standard input")
+    return value
 
 
 @contextmanager

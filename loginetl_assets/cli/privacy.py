@@ -1,94 +1,172 @@
 """The commands about persons and values: recover, token, erase; and roles, which grants who may use them."""
 
 import csv
+import io
+import re
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from loginetl_assets.cli.console import Yes, confirm, err, for_spreadsheet, print_counts, print_rows, progress, text_of
+from loginetl_assets.cli.console import (
+    READS_VALUES,
+    Yes,
+    as_json,
+    confirm,
+    err,
+    for_spreadsheet,
+    note,
+    print_counts,
+    print_rows,
+    progress,
+    read_value,
+    refuse_values,
+    text_of,
+)
 from loginetl_assets.cli.environment import configured_services
+from loginetl_assets.durable import require_new, write_new
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
 from loginetl_assets.logins.contract import MASKED_FIELDS
 
 if TYPE_CHECKING:
     from loginetl_assets.privacy.erase import ErasureTotals
+    from loginetl_assets.privacy.recover import Recovered
 
 app = typer.Typer()
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; logged beside your name before anything happens.")]
 
+ByUser = Annotated[bool, typer.Option("--user-id", help="Ask for a user id, or read it from standard input.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Refuse to recover more values at once (default: 1000); the log states it.")
+]
+
 OutputFormat = StrEnum("OutputFormat", ("TABLE", "JSON", "CSV"))
 MaskedField = StrEnum("MaskedField", MASKED_FIELDS)  # type: ignore[misc] # the contract's, so no literal
+
+_COLUMNS = ("token", "outcome", "field", "value")
+
+
+def _tokens_alone(given: list[str] | None) -> list[str]:
+    """Refuses what has not the shape of a token: the log would keep it, and it may be a value."""
+    from loginetl_assets.logins.tokens import TOKEN_PATTERN
+
+    tokens = given or []
+    if others := sum(re.fullmatch(TOKEN_PATTERN, one) is None for one in tokens):
+        raise SettingsError(
+            f"{others} of {len(tokens)} are not tokens (a key id, a dot and 43 characters), and none was used: for a"
+            " value `loginetl token` finds the token, a user id goes to the prompt of --user-id; where it was one,"
+            " delete it from the shell's history"
+        )
+    return tokens
 
 
 @app.command()
 def recover(
-    tokens: Annotated[list[str] | None, typer.Argument(help="Tokens, as the login table has them.")] = None,
+    tokens: Annotated[
+        list[str] | None, typer.Argument(callback=_tokens_alone, help="Tokens, as the login table has them.")
+    ] = None,
     reason: Reason = "",
-    user_id: Annotated[str | None, typer.Option(help="All tokens of this user's rows.")] = None,
+    user_id: ByUser = False,
     file: Annotated[Path | None, typer.Option(help="A file with a token a line.")] = None,
     output: Annotated[
-        OutputFormat, typer.Option("--format", help="table, json, or csv made safe for spreadsheets; json is exact.")
-    ] = OutputFormat.TABLE,
+        Path | None, typer.Option(help="Write a new file, .json or .csv, that only you can read; nothing is shown.")
+    ] = None,
+    output_format: Annotated[
+        OutputFormat | None,
+        typer.Option("--format", help="table, json, or csv made safe for spreadsheets; json is exact."),
+    ] = None,
+    max_tokens: MaxTokens = None,
 ) -> None:
-    """Show the values of tokens; needs the privacy officer's private keyset, and is logged first.
+    """Show the values of tokens, or of all tokens of a user's rows; needs the officer's keyset, and is logged first.
 
     Exit code 1 where one of them has no value to show: the outcome says why.
     """
-    from loginetl_assets.privacy.recover import Outcome, tokens_of_user
+    from loginetl_assets.privacy.recover import MAX_TOKENS, Outcome, tokens_of_user
     from loginetl_assets.privacy.recover import recover as recover_values
 
+    if output:
+        require_new([output])
+    output_format = output_format or _format_of(output)
+    if output and output_format is OutputFormat.TABLE:
+        raise SettingsError("--output takes json or csv: name such a --format")
     services = configured_services()
     officer = services.officer()
     database = services.database(application_name="loginetl recover")
     wanted = list(tokens or [])
     if file:
-        wanted += [line.strip() for line in text_of(file).splitlines() if line.strip()]
+        wanted += _tokens_alone([line.strip() for line in text_of(file).splitlines() if line.strip()])
     if user_id:
-        wanted += tokens_of_user(database, user_id)
+        wanted += tokens_of_user(database, read_value("user id"))
         if not wanted:
             raise OperatorError("no row of that user has a token")
-    answers = recover_values(database, officer, wanted, reason=reason)
-    columns = ("token", "outcome", "field", "value")
-    if output is OutputFormat.CSV:
-        # Quoted throughout: elsewhere a semicolon separates cells, and what follows one would be a cell of its own.
-        writer = csv.writer(sys.stdout, quoting=csv.QUOTE_ALL)
-        writer.writerow(columns)
-        writer.writerows(
-            [for_spreadsheet(answer.token), answer.outcome, answer.field, for_spreadsheet(answer.value or "")]
-            for answer in answers
-        )
+    answers = recover_values(database, officer, wanted, reason=reason, max_tokens=max_tokens or MAX_TOKENS)
+    if output_format is OutputFormat.TABLE:
+        print_rows(answers, *_COLUMNS, as_json=False)
     else:
-        print_rows(answers, *columns, as_json=output is OutputFormat.JSON)
+        text = as_json(list(map(asdict, answers))) if output_format is OutputFormat.JSON else _as_csv(answers)
+        if output:
+            write_new({output: text})
+            note(f"wrote {escape(str(output))}")
+        else:
+            sys.stdout.write(text)
     if without := sum(answer.outcome is not Outcome.RECOVERED for answer in answers):
         raise OperatorError(f"{without} of {len(answers)} tokens have no value to show: their outcome says why")
 
 
-@app.command()
+def _format_of(output: Path | None) -> OutputFormat:
+    if output is None:
+        return OutputFormat.TABLE
+    try:
+        return OutputFormat(output.suffix[1:])
+    except ValueError:
+        raise SettingsError(f"{output} ends in neither .json nor .csv: name such a file with --output") from None
+
+
+def _as_csv(answers: "Sequence[Recovered]") -> str:
+    # Quoted throughout: elsewhere a semicolon separates cells, and what follows one would be a cell of its own.
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+    writer.writerow(_COLUMNS)
+    writer.writerows(
+        [for_spreadsheet(answer.token), answer.outcome, answer.field, for_spreadsheet(answer.value or "")]
+        for answer in answers
+    )
+    return text.getvalue()
+
+
+@app.command(context_settings=READS_VALUES)
 def token(
-    value: Annotated[str, typer.Argument(help="The value; - reads it from standard input.")],
+    context: typer.Context,
     field: Annotated[MaskedField, typer.Option(help="Which field it is of.")],
     reason: Reason = "",
 ) -> None:
-    """Print the token of a value, to search for; needs the masking keyset, and is logged first."""
+    """Print the token of a value, to search for; needs the masking keyset, and is logged first.
+
+    Asks for the value, or reads it from standard input.
+    """
     from loginetl_assets.privacy.recover import tokens_of_value
 
+    refuse_values(context)
     services = configured_services()
-    if value == "-":
-        value = sys.stdin.readline().rstrip("\n")
+    value = read_value(field)
     for found in tokens_of_value(services.database(), services.keyring, field, value, reason=reason):
         print(found)  # noqa: T201
 
 
-@app.command()
+@app.command(context_settings=READS_VALUES)
 def erase(
+    context: typer.Context,
     reason: Reason = "",
-    user_id: Annotated[str | None, typer.Option(help="Erase this user.")] = None,
+    user_id: ByUser = False,
     tokens: Annotated[
-        list[str] | None, typer.Option("--token", help="Erase whoever has this device or address; repeatable.")
+        list[str] | None,
+        typer.Option("--token", callback=_tokens_alone, help="Erase whoever has this device or address; repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     yes: Yes = False,
@@ -100,10 +178,11 @@ def erase(
     from loginetl_assets.privacy.erase import Erasure
     from loginetl_assets.privacy.subjects import subject_of
 
+    refuse_values(context)
     services = configured_services()
-    subject = subject_of(user_id, list(tokens or []), services.keyring)
     database = services.database(application_name="loginetl erase")
     landing = services.bound_landing(database)
+    subject = subject_of(read_value("user id") if user_id else None, list(tokens or []), services.keyring)
     erasure = Erasure(database, landing, services.keyring, subject)
     if dry_run:
         totals = erasure.dry_run()

@@ -14,7 +14,7 @@ from typing import Any
 import tink
 from tink import aead, hybrid, prf
 
-from loginetl_assets.durable import make_directory
+from loginetl_assets.durable import make_directory, write_once
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys import keysets
 from loginetl_assets.logins.tokens import Tokenizer
@@ -139,15 +139,15 @@ def _made(directory: Path, role: KeysetRole) -> Path:
         make_directory(directory.parent)  # LOGINETL_HOME
         make_directory(directory)
         if role is not KeysetRole.VAULT:
-            keysets.write_once(path, keysets.keyset_json(tink.new_keyset_handle(TEMPLATES[role])))
+            write_once(path, keysets.keyset_json(tink.new_keyset_handle(TEMPLATES[role])))
             return path
         officer = directory / OFFICER_FILE
-        keysets.write_once(officer, keysets.keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))
+        write_once(officer, keysets.keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))
         try:
             private = keysets.read_keyset(OFFICER_SETTING, str(officer))
         except OperatorError:
             raise OperatorError(f"{officer} is damaged: restore it, or move it away for a new one") from None
-        keysets.write_once(path, keysets.public_keyset_json(private))
+        write_once(path, keysets.public_keyset_json(private))
     except OSError as error:
         raise OperatorError(f"cannot make keys in {directory} ({error.strerror}): check LOGINETL_HOME") from None
     return path

@@ -9,7 +9,6 @@ import hmac
 import json
 import os
 from base64 import b64decode
-from contextlib import suppress
 from pathlib import Path
 from stat import S_IMODE, S_IROTH, S_IWOTH
 from tempfile import NamedTemporaryFile
@@ -96,17 +95,6 @@ def with_new_primary(handle: tink.KeysetHandle, template: object) -> tink.Keyset
         return with_new_primary(handle, template)  # ids are random 32 bits; draw again
     joined = {"primaryKeyId": new["primaryKeyId"], "key": [*new["key"], *old["key"]]}
     return tink.json_proto_keyset_format.parse(json.dumps(joined), secret_key_access.TOKEN)
-
-
-def write_once(path: Path, text: str) -> None:
-    """Writes a file, mode 0600, unless it is there: whole or not at all, and the first of two writers wins."""
-    with NamedTemporaryFile("w", dir=path.parent) as draft:  # made with mode 0600, gone at the end of the block
-        draft.write(text)
-        draft.flush()
-        os.fsync(draft.fileno())
-        with suppress(FileExistsError):
-            os.link(draft.name, path)
-    sync(path.parent)
 
 
 def require_replaceable(name: str, setting: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tink
 
-from loginetl_assets.durable import make_directory
+from loginetl_assets.durable import make_directory, write_new, write_once
 from loginetl_assets.errors import OperatorError, SettingsError
 from loginetl_assets.keys import keysets
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES, Keyring
@@ -23,10 +23,10 @@ def create_keysets(directory: Path, kms_key_uri: str | None = None) -> None:
             raise SettingsError(f"{directory} is not empty: keysets are never overwritten")
         for role, template in TEMPLATES.items():
             text = keysets.keyset_json(tink.new_keyset_handle(template), kms_key_uri)
-            keysets.write_once(directory / f"{role}.json", text)
+            write_once(directory / f"{role}.json", text)
         officer = tink.new_keyset_handle(OFFICER_TEMPLATE)
-        keysets.write_once(directory / f"{KeysetRole.VAULT}.json", keysets.public_keyset_json(officer))
-        keysets.write_once(directory / OFFICER_FILE, keysets.keyset_json(officer, kms_key_uri))
+        write_once(directory / f"{KeysetRole.VAULT}.json", keysets.public_keyset_json(officer))
+        write_once(directory / OFFICER_FILE, keysets.keyset_json(officer, kms_key_uri))
     except OSError as error:
         raise OperatorError(f"cannot write keysets to {directory} ({error.strerror})") from None
 
@@ -40,7 +40,7 @@ def rotate_keyset(keyring: Keyring, role: KeysetRole, output: Path | None = None
     handle = keysets.with_new_primary(keyring.handle(role), TEMPLATES[role])
     text = keysets.keyset_json(handle, keyring.kms_key_uri)
     if output:
-        _write_new({output: text})
+        write_new({output: text})
     else:
         keysets.replace_keyset(role.setting, keyring.source(role), text)
     return keysets.enabled_key_ids(handle)[0]
@@ -51,7 +51,7 @@ def rotate_officer_keyset(keyring: Keyring, officer: Officer, output: Path | Non
     handle = keysets.with_new_primary(officer.handle, OFFICER_TEMPLATE)
     text, public = keysets.keyset_json(handle, keyring.kms_key_uri), keysets.public_keyset_json(handle)
     if output:
-        _write_new({output: text, output.with_name(f"{output.stem}-public.json"): public})
+        write_new({output: text, output.with_name(f"{output.stem}-public.json"): public})
         return keysets.enabled_key_ids(handle)[0]
     vault, source = KeysetRole.VAULT.setting, keyring.source(KeysetRole.VAULT)
     keysets.require_replaceable(vault, source)
@@ -63,13 +63,3 @@ def rotate_officer_keyset(keyring: Keyring, officer: Officer, output: Path | Non
     keysets.replace_keyset(OFFICER_SETTING, officer.source, text)
     keysets.replace_keyset(vault, source, public)
     return keysets.enabled_key_ids(handle)[0]
-
-
-def _write_new(texts: dict[Path, str]) -> None:
-    if there := next((path for path in texts if path.exists()), None):
-        raise SettingsError(f"{there} is there already: keysets are never overwritten")
-    for path, text in texts.items():
-        try:
-            keysets.write_once(path, text)
-        except OSError as error:
-            raise SettingsError(f"cannot write {path} ({error.strerror}): check --output") from None

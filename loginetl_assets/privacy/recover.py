@@ -18,6 +18,7 @@ from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.token_map import new_tokens
 
+MAX_TOKENS = 1_000  # of one call, unless it asks for more
 _TOKENS_PER_CHUNK = 10_000
 
 
@@ -48,15 +49,24 @@ def tokens_of_user(database: LoginDatabase, user_id: str) -> list[str]:
         return login_rows.tokens_of_user(connection, user_id)
 
 
-def recover(database: LoginDatabase, officer: Officer, tokens: Iterable[str], *, reason: str) -> list[Recovered]:
+def recover(
+    database: LoginDatabase, officer: Officer, tokens: Iterable[str], *, reason: str, max_tokens: int = MAX_TOKENS
+) -> list[Recovered]:
     """Recovers values, each token's once, in the order given; logged before the first is decrypted.
 
-    Raises OperatorError without a reason or a token, or where the log could not be written: nothing is decrypted then.
+    Raises OperatorError without a reason or a token, with more than `max_tokens`, or where the log could not be
+    written: nothing is decrypted then.
     """
     asked = list(dict.fromkeys(tokens))
     if not asked:
         raise SettingsError("no token to recover: name tokens, --user-id or --file")
-    audit.record(database, audit.Action.RECOVER, reason, tokens=asked, counts={"tokens": len(asked)})
+    if len(asked) > max_tokens:
+        raise SettingsError(
+            f"{len(asked)} tokens are more than --max-tokens, {max_tokens}: raise it if you need all of them; the log"
+            " states it"
+        )
+    counts = {"tokens": len(asked), "max_tokens": max_tokens}
+    audit.record(database, audit.Action.RECOVER, reason, tokens=asked, counts=counts)
     answers: list[Recovered] = []
     for start in range(0, len(asked), _TOKENS_PER_CHUNK):
         with database.transaction() as connection:

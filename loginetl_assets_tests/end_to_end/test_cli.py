@@ -754,27 +754,30 @@ def test_an_idle_run_after_one_with_too_many_rejections_is_well(refusing: Cli) -
     refusing("rejected", "drop", "--reason", "unknown_field", "--yes")
 
 
+NO_TOKEN = f"1.{'x' * 43}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("reprocess", "99999"), "the landing holds no batch 99999"),
         (("reprocess", "1", "99999", "88888"), "the landing holds no batch 88888, 99999"),
-        (("recover", "bogus", "--reason", "test"), "1 of 1 tokens have no value to show"),
-        (("erase", "--user-id", "nobody-has-it", "--dry-run"), "nothing of that person is here"),
-        (("erase", "--user-id", "nobody-has-it", "--reason", "test", "--yes"), "nothing of that person is here"),
-        (("erase", "--token", "bogus", "--reason", "test", "--yes"), "nothing of that person is here"),
+        (("recover", NO_TOKEN, "--reason", "test"), "1 of 1 tokens have no value to show"),
+        (("erase", "--user-id", "--dry-run"), "nothing of that person is here"),
+        (("erase", "--user-id", "--reason", "test", "--yes"), "nothing of that person is here"),
+        (("erase", "--token", NO_TOKEN, "--reason", "test", "--yes"), "nothing of that person is here"),
     ],
 )
 def test_what_is_asked_for_and_is_not_there_fails_with_a_word(
     loaded: Loaded, arguments: tuple[str, ...], said: str
 ) -> None:
-    done = loaded.cli(*arguments, exit_code=1)
+    done = loaded.cli(*arguments, stdin="nobody-has-it", exit_code=1)
     assert done.stderr.splitlines()[-1].startswith(f"error: {said}")
 
 
 def test_a_value_that_is_there_is_shown_though_another_is_not(loaded: Loaded) -> None:
     there = loaded.cli.table()[0][2]
-    some = loaded.cli("recover", there, "bogus", "--reason", "test", "--format", "json", exit_code=1)
+    some = loaded.cli("recover", there, NO_TOKEN, "--reason", "test", "--format", "json", exit_code=1)
     assert [one["outcome"] for one in json.loads(some.stdout)] == ["recovered", "unknown"]
     assert some.stderr == "error: 1 of 2 tokens have no value to show: their outcome says why\n"
 
@@ -845,13 +848,14 @@ def test_recovered_values_steer_neither_terminal_nor_spreadsheet(device: str, cl
     beside("send", "-", stdin=login(user_id=user, device_id=device))
     beside("run")
 
-    command = ("recover", "--user-id", user, "--reason", "test")
-    exact = {one["value"] for one in json.loads(beside(*command, "--format", "json").stdout)}
-    assert device in exact
-    printed = beside(*command, "--format", "csv").stdout
+    def recovered(*output_format: str) -> str:
+        return beside("recover", "--user-id", "--reason", "test", *output_format, stdin=user).stdout
+
+    assert device in {one["value"] for one in json.loads(recovered("--format", "json"))}
+    printed = recovered("--format", "csv")
     (row,) = (row for row in csv.DictReader(io.StringIO(printed)) if row["field"] == "device_id")
     assert row["value"] in {f"'{device}", "x\\x1b]52;c;b3duZWQ=\\x07\\u202e"}
-    assert not [one for one in printed + beside(*command).stdout if not (one.isprintable() or one in "\r\n")]
+    assert not [one for one in printed + recovered() if not (one.isprintable() or one in "\r\n")]
 
 
 def test_psql_gets_its_arguments_and_gives_its_exit_code(loaded: Loaded) -> None:

@@ -132,7 +132,7 @@ def test_a_field_and_a_masked_field_are_added_as_the_document_says(tmp_path: Pat
 
         (token,) = copy.psql(f"SELECT masked_{EMAIL} FROM loginetl.logins WHERE user_id = 'queued'")
         assert "ada@example.org" in copy.run(f"loginetl recover {token} --reason test")
-        copy.run("loginetl erase --user-id queued --reason test --yes")
+        copy.run("printf queued | loginetl erase --user-id --reason test --yes")
         left = copy.psql(
             f"SELECT count(*) FROM loginetl.pii_vault WHERE field = '{EMAIL}'",
             f"SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%(masked_{EMAIL}, user_id)'",

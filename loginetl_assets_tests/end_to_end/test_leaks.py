@@ -46,7 +46,9 @@ class Site:
     dagster_home: Path
     printed: list[bytes] = field(default_factory=list)
 
-    def run(self, *command: str, succeeds: bool = True, secret: bool = False, **environment: str) -> str:
+    def run(
+        self, *command: str, stdin: str = "", succeeds: bool = True, secret: bool = False, **environment: str
+    ) -> str:
         """Runs a command; what it prints is searched later, but for what a person asked to be shown."""
         done = subprocess.run(
             [str(BIN / command[0]), *command[1:]],
@@ -63,6 +65,7 @@ class Site:
                 "LOGINETL_ALERT_WEBHOOK_URL": f"http://127.0.0.1:9/{SECRETS[1]}",
                 **environment,
             },
+            input=stdin.encode(),
             capture_output=True,
             check=False,
         )
@@ -149,15 +152,17 @@ def test_no_canary_is_left_anywhere_but_on_the_queue(site: Site) -> None:
     site.run("loginetl", "run", LOGINETL_MAX_REJECTION_RATE="0")
 
     # Recovery, look-up, rotation, erasure; errors of theirs too.
-    token = site.run("loginetl", "token", "--field", "ip", "--reason", "leak test", IPS[0], secret=True).strip()
+    token = site.run("loginetl", "token", "--field", "ip", "--reason", "test", stdin=IPS[0], secret=True).strip()
     assert site.run("loginetl", "recover", token, "--reason", "leak test", "--format", "csv", secret=True).count(IPS[0])
     site.run("loginetl", "recover", token, succeeds=False)
-    site.run("loginetl", "token", "--field", "ip", "--reason", "x", f"{IPS[0]}.{IPS[0]}", succeeds=False)
+    site.run("loginetl", "token", "--field", "ip", "--reason", "x", stdin=f"{IPS[0]}.{IPS[0]}", succeeds=False)
+    site.run("loginetl", "token", "--field", "ip", "--reason", "x", IPS[0], succeeds=False)
+    site.run("loginetl", "recover", IPS[0], "--reason", "x", succeeds=False)
     site.run("loginetl", "keys", "rotate", "masking")
     site.run("loginetl", "keys", "retokenize", "--reason", "leak test")
     site.run("loginetl", "keys", "rotate", "officer")
     site.run("loginetl", "keys", "reencrypt", "--reason", "leak test")
-    site.run("loginetl", "erase", "--user-id", "u-1", "--reason", "leak test", "--yes")
+    site.run("loginetl", "erase", "--user-id", "--reason", "leak test", "--yes", stdin="u-1")
     site.run("loginetl", "rejected", "list")
     site.run("loginetl", "rejected", "show")
     site.run("loginetl", "rejected", "show", "--json")

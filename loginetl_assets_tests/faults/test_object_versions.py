@@ -86,7 +86,8 @@ def _of_the_list(request: Request) -> bool:
 def _erase_by_command(pipeline: Pipeline) -> subprocess.CompletedProcess[str]:
     settings = replace(pipeline.settings, visibility_seconds=30)  # no command takes the two seconds of the tests
     return subprocess.run(
-        [str(Path(sys.executable).parent / "loginetl"), "erase", "--user-id", ANNA, "--yes", "--reason", "she asked"],
+        [str(Path(sys.executable).parent / "loginetl"), "erase", "--user-id", "--yes", "--reason", "she asked"],
+        input=ANNA,
         env={**os.environ, "COLUMNS": "200"} | settings.as_environment(),
         capture_output=True,
         text=True,

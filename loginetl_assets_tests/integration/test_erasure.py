@@ -621,7 +621,8 @@ def test_the_command_shows_then_erases(pipeline: Pipeline) -> None:
 
     def loginetl(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(Path(sys.executable).parent / "loginetl"), "erase", "--user-id", ANNA, *arguments],
+            [str(Path(sys.executable).parent / "loginetl"), "erase", "--user-id", *arguments],
+            input=ANNA,
             env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"} | pipeline.settings.as_environment(),
             capture_output=True,
             text=True,

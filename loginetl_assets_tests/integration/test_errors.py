@@ -539,7 +539,7 @@ def test_a_database_of_the_next_version_is_not_touched(scene: Scene) -> None:
         "rejected list",
         "rejected replay --all",
         "keys show",
-        "erase --user-id u-1 --reason test --yes",
+        "erase --user-id --reason test --yes",
         "roles",
     ],
 )

@@ -3,12 +3,18 @@
 import csv
 import io
 import json
+import os
+import pty
+import stat
+import subprocess
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tink
+from sqlalchemy import text
 from tink import hybrid
 
 from loginetl_assets.errors import OperatorError, SettingsError
@@ -22,7 +28,7 @@ from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import vault
-from loginetl_assets_tests.support.command import run_cli
+from loginetl_assets_tests.support.command import LOGINETL, run_cli
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 
 WHY = "ticket 4711"
@@ -78,7 +84,7 @@ def test_the_command_shows_values_as_table_json_and_csv_and_logs_each_time(pipel
 
 def test_the_command_recovers_by_user_and_by_file(pipeline: Pipeline, tmp_path: Path) -> None:
     ip, device = _loaded(pipeline)
-    by_user = run_cli(pipeline.settings, "recover", "--user-id", "u-2", "--reason", WHY, "--format", "json")
+    by_user = run_cli(pipeline.settings, "recover", "--user-id", "--reason", WHY, "--format", "json", stdin="u-2")
     assert {one["value"] for one in json.loads(by_user.stdout)} == {"2001:db8::2", "device-2"}
     (tmp_path / "tokens").write_text(f"{ip}\n\n  {device}  \n")
     by_file = run_cli(
@@ -87,13 +93,123 @@ def test_the_command_recovers_by_user_and_by_file(pipeline: Pipeline, tmp_path: 
     assert [one["value"] for one in json.loads(by_file.stdout)] == ["198.51.100.7", "593-47-5928"]
     assert (
         "no row of that user"
-        in run_cli(pipeline.settings, "recover", "--user-id", "nobody", "--reason", WHY, exit_code=1).stderr
+        in run_cli(pipeline.settings, "recover", "--user-id", "--reason", WHY, stdin="nobody", exit_code=1).stderr
     )
     assert (
         "cannot read"
         in run_cli(pipeline.settings, "recover", "--file", str(tmp_path / "none"), "--reason", WHY, exit_code=2).stderr
     )
     assert len(_log(pipeline)) == 2
+
+
+def test_values_are_written_to_a_new_file_that_only_its_owner_reads(pipeline: Pipeline, tmp_path: Path) -> None:
+    ip, _ = _loaded(pipeline)
+    umask = os.umask(0)
+    try:
+        for name, output_format in (("values.json", ()), ("values.csv", ()), ("values", ("--format", "csv"))):
+            command = ("recover", ip, "--reason", WHY, *output_format, "--output", str(tmp_path / name))
+            done = run_cli(pipeline.settings, *command)
+            assert (done.stdout, done.stderr) == ("", f"wrote {tmp_path / name}\n")
+            assert "198.51.100.7" in (tmp_path / name).read_text()
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+            assert "never overwritten" in run_cli(pipeline.settings, *command, exit_code=2).stderr
+    finally:
+        os.umask(umask)
+    for name, said in (("none/values.json", "is not a directory"), ("values.txt", "neither .json nor .csv")):
+        command = ("recover", ip, "--reason", WHY, "--output", str(tmp_path / name))
+        assert said in run_cli(pipeline.settings, *command, exit_code=2).stderr
+    refused = ("recover", ip, "--reason", WHY, "--format", "table", "--output", str(tmp_path / "table.json"))
+    assert "--output takes json or csv" in run_cli(pipeline.settings, *refused, exit_code=2).stderr
+    assert {path.name for path in tmp_path.glob("*values*")} == {"values", "values.csv", "values.json"}
+    assert len(_log(pipeline)) == 3, "what is refused is not logged: nothing was decrypted"
+
+
+def test_more_tokens_than_the_limit_are_refused_and_the_log_states_it(pipeline: Pipeline) -> None:
+    ip, device = _loaded(pipeline)
+    command = ("recover", ip, device, "--reason", WHY)
+    refused = run_cli(pipeline.settings, *command, "--max-tokens", "1", exit_code=2)
+    assert "2 tokens are more than --max-tokens, 1:" in refused.stderr
+    assert refused.stdout == ""
+    assert _log(pipeline) == []
+    run_cli(pipeline.settings, *command)
+    run_cli(pipeline.settings, *command, "--max-tokens", "2")
+    assert [row.counts for row in _log(pipeline)] == [
+        {"tokens": 2, "max_tokens": 1_000},
+        {"tokens": 2, "max_tokens": 2},
+    ]
+
+
+VALUE = "198.51.100.7"
+
+
+def test_a_value_on_the_command_line_is_refused_not_repeated_and_not_logged(pipeline: Pipeline) -> None:
+    for command in (
+        ("token", VALUE, "--field", "ip"),
+        ("recover", VALUE),
+        ("recover", "--user-id", VALUE),
+        ("erase", "--user-id", VALUE, "--yes"),
+        ("erase", "--token", VALUE, "--yes"),
+    ):
+        done = run_cli(pipeline.settings, *command, "--reason", WHY, stdin="u-1", exit_code=2)
+        assert "delete it" in done.stderr, command
+        assert "prompt" in done.stderr, command
+        assert VALUE not in done.stdout + done.stderr, command
+    assert _log(pipeline) == []
+
+
+def test_a_file_of_values_is_refused_before_the_log_has_them(pipeline: Pipeline, tmp_path: Path) -> None:
+    ip, _ = _loaded(pipeline)
+    (tmp_path / "tokens").write_text(f"{ip}\n{VALUE}\n")
+    done = run_cli(pipeline.settings, "recover", "--file", str(tmp_path / "tokens"), "--reason", WHY, exit_code=2)
+    assert done.stderr.startswith("error: 1 of 2 are not tokens ")
+    assert VALUE not in done.stdout + done.stderr
+    assert _log(pipeline) == []
+
+
+def _arguments_of_all_processes() -> str:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(path.read_text(errors="replace"))
+    return "\n".join(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="the list of processes is read as Linux has it")
+@pytest.mark.parametrize("command", ["token --field ip", "erase --user-id --yes"])
+def test_what_is_typed_at_the_prompt_is_in_no_list_of_processes(pipeline: Pipeline, command: str) -> None:
+    _loaded(pipeline)
+    typed = "2001:db8::2" if command.startswith("token") else "u-2-not-in-any-argument"
+    terminal, end = pty.openpty()
+    arguments = [str(LOGINETL), *command.split(), "--reason", WHY]
+    variables = {**os.environ, **pipeline.settings.as_environment()}
+    database = pipeline.services.database()
+    with subprocess.Popen(arguments, stdin=end, stdout=end, stderr=end, env=variables, close_fds=True) as process:
+        os.close(end)
+        seen = b""
+        while not seen.endswith((b"ip: ", b"user id: ")):
+            seen += os.read(terminal, 65_536)
+        with database.transaction() as connection:  # a lock, so that the command runs on while the list is read
+            connection.execute(text("LOCK user_logins, loginetl.pii_access_log, loginetl.keys"))
+            os.write(terminal, f"{typed}\n".encode())
+            pipeline.await_lock("relation")
+            listed = _arguments_of_all_processes()
+        with suppress(OSError):  # Linux's way to say that nobody holds the other end any more
+            while part := os.read(terminal, 65_536):
+                seen += part
+    os.close(terminal)
+    assert command.replace(" ", "\0") in listed
+    assert typed not in listed
+    if command.startswith("token"):
+        assert _tokens(pipeline, "u-2")[0] in seen.decode()
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("stdin", ["", "\n"])
+def test_no_value_at_all_says_where_it_is_read_from(pipeline: Pipeline, stdin: str) -> None:
+    for command, name in (("token --field ip", "ip"), ("erase --user-id --yes", "user id")):
+        done = run_cli(pipeline.settings, *command.split(), "--reason", WHY, stdin=stdin, exit_code=2)
+        assert done.stderr.startswith(f"error: no {name} was given: type it at the prompt, or pipe it")
+    assert _log(pipeline) == []
 
 
 def test_without_a_reason_nothing_is_shown_and_nothing_logged(pipeline: Pipeline) -> None:
@@ -112,7 +228,7 @@ def test_a_log_that_cannot_be_written_means_that_nothing_is_shown(pipeline: Pipe
     pipeline.execute("ALTER TABLE loginetl.pii_access_log ADD CONSTRAINT full_up CHECK (false) NOT VALID")
     done = run_cli(pipeline.settings, "recover", ip, "--reason", WHY, exit_code=1)
     assert "198.51.100.7" not in done.stdout + done.stderr
-    done = run_cli(pipeline.settings, "token", "198.51.100.7", "--field", "ip", "--reason", WHY, exit_code=1)
+    done = run_cli(pipeline.settings, "token", "--field", "ip", "--reason", WHY, stdin="198.51.100.7", exit_code=1)
     assert ip not in done.stdout + done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert _log(pipeline) == []
@@ -197,7 +313,7 @@ def test_the_token_of_a_value_is_the_one_in_the_table_for_any_spelling(pipeline:
     _loaded(pipeline)
     ip, device = _tokens(pipeline, "u-2")
     for spelling in ("2001:db8::2", "2001:DB8:0:0:0::0002"):
-        done = run_cli(pipeline.settings, "token", spelling, "--field", "ip", "--reason", WHY)
+        done = run_cli(pipeline.settings, "token", "--field", "ip", "--reason", WHY, stdin=f"{spelling}\n")
         assert done.stdout.split() == [ip]
     done = run_cli(pipeline.settings, "token", "-", "--field", "device_id", "--reason", WHY, stdin=" device-2 \n")
     assert done.stdout.split() == [device]
@@ -293,17 +409,21 @@ def test_ten_thousand_tokens_and_one_are_recovered_at_once(pipeline: Pipeline) -
             keyring.key_ids(KeysetRole.VAULT)[0],
             ((token, "ip", encryptor.encrypt(token, value)) for token, value in values.items()),
         )
-    answers = _recover(pipeline, *values)
+    database, officer = pipeline.services.database(), pipeline.services.officer()
+    with pytest.raises(SettingsError, match="^10001 tokens are more than --max-tokens, 10000: "):
+        recover(database, officer, values, reason=WHY, max_tokens=10_000)
+    assert _log(pipeline) == []
+    answers = recover(database, officer, values, reason=WHY, max_tokens=10_001)
     assert {one.token: one.value for one in answers} == values
     (row,) = _log(pipeline)
     assert len(row.tokens) == 10_001
-    assert row.counts == {"tokens": 10_001}
+    assert row.counts == {"tokens": 10_001, "max_tokens": 10_001}
 
 
 def test_a_device_id_that_looks_like_markup_or_steers_a_terminal_is_shown_as_it_is(pipeline: Pipeline) -> None:
     pipeline.send([login(device_id="[red]x[/red] [/nothing] \x1b[2J")])
     pipeline.run()
-    done = run_cli(pipeline.settings, "recover", "--user-id", "u-1", "--reason", WHY)
+    done = run_cli(pipeline.settings, "recover", "--user-id", "--reason", WHY, stdin="u-1")
     assert "[red]x[/red] [/nothing] \\x1b[2J" in done.stdout
     assert "\x1b[2J" not in done.stdout
 

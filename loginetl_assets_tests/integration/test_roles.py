@@ -186,7 +186,7 @@ def test_the_command_runs_as_loader_and_does_not_migrate(pipeline: Pipeline, log
     assert loginetl("status", "--json").returncode == 0
     exported = loginetl("export", "-")
     assert len(exported.stdout.splitlines()) == 2, exported.stderr
-    recovered = loginetl("recover", "--reason", "curious", "1.token")
+    recovered = loginetl("recover", "--reason", "curious", f"1.{'x' * 43}")
     assert (recovered.returncode, DENIED in recovered.stderr) == (1, True)
 
 

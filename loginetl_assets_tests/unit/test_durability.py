@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import tink
 
+from loginetl_assets.durable import write_once
 from loginetl_assets.keys.keyring import OFFICER_FILE, TEMPLATES, Keyring
-from loginetl_assets.keys.keysets import keyset_json, replace_keyset, write_once
+from loginetl_assets.keys.keysets import keyset_json, replace_keyset
 from loginetl_assets.keys.new_keys import create_keysets
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.settings import KeysetRole
