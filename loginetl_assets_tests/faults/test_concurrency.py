@@ -67,7 +67,7 @@ def test_runs_that_insert_the_same_values_at_once_wait_and_never_deadlock(pipeli
 def test_a_message_in_batches_that_are_loaded_at_once_is_one_row(pipeline: Pipeline, tmp_path: Path) -> None:
     bodies = [login(user_id=f"u-{number}") for number in range(MESSAGES)]
     _land_in_every_batch(pipeline, bodies)
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     results = _all_at_once(pipeline, tmp_path, "user_logins", before="loginetl.processed_messages")
     assert _retries(results) == 0
     users = [row.user_id for row in pipeline.query("SELECT user_id FROM user_logins")]

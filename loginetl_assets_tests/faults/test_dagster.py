@@ -45,7 +45,6 @@ from sqlalchemy import text
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import TransientError
 from loginetl_assets.local.stack import EmbeddedStack
-from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets_tests.support.pipeline import Pipeline, login
@@ -395,7 +394,7 @@ def deployed(stack: EmbeddedStack) -> Iterator[Deployment]:
             max_runs_in_flight=3,
             alert_webhook_url=f"http://127.0.0.1:{alerts.server_port}",
         )
-        pipeline = Pipeline(settings, Services(settings), dg.Definitions(), dagster)
+        pipeline = Pipeline(settings, dagster)
         deployment = Deployment(directory, addresses, pipeline, alerts)
         workspace = yaml.safe_load((ROOT / "deploy/workspace.yaml").read_text())
         workspace["load_from"][0]["grpc_server"] |= {"host": "127.0.0.1", "port": deployment.code_port}

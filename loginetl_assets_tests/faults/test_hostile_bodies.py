@@ -138,7 +138,7 @@ def test_all_hostile_bodies_together_end_in_postgres_as_they_were_sent(pipeline:
     for bodies in in_calls(by_queue):
         pipeline.send(bodies)
 
-    pipeline.run()
+    pipeline.process()
 
     wanted = [hostile.outcome for hostile in CORPUS.values()]
     tokenizer = pipeline.services.keyring.tokenizer

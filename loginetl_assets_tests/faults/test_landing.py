@@ -150,7 +150,7 @@ def test_damaged_batches_are_quarantined_and_loaded_once_they_are_fixed(pipeline
 
 def test_damaged_masked_files_are_never_loaded_and_written_again_by_the_next_run(pipeline: Pipeline) -> None:
     land_users(pipeline, *USERS)
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     damage_all_but_every_second(objects(pipeline, "masked_path"))
 
     result = pipeline.run()
@@ -160,19 +160,19 @@ def test_damaged_masked_files_are_never_loaded_and_written_again_by_the_next_run
     assert users_of(pipeline) == USERS[::2]
     totals = pipeline.totals()
     assert (totals.quarantined_batches, totals.pending, totals.loaded) == (0, len(DAMAGES), len(USERS) // 2)
-    pipeline.run()
+    pipeline.process()
     assert_all_loaded(pipeline)
 
 
 def test_a_damaged_masked_file_whose_batch_is_damaged_too_is_quarantined_with_it(pipeline: Pipeline) -> None:
     land_users(pipeline, "one")
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     for column in ("masked_path", "object_path"):
         (path,) = objects(pipeline, column)
         path.write_bytes(b"")
 
     for _ in range(2):
-        pipeline.run()
+        pipeline.process()
 
     assert list(reasons(pipeline).values()) == ["raw batch: it was altered, or encrypted with another key"]
 
@@ -187,7 +187,7 @@ def bit_altered(path: Path, position: int) -> Iterator[None]:
 
 def test_a_bit_altered_anywhere_in_either_object_is_noticed(pipeline: Pipeline) -> None:
     land_users(pipeline, "damaged")
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     landing, keys = pipeline.services.landing(), pipeline.services.keyring
     with pipeline.services.database().transaction() as connection:
         batch = batches.claim_batch(connection, [BatchState.MASKED])
@@ -228,7 +228,7 @@ def test_a_slow_s3_is_waited_for(on_s3: Pipeline, proxy: HttpProxy) -> None:
     on_s3.send([login(user_id="one")])
     fault = proxy.add(Rule(lambda request: True, delay(1.0), times=4))
 
-    on_s3.run()
+    on_s3.process()
 
     assert fault.acted >= 2
     assert users_of(on_s3) == ["one"]
@@ -254,7 +254,7 @@ def test_a_write_whose_answer_was_lost_is_made_again_and_counted_once(on_s3: Pip
     on_s3.send([login(user_id="one")])
     fault = proxy.add(Rule(WRITES, forward_then_drop(), times=2))
 
-    on_s3.run()
+    on_s3.process()
 
     assert fault.acted == 2
     assert users_of(on_s3) == ["one"]
@@ -315,12 +315,12 @@ def test_a_batch_that_s3_has_lost_is_quarantined_and_loaded_once_it_is_back(on_s
     content = landing.get(key)
     landing.delete([key])
 
-    on_s3.run()
+    on_s3.process()
 
     assert users_of(on_s3) == ["kept"]
     assert list(reasons(on_s3).values()) == [f"raw batch: the landing has no object {key}"]
     landing.put(key, content)
-    on_s3.run({"masked_logins": {"reprocess": True}})
+    on_s3.process_landed(reprocess=True)
     assert users_of(on_s3) == ["kept", "lost"]
 
 
@@ -328,7 +328,7 @@ def test_an_answer_of_s3_that_was_cut_off_is_asked_for_again(on_s3: Pipeline, pr
     on_s3.send([login(user_id="one")])
     fault = proxy.add(Rule(BATCH_READS, alter(half)))
 
-    on_s3.run()
+    on_s3.process()
 
     assert fault.acted == 1
     assert users_of(on_s3) == ["one"]

@@ -90,7 +90,7 @@ def test_an_object_that_s3_refuses_is_rejected_alone(
     following: Pipeline, proxy: HttpProxy, status: int, code: str
 ) -> None:
     refused = proxy.add(Rule(reading("odd"), s3_error(status, code), times=None))
-    following.run()
+    following.process()
     assert refused.acted
     assert len(following.rows()) == LOGINS
     assert rejected(following) == ["payload_unavailable"]
@@ -130,7 +130,7 @@ def test_an_object_that_goes_on_failing_is_rejected_before_a_redrive_policy_take
         drains.append(following.drain(visibility_seconds=1))
         while following.services.queue().depth().in_flight:
             time.sleep(0.1)
-    following.run()
+    following.process()
     assert sum(one.postponed for one in drains) <= 3, "docs/reliability.md asks for a maxReceiveCount of 5"
     assert rejected(following) == ["payload_unavailable"]
     assert len(following.rows()) == LOGINS
@@ -208,7 +208,7 @@ def test_a_replay_resolves_each_message_by_itself(following: Pipeline, proxy: Ht
     bucket = str(following.settings.payload_bucket)
     following.send([pointer(bucket, "refused"), pointer(bucket, "fails"), pointer(bucket, "\ud800")])
     s3.delete_object(Bucket=bucket, Key="odd")
-    following.run()
+    following.process()
     assert rejected(following) == ["payload_unavailable"] * 4
     for key in ("odd", "refused", "fails"):
         s3.put_object(Bucket=bucket, Key=key, Body=login(user_id=key).encode())
@@ -217,6 +217,6 @@ def test_a_replay_resolves_each_message_by_itself(following: Pipeline, proxy: Ht
     one = following.services
     counts = replay_rejected(one.database(), one.landing(), one.payloads(), one.keyring, Selection())
     assert counts == ReplayTotals(messages=3, batches=1, postponed=1)
-    following.run()
+    following.process()
     assert "odd" in [row[0] for row in following.rows()]
     assert rejected(following) == ["payload_unavailable"] * 3

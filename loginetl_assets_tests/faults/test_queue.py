@@ -76,7 +76,7 @@ def test_messages_that_come_again_in_any_subset_and_in_parallel_runs_change_no_r
 
         def run(number: int) -> None:
             with Pipeline.on(pipeline.settings, tmp_path / f"{round_number}-{number}") as other:  # noqa: B023
-                other.run()
+                other.process()
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(run, range(2)))
@@ -251,7 +251,7 @@ def test_messages_whose_answer_was_cut_off_come_again(faulty: Pipeline, proxy: H
     send_users(faulty, 10)
     fault = proxy.add(Rule(operation("ReceiveMessage"), alter(damage)))
 
-    faulty.run()
+    faulty.process()
 
     assert fault.acted == 1
     faulty.run_until_empty(seconds=30)
@@ -271,7 +271,7 @@ def test_an_outage_of_several_runs_is_caught_up_with(faulty: Pipeline, proxy: Ht
     proxy.clear()
     send_users(faulty, 15)
 
-    faulty.run()
+    faulty.process()
     assert loaded_users(faulty) == sorted(users(15) * 2)
 
 
@@ -280,14 +280,14 @@ def test_a_queue_created_again_under_its_name_is_drained_like_the_one_before(
 ) -> None:
     client = sqs_client(addresses.sqs_endpoint)
     send_users(pipeline, 5)
-    pipeline.run()
+    pipeline.process()
     send_users(pipeline, 3)  # lost with their queue, as they must be
 
     client.delete_queue(QueueUrl=pipeline.settings.queue_url)
     client.create_queue(QueueName=str(pipeline.settings.queue_url).rsplit("/", 1)[-1])
-    pipeline.run()
+    pipeline.process()
     send_users(pipeline, 7)
-    pipeline.run()
+    pipeline.process()
 
     assert loaded_users(pipeline) == sorted(users(5) + users(7))
 
@@ -302,7 +302,7 @@ def test_bodies_of_1_mib_and_notifications_of_sns_are_drained_together(pipeline:
         json.dumps({"Type": "Notification", "Message": login(user_id=f"sns-{number}")}) for number in range(10)
     )
 
-    pipeline.run()
+    pipeline.process()
 
     assert loaded_users(pipeline) == sorted([*users(12), *(f"sns-{number}" for number in range(10))])
 

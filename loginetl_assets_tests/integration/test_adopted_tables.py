@@ -137,7 +137,7 @@ def test_a_row_that_no_partition_takes_is_rejected_by_itself(server: Server, tmp
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(locale="DE"), login(locale="FR"), login(locale="DE", user_id="u-2")])
-        pipeline.run()
+        pipeline.process()
         assert (pipeline.totals().loaded, pipeline.totals().rejected) == (2, 1)
         reasons = pipeline.query("SELECT reason FROM loginetl.rejected_logins")
         assert [row.reason for row in reasons] == ["refused_by_table"]
@@ -293,7 +293,7 @@ def test_an_erasure_whose_rows_a_trigger_keeps_is_not_called_done(server: Server
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(user_id="goes"), login(user_id="goes", locale="DE")])
-        pipeline.run()
+        pipeline.process()
     server.execute(
         "CREATE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF OLD.locale = 'DE' THEN RETURN NULL; END IF; RETURN OLD; END $$",
@@ -315,7 +315,7 @@ def test_a_retokenize_whose_rows_a_trigger_keeps_is_not_called_done(server: Serv
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(), login(user_id="u-2", device_id="of u-2", locale="DE")])
-        pipeline.run()
+        pipeline.process()
     server.execute(
         "CREATE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         f" IF OLD.locale = 'DE' THEN {keep} END IF; RETURN NEW; END $$",

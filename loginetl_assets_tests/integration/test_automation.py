@@ -28,7 +28,6 @@ from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.subjects import subject_of
-from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Identity, KeysetRole, Settings
 from loginetl_assets.steps import load
 from loginetl_assets.storage import batches, rejections
@@ -527,7 +526,7 @@ def test_compute_logs_go_with_their_runs(settings: Settings, tmp_path: Path) -> 
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
         logs = instance.compute_log_manager
         assert isinstance(logs, LocalComputeLogManager)
-        pipeline = Pipeline(settings, Services(settings), build_definitions(settings), instance)
+        pipeline = Pipeline(settings, instance)
         expired = Path(logs.get_captured_local_path([pipeline.run().run_id, "compute_logs", "of"], "out")).parents[1]
         foreign = expired.with_name(_create_run(instance, billing, dg.DagsterRunStatus.SUCCESS, location="billing"))
         foreign.mkdir()

@@ -60,12 +60,12 @@ def _messages(bodies: Iterable[str]) -> list[QueuedMessage]:
 
 
 def _mask(pipeline: Pipeline) -> None:
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
 
 
 def _load(pipeline: Pipeline) -> None:
     _mask(pipeline)
-    pipeline.materialize("user_logins")
+    pipeline.load()
 
 
 def _erasure(pipeline: Pipeline, user_id: str | None = ANNA, tokens: Iterable[str] = ()) -> Erasure:
@@ -136,7 +136,7 @@ def _everything(pipeline: Pipeline) -> list[Any]:
 
 def test_what_is_the_persons_goes_and_what_is_others_stays(pipeline: Pipeline) -> None:
     pipeline.send([*ANNAS, *BERTS])
-    pipeline.run()
+    pipeline.process()
     counts = _erasure(pipeline).run("she asked")
     assert counts == ErasureTotals(
         rows=2,
@@ -467,7 +467,7 @@ def test_a_batch_whose_masked_file_is_lost_is_cleaned_all_the_same(pipeline: Pip
     landing = pipeline.services.landing()
     landing.delete(path for path, _ in list(landing.list(MASKED)))
     assert _erasure(pipeline).run("she asked").unreadable_batches == 0
-    pipeline.run({"masked_logins": {"reprocess": True}})
+    pipeline.process_landed(reprocess=True)
     assert [row[0] for row in pipeline.rows()] == [BERT] * 2
     _assert_nothing_left_of_anna(pipeline)
     _assert_counts_add_up(pipeline)

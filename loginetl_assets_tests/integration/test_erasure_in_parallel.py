@@ -56,7 +56,7 @@ def test_a_batch_that_is_committed_after_a_later_one_is_cleaned_too(pipeline: Pi
         counts = _erase(pipeline, lambda done, total: uncommitted.close())
     assert (counts.batches, counts.landed_messages) == (2, 2)
     assert _landed_users(pipeline) == [BERT, BERT]
-    pipeline.run()
+    pipeline.process()
     assert [row[0] for row in pipeline.rows()] == [BERT, BERT]
 
 
@@ -88,11 +88,11 @@ def test_a_value_that_comes_again_while_an_erasure_decides_about_it_can_be_recov
 ) -> None:
     """Masking finds the value in the vault and enters none; the erasure removes it: the row's token would be lost."""
     pipeline.land(_messages(ANNA))
-    pipeline.run()
+    pipeline.process()
 
     def mask() -> None:
         with Pipeline.on(pipeline.settings, tmp_path / "masking") as other:
-            other.materialize("masked_logins")
+            other.mask()
 
     with ThreadPoolExecutor(2) as pool:
         with pipeline.services.database().transaction() as holder:
@@ -105,7 +105,7 @@ def test_a_value_that_comes_again_while_an_erasure_decides_about_it_can_be_recov
             pipeline.await_lock("advisory", unless=masking.done)
         assert erasure.result().vault_entries > 0
         masking.result()
-    pipeline.run()
+    pipeline.process()
     assert [row[0] for row in pipeline.rows()] == [BERT]
     token = pipeline.services.keyring.tokenizer.token("device_id", DEVICE)
     (answer,) = recover(pipeline.services.database(), pipeline.services.officer(), [token], reason="test")

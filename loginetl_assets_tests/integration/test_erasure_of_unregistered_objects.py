@@ -55,7 +55,7 @@ def test_an_object_that_does_not_open_is_left_and_told(pipeline: Pipeline) -> No
 
 def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> None:
     pipeline.land(_messages())
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     landing = pipeline.services.landing()
     with pipeline.services.database().transaction() as connection:
         (batch,) = batches.list_batches(connection, batches.BatchState.MASKED)
@@ -66,7 +66,7 @@ def test_a_masked_file_that_a_killed_run_left_is_deleted(pipeline: Pipeline) -> 
     assert counts.unregistered_objects == 2
     assert _objects(pipeline, MASKED) == set()
     assert not unfinished.exists()
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     assert [row[0] for row in pipeline.rows()] == [BERT]
 
 

@@ -17,12 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from loginetl_assets.build import build_definitions
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.local.stack import prepare_dagster_home
 from loginetl_assets.services import Services
@@ -117,8 +115,8 @@ class Scene:
     @contextmanager
     def pipeline(self) -> Iterator[Pipeline]:
         """The pipeline with nothing broken; Dagster keeps its records in memory."""
-        with dg.DagsterInstance.ephemeral(tempdir=str(self.directory)) as instance:
-            yield Pipeline(self.settings, Services(self.settings), build_definitions(self.settings), instance)
+        with Pipeline.on(self.settings, self.directory) as pipeline:
+            yield pipeline
 
     def execute(self, *statements: str, database: str | None = None) -> list[Any]:
         """Runs statements as the superuser; returns the last one's rows."""

@@ -14,10 +14,8 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._daemon.types import DaemonHeartbeat
 
 from loginetl_assets.automation.notifiers import Alert
-from loginetl_assets.build import build_definitions
 from loginetl_assets.dagster_instance import SENSORS, read_automation
 from loginetl_assets.errors import TransientError
-from loginetl_assets.services import Services
 from loginetl_assets.settings import Automation, Environment, Settings
 from loginetl_assets.steps.health import Health, read_health
 from loginetl_assets.storage import batches, live_runs
@@ -67,7 +65,7 @@ def lasting(settings: Settings, tmp_path: Path, recorder: _Recorder) -> Iterator
     """On an instance that remembers switches and heartbeats."""
     (tmp_path / "lasting").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "lasting")) as instance:
-        yield Pipeline(settings, Services(settings), build_definitions(settings, notifier=recorder), instance)
+        yield Pipeline(settings, instance, notifier=recorder)
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def _look(pipeline: Pipeline) -> Health:
 
 def _damage_a_batch(pipeline: Pipeline) -> Path:
     pipeline.send([login()])
-    pipeline.materialize("raw_login_messages")
+    pipeline.drain(visibility_seconds=30)
     (key,) = pipeline.query("SELECT object_path FROM loginetl.batches WHERE state = 'landed'")[0]
     path: Path = pipeline.settings.home / "landing" / key
     path.rename(path.with_suffix(".kept"))
@@ -111,22 +109,22 @@ def test_each_condition_is_named_with_what_fixes_it(pipeline: Pipeline) -> None:
     assert "loginetl reprocess" in _look(pipeline).conditions(**RULES)["quarantined_batches"]
     assert "raw batch" in str(_look(pipeline).quarantined[0].reason)
     path.with_suffix(".kept").rename(path)
-    pipeline.run({"masked_logins": {"reprocess": True}})
+    pipeline.process_landed(reprocess=True)
     assert _look(pipeline).conditions(**RULES) == {}
 
     pipeline.send([login(user_id="late")])
-    pipeline.materialize("raw_login_messages")
+    pipeline.drain(visibility_seconds=30)
     pipeline.execute("UPDATE loginetl.batches SET oldest_sent_at = now() - interval '25 hours' WHERE state = 'landed'")
     assert _look(pipeline).conditions(**RULES) == {}, "an old message that landed just now does not wait here"
     pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - interval '25 hours' WHERE state = 'landed'")
     assert list(_look(pipeline).conditions(**RULES)) == ["messages_pending_too_long"]
     assert 25 * 3600 <= (_look(pipeline).oldest_pending_seconds or 0) < 25 * 3600 + 60
-    pipeline.run()
+    pipeline.process()
 
     pipeline.send(["{}"])
     pipeline.execute("UPDATE loginetl.batches SET loaded_at = now() - interval '25 hours'")
     assert list(_look(pipeline).conditions(**RULES)) == ["queue_not_drained"]
-    pipeline.run()
+    pipeline.process()
     assert "loginetl rejected list" in _look(pipeline).conditions(**RULES)["too_many_rejected"]
 
     pipeline.execute("UPDATE loginetl.batches SET masked_at = now() - interval '25 hours'")
@@ -145,7 +143,7 @@ def test_messages_that_nobody_ever_drained_are_a_condition(pipeline: Pipeline) -
     assert _look(pipeline).not_begun() == {}
     pipeline.execute("UPDATE loginetl.installation SET installed_at = now() - interval '25 hours'")
     assert list(_look(pipeline).conditions(**RULES)) == ["queue_not_drained"]
-    pipeline.run()
+    pipeline.process()
     pipeline.send([login()])
     assert _look(pipeline).not_begun() == _look(pipeline).conditions(**RULES) == {}
 
@@ -218,13 +216,13 @@ def test_a_condition_alerts_once_and_is_resolved_once(watched: Pipeline, recorde
     sensor = _Sensor(watched)
     assert sensor.tick() == "healthy"
     path = _damage_a_batch(watched)
-    watched.run()
+    watched.process()
     for _ in range(3):
         assert "loginetl reprocess" in sensor.tick()
-        watched.run()
+        watched.process()
     assert recorder.told == [("quarantined_batches", True)]
     path.with_suffix(".kept").rename(path)
-    watched.run({"masked_logins": {"reprocess": True}})
+    watched.process_landed(reprocess=True)
     sensor.tick()
     sensor.tick()
     assert recorder.told == [("quarantined_batches", True), ("quarantined_batches", False)]
@@ -233,10 +231,10 @@ def test_a_condition_alerts_once_and_is_resolved_once(watched: Pipeline, recorde
 def test_a_second_quarantined_batch_alerts_though_the_first_still_is(watched: Pipeline, recorder: _Recorder) -> None:
     sensor = _Sensor(watched)
     _damage_a_batch(watched)
-    watched.run()
+    watched.process()
     sensor.tick()
     _damage_a_batch(watched)
-    watched.run()
+    watched.process()
     for _ in range(2):
         sensor.tick()
     assert recorder.told == [("quarantined_batches", True)] * 2
@@ -252,7 +250,7 @@ def test_a_second_quarantined_batch_alerts_though_the_first_still_is(watched: Pi
 
 def test_an_alert_that_was_not_delivered_is_tried_again(watched: Pipeline, recorder: _Recorder) -> None:
     _damage_a_batch(watched)
-    watched.run()
+    watched.process()
     sensor = _Sensor(watched)
     recorder.broken = True
     with pytest.raises(TransientError):

@@ -27,7 +27,7 @@ VALUES = {"198.51.100.7", "593-47-5928"}
 def loaded(pipeline: Pipeline) -> Pipeline:
     """One login loaded, its two values in the vault, and a rejected message beside it."""
     pipeline.send([login(), "{}"])
-    pipeline.run()
+    pipeline.process()
     return pipeline
 
 
@@ -151,7 +151,7 @@ def test_the_pipeline_uses_no_vault_key_before_an_officer_has_shown_that_it_open
             WHY,
             environment={"LOGINETL_KEYSET_OFFICER": str(renewed.officer_keyset)},
         )
-        pipeline.run()
+        pipeline.process()
         assert pipeline.totals().loaded == 2
 
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -29,7 +28,7 @@ def verbose_pipeline(pipeline: Pipeline, tmp_path: Path) -> Iterator[Pipeline]:
     home = tmp_path / "verbose"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home), overrides={"python_logs": VERBOSE}) as instance:
-        yield replace(pipeline, instance=instance)
+        yield Pipeline(pipeline.settings, instance)
     for name, level in before.items():
         logging.getLogger(name).setLevel(level)
 

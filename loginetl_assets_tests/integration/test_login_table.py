@@ -37,7 +37,7 @@ def test_a_role_called_as_our_schema_loads_into_the_table_that_was_in_use(server
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(user_id="new")])
-        pipeline.run()
+        pipeline.process()
     assert server.execute("SELECT user_id FROM public.user_logins ORDER BY 1") == [("new",), ("old",)]
     assert server.execute("SELECT user_id FROM loginetl.logins ORDER BY 1") == [("new",), ("old",)]
     assert server.execute("SELECT to_regclass('loginetl.user_logins')") == [(None,)]
@@ -47,7 +47,7 @@ def test_a_role_called_as_our_schema_gets_a_table_in_public(server: Server, tmp_
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login()])
-        pipeline.run()
+        pipeline.process()
     # As docs/docker.md has someone look, who is another role.
     (looked,) = re.findall(r"psql -U (\w+) -d loginetl -c '(.*)'", (ROOT / "docs" / "docker.md").read_text())
     assert server.execute(looked[1], user=looked[0]) == [(1,)]
@@ -98,7 +98,7 @@ def test_an_officer_with_another_search_path_erases_from_the_table_that_was_load
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(user_id="goes"), login(user_id="stays"), login(user_id="goes", ip="192.0.2.9")])
-        pipeline.run()
+        pipeline.process()
         stays = tokens_of_user(pipeline.services.database(), "stays")
     server.execute("CREATE SCHEMA archive", f"CREATE TABLE archive.user_logins ({COLUMNS})")
     officer = Services(server.settings(search_path="archive"))
@@ -217,7 +217,7 @@ def test_a_database_whose_logins_went_into_our_own_schema_says_how_they_come_out
     server.migrate()
     with Pipeline.on(server.settings(), tmp_path / "dagster") as pipeline:
         pipeline.send([login(user_id="strayed")])
-        pipeline.run()
+        pipeline.process()
     server.execute("ALTER TABLE public.user_logins SET SCHEMA loginetl")
     if is_in_use:
         server.execute(f"CREATE TABLE public.user_logins ({COLUMNS})", "INSERT INTO public.user_logins VALUES ('kept')")

@@ -30,7 +30,7 @@ def quarantined(pipeline: Pipeline, *users: str) -> tuple[int, Path]:
     (key,) = pipeline.query("SELECT object_path FROM loginetl.batches WHERE batch_id = :id", id=batch_id)[0]
     path = pipeline.settings.home / "landing" / key
     kept: Path = path.rename(path.with_name(f"{path.name}.kept"))
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     assert state(pipeline, batch_id) == "quarantined"
     return batch_id, kept
 
@@ -87,7 +87,7 @@ def test_a_batch_that_is_given_up_counts_as_lost_and_health_is_well_again(pipeli
 
 def test_of_a_batch_that_was_settled_in_part_the_rest_is_lost(pipeline: Pipeline) -> None:
     batch_id = pipeline.land([message("a"), message("b", app_version="x"), message("c")])
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     pipeline.execute("UPDATE loginetl.batches SET state = 'quarantined', quarantine_reason = 'raw batch: gone'")
 
     assert give_up(pipeline, batch_id) == 2
@@ -101,9 +101,9 @@ def test_of_a_batch_that_was_settled_in_part_the_rest_is_lost(pipeline: Pipeline
 def test_only_a_quarantined_batch_can_be_given_up(pipeline: Pipeline, found: str) -> None:
     batch_id = pipeline.land([message("a")])
     if found == "masked":
-        pipeline.materialize("masked_logins")
+        pipeline.mask()
     elif found == "loaded":
-        pipeline.run(job="process_landed")
+        pipeline.process_landed()
     elif found == "lost":
         batch_id, _ = quarantined(pipeline, "b")
         give_up(pipeline, batch_id)
@@ -120,7 +120,7 @@ def test_only_a_quarantined_batch_can_be_given_up(pipeline: Pipeline, found: str
 def test_retention_goes_on_past_a_lost_batch(pipeline: Pipeline) -> None:
     batch_id, _ = quarantined(pipeline, "lost")
     pipeline.land([message("loaded")])
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     give_up(pipeline, batch_id)
     make_old(pipeline, 60)
 
@@ -147,7 +147,7 @@ def test_a_lost_batch_keeps_ids_for_as_long_as_its_object_may_turn_up(pipeline: 
 def test_a_lost_batch_is_left_alone_by_a_reprocess_that_does_not_name_it(pipeline: Pipeline) -> None:
     batch_id, _ = quarantined(pipeline, "a")
     give_up(pipeline, batch_id)
-    pipeline.run({"masked_logins": {"reprocess": True}}, job="process_landed")
+    pipeline.process_landed(reprocess=True)
     assert state(pipeline, batch_id) == "lost"
 
 
@@ -167,7 +167,7 @@ def test_an_erasure_reaches_a_lost_batch_whose_object_is_back(pipeline: Pipeline
     one = pipeline.services
 
     counts = Erasure(one.database(), one.landing(), one.keyring, subject_of("goes", [], one.keyring)).run("asked for")
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
 
     assert counts.landed_messages == 1
     assert [row[0] for row in pipeline.rows()] == ["stays"]
@@ -178,7 +178,7 @@ def test_an_erasure_reaches_a_lost_batch_whose_object_is_back(pipeline: Pipeline
 
 def test_a_batch_that_another_transaction_holds_is_passed_over_by_retention(pipeline: Pipeline) -> None:
     held, free = (pipeline.land([message(user)]) for user in ("held", "free"))
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     make_old(pipeline, 60)
     files = {path for path, _ in pipeline.services.landing().list("batches")}
     with pipeline.services.database().transaction() as connection:  # as an erasure or a reprocess does

@@ -49,7 +49,7 @@ def _recover(pipeline: Pipeline, *tokens: str) -> list[Recovered]:
 
 def _loaded(pipeline: Pipeline) -> tuple[str, str]:
     pipeline.send([login(), login(user_id="u-2", ip="2001:db8::2", device_id="device-2")])
-    pipeline.run()
+    pipeline.process()
     return _tokens(pipeline)
 
 
@@ -422,7 +422,7 @@ def test_ten_thousand_tokens_and_one_are_recovered_at_once(pipeline: Pipeline) -
 
 def test_a_device_id_that_looks_like_markup_or_steers_a_terminal_is_shown_as_it_is(pipeline: Pipeline) -> None:
     pipeline.send([login(device_id="[red]x[/red] [/nothing] \x1b[2J")])
-    pipeline.run()
+    pipeline.process()
     done = run_cli(pipeline.settings, "recover", "--user-id", "--reason", WHY, stdin="u-1")
     assert "[red]x[/red] [/nothing] \\x1b[2J" in done.stdout
     assert "\x1b[2J" not in done.stdout

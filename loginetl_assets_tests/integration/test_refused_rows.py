@@ -175,7 +175,7 @@ def test_a_row_that_row_level_security_refuses_does_not_sink_its_batch(
     pipeline.execute("ALTER TABLE user_logins ENABLE ROW LEVEL SECURITY")
     pipeline.execute(policy)
     pipeline.send(login(user_id=user) for user in ("u-1", "refused-1", "u-2"))
-    loader.run()
+    loader.process()
     assert [row[0] for row in pipeline.rows()] == ["u-1", "u-2"]
     assert [row[0] for row in pipeline.query("SELECT reason FROM loginetl.rejected_logins")] == [REFUSED]
 
@@ -240,7 +240,7 @@ def test_a_text_that_the_database_s_encoding_lacks_is_refused_by_itself(
     LoginDatabase(url).migrate()
     with Pipeline.on(replace(settings, database_url=url), tmp_path / "latin") as pipeline:
         pipeline.send(login(user_id=user) for user in ("u-\u00e9", "u-\u0416", "u-1"))
-        pipeline.run()
+        pipeline.process()
         assert [row[0] for row in pipeline.rows()] == ["u-1", "u-\u00e9"]
         assert [row[0] for row in pipeline.query("SELECT reason FROM loginetl.rejected_logins")] == [REFUSED]
     with server.connect() as connection:
@@ -250,7 +250,7 @@ def test_a_text_that_the_database_s_encoding_lacks_is_refused_by_itself(
 def test_a_table_that_refuses_every_row_rejects_them_all(pipeline: Pipeline) -> None:
     pipeline.execute("ALTER TABLE user_logins ADD CHECK (app_version < 0)")
     pipeline.send(login(user_id=f"u-{number}") for number in range(20))
-    pipeline.run()
+    pipeline.process()
     totals = pipeline.totals()
     assert (totals.loaded, totals.rejected, totals.pending) == (0, 20, 0)
 
@@ -258,7 +258,7 @@ def test_a_table_that_refuses_every_row_rejects_them_all(pipeline: Pipeline) -> 
 def test_a_refused_row_is_brought_in_by_reading_its_batch_again(pipeline: Pipeline) -> None:
     check_constraint(pipeline)
     pipeline.send([login(user_id="u-1"), login(user_id="refused-1")])
-    pipeline.run()
+    pipeline.process()
     pipeline.execute("ALTER TABLE user_logins DROP CONSTRAINT user_logins_user_id_check")
     result = pipeline.run({"masked_logins": {"reprocess": True}})
     assert [row[0] for row in pipeline.rows()] == ["refused-1", "u-1"]
@@ -268,11 +268,11 @@ def test_a_refused_row_is_brought_in_by_reading_its_batch_again(pipeline: Pipeli
 def test_a_batch_whose_bodies_are_missing_is_quarantined_as_a_whole(pipeline: Pipeline) -> None:
     check_constraint(pipeline)
     pipeline.send([login(user_id="u-1"), login(user_id="refused-1")])
-    pipeline.materialize("raw_login_messages")
-    pipeline.materialize("masked_logins")
+    pipeline.drain(visibility_seconds=30)
+    pipeline.mask()
     for path in (pipeline.settings.home / "landing" / "batches").iterdir():
         path.unlink()
-    pipeline.materialize("user_logins")
+    pipeline.load()
     totals = pipeline.totals()
     assert (totals.quarantined_batches, totals.pending, totals.loaded) == (1, 2, 0)
     assert pipeline.rows() == []
@@ -281,7 +281,7 @@ def test_a_batch_whose_bodies_are_missing_is_quarantined_as_a_whole(pipeline: Pi
 def test_an_erasure_reaches_the_vault_by_a_refused_row_alone(pipeline: Pipeline) -> None:
     check_constraint(pipeline)
     pipeline.send([login(user_id="refused-1", ip="203.0.113.99", device_id="their own")])
-    pipeline.run()
+    pipeline.process()
     # As retention leaves it before it sweeps the vault: only the rejected body still has the values.
     pipeline.execute("UPDATE loginetl.batches SET object_purged_at = now(), masked_path = NULL")
     services = pipeline.services

@@ -30,7 +30,7 @@ def strict(pipeline: Pipeline, tmp_path: Path) -> Pipeline:
     settings = replace(pipeline.settings, unknown_fields=UnknownFields.REJECT)
     pipeline.send([login(user_id="plain"), *(login(user_id=f"extra-{n}", colour="blue") for n in range(3)), "{}"])
     with Pipeline.on(settings, tmp_path / "strict") as before:
-        before.run()
+        before.process()
         assert (before.totals().loaded, before.totals().rejected) == (1, 4)
     return pipeline
 
@@ -52,7 +52,7 @@ def test_a_replay_keeps_the_id_and_the_day_of_the_message(strict: Pipeline) -> N
     strict.execute("UPDATE loginetl.rejected_logins SET sent_at = '2024-02-29T23:59:59.999Z'")
     before = {row[0] for row in strict.query("SELECT message_uuid FROM loginetl.rejected_logins")}
     _replay(strict)
-    strict.run(job="process_landed")
+    strict.process_landed()
     assert {str(row.create_date) for row in strict.query("SELECT * FROM user_logins WHERE user_id LIKE 'extra%'")} == {
         "2024-02-29"
     }
@@ -63,15 +63,15 @@ def test_two_replays_at_once_replay_each_message_once(strict: Pipeline) -> None:
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: _replay(strict), range(4)))
     assert sum(one.messages for one in done) == 4
-    strict.run()
+    strict.process()
     _replay(strict)
-    strict.run()
+    strict.process()
     assert len(strict.rows()) == 4
 
 
 def test_a_redelivery_between_replay_and_load_is_loaded_once(strict: Pipeline) -> None:
     _replay(strict)
-    strict.run({"masked_logins": {"reprocess": True}})  # the batch they came with is read again too
+    strict.process_landed(reprocess=True)  # the batch they came with is read again too
     assert len(strict.rows()) == 4
     totals = strict.totals()
     assert totals.messages == totals.loaded + totals.duplicates + totals.rejected
@@ -107,7 +107,7 @@ def test_bodies_encrypted_with_another_key_stay_rejected(strict: Pipeline) -> No
 def test_large_bodies_are_replayed_in_several_batches(pipeline: Pipeline) -> None:
     for number in range(20):
         pipeline.send([login(user_id=f"{number}" + "u" * 900_000)])
-    pipeline.run()
+    pipeline.process()
     assert pipeline.totals().rejected == 20
     counts = _replay(pipeline)
     assert (counts.messages, counts.batches) == (20, 2)
@@ -125,9 +125,9 @@ def test_the_replay_job_lands_what_its_config_means(strict: Pipeline) -> None:
 
 def test_a_batch_is_read_again_after_its_rejections_were_dropped(strict: Pipeline) -> None:
     _drop(strict)
-    strict.run({"masked_logins": {"reprocess": True}})
+    strict.process_landed(reprocess=True)
     strict.send([login(user_id="later")])
-    strict.run()
+    strict.process()
     assert [row[0] for row in strict.rows()] == ["later", "plain"]
     totals = strict.totals()
     assert (totals.messages, totals.loaded, totals.erased, totals.duplicates, totals.pending) == (6, 2, 4, 0, 0)
@@ -135,12 +135,12 @@ def test_a_batch_is_read_again_after_its_rejections_were_dropped(strict: Pipelin
 
 def test_a_batch_that_is_only_masked_stands_a_drop_and_someone_else_s_erasure(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id="stays"), login(user_id="goes", ip="203.0.113.5", device_id="theirs"), "{}"])
-    pipeline.materialize("raw_login_messages")
-    pipeline.materialize("masked_logins")
+    pipeline.drain(visibility_seconds=30)
+    pipeline.mask()
     _drop(pipeline)
     one = pipeline.services
     Erasure(one.database(), one.landing(), one.keyring, subject_of("goes", [], one.keyring)).run("asked for")
-    pipeline.run()
+    pipeline.process()
     assert [row[0] for row in pipeline.rows()] == ["stays"]
     totals = pipeline.totals()
     assert (totals.messages, totals.loaded, totals.erased, totals.pending) == (3, 1, 2, 0)
@@ -148,13 +148,13 @@ def test_a_batch_that_is_only_masked_stands_a_drop_and_someone_else_s_erasure(pi
 
 def test_a_rejection_erased_while_its_batch_was_unreadable_stays_erased_once_that_is_fixed(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id="stays"), login(user_id="goes", app_version="x")])
-    pipeline.run()
+    pipeline.process()
     (path,) = (pipeline.settings.home / "landing" / "batches").iterdir()
     path.rename(path.with_suffix(".away"))
     one = pipeline.services
     Erasure(one.database(), one.landing(), one.keyring, subject_of("goes", [], one.keyring)).run("asked for")
     path.with_suffix(".away").rename(path)
-    pipeline.run({"masked_logins": {"reprocess": True}})
+    pipeline.process_landed(reprocess=True)
     assert [row[0] for row in pipeline.rows()] == ["stays"]
     totals = pipeline.totals()
     assert (totals.messages, totals.loaded, totals.erased, totals.duplicates, totals.pending) == (2, 1, 1, 0, 0)

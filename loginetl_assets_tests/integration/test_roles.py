@@ -117,7 +117,7 @@ def test_the_whole_pipeline_runs_as_loader(pipeline: Pipeline, logins: Logins, t
         assert checks(loader.run({"masked_logins": {"reprocess": True}}))["counts_reconcile"]
         assert (loader.totals().loaded, loader.totals().rejected) == (99, 2)
         loader.run({"replay": {"reason": "bad_version"}}, job="replay_rejected")
-        loader.run()
+        loader.process()
         assert (loader.totals().loaded, loader.totals().rejected) == (99, 2)
         assert len(pipeline.rows()) == 99
         pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - '90 days'::interval,"
@@ -144,23 +144,23 @@ def test_a_value_that_was_erased_is_entered_again_by_the_loader(
 ) -> None:
     with Pipeline.on(logins.loader, tmp_path / "loader") as loader:
         loader.send([login()])
-        loader.run()
+        loader.process()
         _erase(logins.privacy, "u-1")
         assert len(pipeline.query("SELECT FROM loginetl.erased_tokens")) == 2
         loader.send([login()])
-        loader.run()
+        loader.process()
     assert len(pipeline.query("SELECT FROM loginetl.pii_vault")) == 2
     assert pipeline.query("SELECT FROM loginetl.erased_tokens") == []
 
 
 def test_the_loader_maps_tokens_while_keys_rotate(pipeline: Pipeline, logins: Logins, tmp_path: Path) -> None:
     pipeline.send([login()])
-    pipeline.run()
+    pipeline.process()
     _rotate(pipeline.settings, RotatingRole.MASKING)
     with Pipeline.on(logins.loader, tmp_path / "loader") as loader:
         for _ in range(2):
             loader.send([login(user_id="u-2")])
-            loader.run()
+            loader.process()
     assert len(pipeline.query("SELECT FROM loginetl.token_map")) == 2
     assert len(pipeline.query("SELECT FROM loginetl.shared_devices")) == 1
 
@@ -378,7 +378,7 @@ def test_privacy_loads_nothing_and_owns_nothing(pipeline: Pipeline, logins: Logi
 
 def test_privacy_recovers_and_erases(pipeline: Pipeline, logins: Logins) -> None:
     pipeline.send([login(user_id="a", ip="192.0.2.1", device_id="d-1"), login(user_id="a", app_version="x"), login()])
-    pipeline.run()
+    pipeline.process()
     database, officer = LoginDatabase(str(logins.privacy.database_url)), Services(logins.privacy).officer()
     tokens = tokens_of_user(database, "a")
     answers = recover(database, officer, tokens, reason="test")
@@ -386,8 +386,8 @@ def test_privacy_recovers_and_erases(pipeline: Pipeline, logins: Logins) -> None
     found = tokens_of_value(database, pipeline.services.keyring, "ip", "192.0.2.1", reason="test")
     assert set(found) <= set(tokens)
     pipeline.send([login(user_id="a", ip="192.0.2.2")])
-    pipeline.materialize("raw_login_messages")
-    pipeline.materialize("masked_logins")
+    pipeline.drain(visibility_seconds=30)
+    pipeline.mask()
     left = QueuedMessage(str(uuid4()), 1_700_000_000_000, login(user_id="a", ip="192.0.2.3").encode())
     write_messages(pipeline.services.landing(), pipeline.services.keyring.landing, [left])  # by a drain that died
     _erase(logins.privacy, "a")
@@ -400,11 +400,11 @@ def test_privacy_recovers_and_erases(pipeline: Pipeline, logins: Logins) -> None
 def test_privacy_rotates_the_masking_key_and_the_officers(pipeline: Pipeline, logins: Logins, tmp_path: Path) -> None:
     with Pipeline.on(logins.loader, tmp_path / "loader") as loader:
         loader.send([login(), login(user_id="u-2")])
-        loader.run()
+        loader.process()
         before = loader.rows()
         loader.send([login(user_id="u-3")])
-        loader.materialize("raw_login_messages")
-        loader.materialize("masked_logins")
+        loader.drain(visibility_seconds=30)
+        loader.mask()
     _rotate(pipeline.settings, RotatingRole.MASKING)
     services = Services(logins.privacy)
     counts = retokenize(
@@ -422,7 +422,7 @@ def test_privacy_rotates_the_masking_key_and_the_officers(pipeline: Pipeline, lo
     answers = recover(services.database(), Services(logins.privacy).officer(), [before[0][2]], reason="test")
     assert [answer.value for answer in answers] == ["198.51.100.7"]
     with Pipeline.on(logins.loader, tmp_path / "later") as loader:
-        loader.run()
+        loader.process()
         assert loader.totals().loaded == 3
         assert checks(loader.run({"masked_logins": {"reprocess": True}}))["counts_reconcile"]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import tink
 
-from loginetl_assets.build import build_definitions
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_FILE, OFFICER_TEMPLATE, TEMPLATES
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset
@@ -44,8 +43,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 def _restarted(pipeline: Pipeline) -> Pipeline:
     """The pipeline as new processes have it, which read the keysets again."""
-    settings = pipeline.settings
-    return Pipeline(settings, Services(settings), build_definitions(settings), pipeline.instance)
+    return Pipeline(pipeline.settings, pipeline.settings.home / "restarted")
 
 
 def _rotated(pipeline: Pipeline, role: str = "masking") -> Pipeline:
@@ -107,11 +105,11 @@ def _vault_key_ids(pipeline: Pipeline) -> set[str]:
 
 def test_after_a_rotation_new_rows_are_under_the_new_key_and_old_ones_stay(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
-    pipeline.run()
+    pipeline.process()
     old = str(_primary(pipeline))
     rotated = _rotated(pipeline)
     _send(rotated, 2, 3)
-    rotated.run()
+    rotated.process()
     new = str(_primary(rotated))
     assert new != old
     keys = {(row[0], row[1]) for row in rotated.query("SELECT user_id, split_part(masked_ip, '.', 1) FROM user_logins")}
@@ -122,14 +120,14 @@ def test_after_a_rotation_new_rows_are_under_the_new_key_and_old_ones_stay(pipel
 
 def test_values_that_a_run_with_the_old_key_still_enters_are_moved_too(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
-    pipeline.run()
+    pipeline.process()
     rotated = _rotated(pipeline)
     numbers = range(3, 20)  # some of their tokens are lower than those which were moved by then
 
     def run_as_before(step: str, done: int, total: int) -> None:
         if step == "vault" and len(rotated.rows()) == 2:
             _send(pipeline, *numbers)
-            pipeline.run()
+            pipeline.process()
 
     _retokenize(rotated, run_as_before)
     assert _key_ids(rotated) == {str(_primary(rotated))}
@@ -138,11 +136,11 @@ def test_values_that_a_run_with_the_old_key_still_enters_are_moved_too(pipeline:
 
 def test_retokenize_moves_rows_masked_files_and_vault_and_is_logged(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
-    pipeline.run()
+    pipeline.process()
     rotated = _rotated(pipeline)
     new = str(_primary(rotated))
     _send(rotated, 2, 3)
-    rotated.run()
+    rotated.process()
     done = run_cli(rotated.settings, "keys", "retokenize", "--reason", WHY)
     assert "Moved" in done.stdout
     assert _key_ids(rotated) == {new}
@@ -169,7 +167,7 @@ def test_old_entries_are_removed_in_chunks_between_which_others_mask(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _send(pipeline, 1, 2, 3)
-    pipeline.run()
+    pipeline.process()
     rotated = _rotated(pipeline)
     monkeypatch.setattr(rotate, "OLD_ENTRIES_PER_CHUNK", 4)
     removed: list[tuple[int, int]] = []
@@ -178,7 +176,7 @@ def test_old_entries_are_removed_in_chunks_between_which_others_mask(
         if step == "old entries":
             removed.append((done, total))
             _send(rotated, 3 + len(removed))
-            rotated.run()
+            rotated.process()
 
     assert _retokenize(rotated, mask_meanwhile).removed_entries == 6
     assert removed == [(4, 6), (6, 6)]
@@ -188,7 +186,7 @@ def test_old_entries_are_removed_in_chunks_between_which_others_mask(
 
 def test_without_a_reason_nothing_is_moved(pipeline: Pipeline) -> None:
     _send(pipeline, 1)
-    pipeline.run()
+    pipeline.process()
     old = str(_primary(pipeline))
     _rotated(pipeline)
     for command in ("retokenize", "reencrypt"):
@@ -204,12 +202,12 @@ def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retokenize(
     monkeypatch.setattr(rotate, "PAGES_PER_CHUNK", 2)
     first, second = range(40), range(20, 60)
     _send(pipeline, *first, *first, *first, *first)
-    pipeline.run()
+    pipeline.process()
     assert _distinct(pipeline) == (40, 40, 160)
     rotated = _rotated(pipeline)
     assert _distinct(rotated) == (40, 40, 160)
     _send(rotated, *second)
-    rotated.run()
+    rotated.process()
     assert _distinct(rotated) == (60, 60, 200)
     steps = []
     calls = 0
@@ -243,12 +241,12 @@ def test_a_value_counts_once_at_every_moment_whatever_interrupts_the_retokenize(
 
 def test_batches_that_are_pending_at_the_rotation_are_loaded_under_the_new_key(pipeline: Pipeline) -> None:
     _send(pipeline, 1)
-    pipeline.run()
+    pipeline.process()
     _send(pipeline, 1, 2)
-    pipeline.materialize("raw_login_messages")
-    pipeline.materialize("masked_logins")  # masked under the old key, not loaded
+    pipeline.drain(visibility_seconds=30)
+    pipeline.mask()  # masked under the old key, not loaded
     _send(pipeline, 3)
-    pipeline.materialize("raw_login_messages")  # landed only
+    pipeline.drain(visibility_seconds=30)  # landed only
     rotated = _rotated(pipeline)
     counts = _retokenize(rotated)
     assert counts.masked_files == 2
@@ -257,7 +255,7 @@ def test_batches_that_are_pending_at_the_rotation_are_loaded_under_the_new_key(p
         "landed",
         "landed",
     ]
-    rotated.run()
+    rotated.process()
     assert _key_ids(rotated) == {str(_primary(rotated))}
     assert _distinct(rotated) == (3, 3, 4)
     assert _values(rotated) == _expected(1, 2, 3)
@@ -338,7 +336,7 @@ def test_a_retokenize_that_is_killed_is_finished_by_another(pipeline: Pipeline) 
 def test_a_retokenize_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
     _generate(pipeline, values=4_000, rows=4_000)
     _send(pipeline, *range(100))
-    pipeline.run()
+    pipeline.process()
     _rotated(pipeline)
     sent, done, failed = 0, threading.Event(), []
 
@@ -350,7 +348,7 @@ def test_a_retokenize_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline
                     numbers = [(sent + n) % 250 for n in range(100)]
                     _send(beside, *numbers)
                     sent += len(numbers)
-                    beside.run()
+                    beside.process()
         except BaseException as error:  # noqa: BLE001 - told to the test
             failed.append(error)
 
@@ -365,7 +363,7 @@ def test_a_retokenize_beside_a_running_pipeline_loses_nothing(pipeline: Pipeline
         done.set()
         thread.join()
     assert failed == []
-    rotated.run()  # what a run was turned away from by a lock, if any
+    rotated.process()  # what a run was turned away from by a lock, if any
     _retokenize(rotated)
     assert _key_ids(rotated) == _vault_key_ids(rotated) == {str(_primary(rotated))}
     numbers = {n % 250 for n in range(sent)} | set(range(100))
@@ -380,11 +378,11 @@ def test_a_second_rotation_moves_what_is_under_either_old_key(
 ) -> None:
     monkeypatch.setattr(rotate, "VALUES_PER_CHUNK", 3)
     _send(pipeline, *range(8))
-    pipeline.run()
+    pipeline.process()
     oldest = [row[0] for row in pipeline.query("SELECT masked_ip FROM user_logins ORDER BY user_id")]
     once = _rotated(pipeline)
     _send(once, *range(4, 12))
-    once.run()
+    once.process()
     if finished:
         _retokenize(once)
     else:
@@ -399,7 +397,7 @@ def test_a_second_rotation_moves_what_is_under_either_old_key(
     twice = _rotated(once)
     assert len(twice.services.keyring.tokenizers) == 3
     _send(twice, 0, 11, 12)
-    twice.run()
+    twice.process()
     assert _distinct(twice) == (13, 13, 19)
     _retokenize(twice, lambda step, done, total: _same(_distinct(twice), (13, 13, 19)))
     assert _key_ids(twice) == _vault_key_ids(twice) == {str(_primary(twice))}
@@ -415,7 +413,7 @@ def _same(found: object, expected: object) -> None:
 
 def test_a_token_from_two_rotations_ago_is_recovered_though_its_key_is_gone(pipeline: Pipeline) -> None:
     _send(pipeline, 1)
-    pipeline.run()
+    pipeline.process()
     (oldest,) = pipeline.query("SELECT masked_ip FROM user_logins")
     once = _rotated(pipeline)
     _retokenize(once)
@@ -433,16 +431,16 @@ def test_a_token_from_two_rotations_ago_is_recovered_though_its_key_is_gone(pipe
 def test_what_was_encrypted_before_a_rotation_is_decrypted_after_it(pipeline: Pipeline, role: KeysetRole) -> None:
     _send(pipeline, 1)
     pipeline.send(["{}"])
-    pipeline.run()
+    pipeline.process()
     _send(pipeline, 2)
-    pipeline.materialize("raw_login_messages")
+    pipeline.drain(visibility_seconds=30)
     old = _primary(pipeline, role)
     rotated = _rotated(pipeline, role)
     new = _primary(rotated, role)
     assert new != old
     _send(rotated, 3)
     pipeline.send(["[]"])
-    rotated.run()
+    rotated.process()
     assert _distinct(rotated) == (3, 3, 3)
     if role is KeysetRole.LANDING:
         keys = [row[0] for row in rotated.query("SELECT landing_key_id FROM loginetl.batches ORDER BY batch_id")]
@@ -461,7 +459,7 @@ def test_what_was_encrypted_before_a_rotation_is_decrypted_after_it(pipeline: Pi
 
 def test_after_the_officers_rotation_and_re_encryption_the_new_key_alone_recovers(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
-    pipeline.run()
+    pipeline.process()
     old = _primary(pipeline, KeysetRole.VAULT)
     rotated = _rotated(pipeline, "officer")
     new = _primary(rotated, KeysetRole.VAULT)
@@ -469,7 +467,7 @@ def test_after_the_officers_rotation_and_re_encryption_the_new_key_alone_recover
     run_cli(rotated.settings, "keys", "reencrypt", "--reason", WHY)
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {new}
     _send(rotated, 3)
-    pipeline.run()  # a process that still holds the keyset before
+    pipeline.process()  # a process that still holds the keyset before
     assert {row[0] for row in rotated.query("SELECT officer_key_id FROM loginetl.vault_data_keys")} == {old, new}
     assert _values(rotated) == _expected(1, 2, 3)
     run_cli(rotated.settings, "keys", "reencrypt", "--reason", WHY)
@@ -489,13 +487,13 @@ def test_after_the_officers_rotation_and_re_encryption_the_new_key_alone_recover
     assert alone.services.officer().key_ids == (new,)
     assert _values(alone) == _expected(1, 2, 3)
     _send(alone, 4)
-    alone.run()
+    alone.process()
     assert _values(alone) == _expected(1, 2, 3, 4)
 
 
 def test_an_officers_keyset_without_the_vaults_key_moves_nothing(pipeline: Pipeline) -> None:
     _send(pipeline, 1)
-    pipeline.run()
+    pipeline.process()
     rotated = _rotated(pipeline)
     stranger = replace(rotated.settings, officer_keyset=keyset_json(tink.new_keyset_handle(OFFICER_TEMPLATE)))
     before = rotated.rows(), rotated.query("SELECT * FROM loginetl.pii_vault ORDER BY token")
@@ -512,7 +510,7 @@ def test_an_officers_keyset_without_the_vaults_key_moves_nothing(pipeline: Pipel
 
 def test_another_databases_masking_keyset_is_refused_before_any_work(pipeline: Pipeline) -> None:
     _send(pipeline, 1)
-    pipeline.run()
+    pipeline.process()
     stranger = keyset_json(tink.new_keyset_handle(TEMPLATES[KeysetRole.MASKING]))
     services = Services(replace(pipeline.settings, keysets={KeysetRole.MASKING: stranger}))
     with pytest.raises(OperatorError, match="LOGINETL_KEYSET_MASKING has none of the masking keys"):
@@ -524,7 +522,7 @@ def test_another_databases_masking_keyset_is_refused_before_any_work(pipeline: P
 
 def test_a_damaged_vault_value_stops_the_retokenize_with_words_and_leaves_every_row(pipeline: Pipeline) -> None:
     _send(pipeline, 1, 2)
-    pipeline.run()
+    pipeline.process()
     rotated = _rotated(pipeline)
     rows = rotated.rows()
     rotated.execute(
@@ -595,14 +593,14 @@ def test_a_value_counts_once_where_an_earlier_keyset_was_put_back(pipeline: Pipe
     earlier = pipeline.services.keyring.source(KeysetRole.MASKING)
     text = Path(earlier).read_text()
     _send(pipeline, 1, 2)
-    pipeline.run()
+    pipeline.process()
     rotated = _rotated(pipeline)
     _retokenize(rotated)
     both = json.loads(Path(earlier).read_text())
     replace_keyset("", earlier, json.dumps({**both, "primaryKeyId": json.loads(text)["primaryKeyId"]}))
     back = _restarted(pipeline)
     _send(back, 1, 3)
-    back.run()
+    back.process()
     assert _distinct(back)[0] == 3
     _retokenize(back)
     assert _distinct(back)[0] == 3

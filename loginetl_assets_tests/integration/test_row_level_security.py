@@ -37,7 +37,7 @@ def restricted(pipeline: Pipeline) -> Iterator[Settings]:
 
 def _load_both(pipeline: Pipeline) -> None:
     pipeline.send(login(user_id=user_id, ip=SHARED_IP, device_id=f"{user_id}-device") for user_id in (ANNA, BERT))
-    pipeline.run()
+    pipeline.process()
     pipeline.execute("ALTER TABLE user_logins ENABLE ROW LEVEL SECURITY")
     pipeline.execute("CREATE POLICY only_annas ON user_logins USING (user_id LIKE 'anna%')")
 

@@ -96,12 +96,12 @@ def objects(pipeline: Pipeline, prefix: str = "batches") -> set[str]:
 
 def test_what_landed_after_the_moment_that_postgres_was_put_back_to_is_loaded_again(pipeline: Pipeline) -> None:
     pipeline.send([login(user_id="before")])
-    pipeline.run()
+    pipeline.process()
     snapshot = Snapshot(pipeline.settings)
     pipeline.send([login(user_id="loaded-since"), NOT_A_LOGIN])
-    pipeline.run()
+    pipeline.process()
     pipeline.send([login(user_id="landed-since")])
-    pipeline.materialize("raw_login_messages")
+    pipeline.drain(visibility_seconds=30)
     snapshot.restore()
     assert users(pipeline) == ["before"]
     age(pipeline)
@@ -119,9 +119,9 @@ def test_what_landed_after_the_moment_that_postgres_was_put_back_to_is_loaded_ag
 
 def test_a_batch_that_was_masked_when_postgres_was_put_back_is_masked_again(pipeline: Pipeline) -> None:
     pipeline.land([message("one")])
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     snapshot = Snapshot(pipeline.settings)
-    pipeline.run({"masked_logins": {"reprocess": True}}, job="process_landed")
+    pipeline.process_landed(reprocess=True)
     age(pipeline)
     retention(pipeline)
     snapshot.restore()
@@ -129,7 +129,7 @@ def test_a_batch_that_was_masked_when_postgres_was_put_back_is_masked_again(pipe
 
     retention(pipeline)  # deletes the newer masked file, which this ledger does not name; the older one is gone
     for _ in range(2):
-        pipeline.run(job="process_landed")
+        pipeline.process_landed()
 
     assert users(pipeline) == ["one"]
     assert pipeline.totals().quarantined_batches == 0
@@ -146,7 +146,7 @@ def test_an_unregistered_object_whose_messages_came_again_adds_no_row(pipeline: 
     age(pipeline)
 
     assert retention(pipeline)["registered_batches"] == 1
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
 
     assert users(pipeline) == ["one"]
     totals = pipeline.totals()
@@ -157,13 +157,13 @@ def test_an_old_unregistered_object_keeps_the_ids_that_are_known_of_its_messages
     once = message("one")
     pipeline.land([once])
     unregistered = land_unregistered(pipeline, once)
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     long_ago = timedelta(days=60)
     age(pipeline, long_ago, [unregistered])
     pipeline.execute("UPDATE loginetl.batches SET landed_at = :old, loaded_at = :old", old=datetime.now(UTC) - long_ago)
 
     retention(pipeline)
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
 
     assert users(pipeline) == ["one"]
     assert pipeline.totals().duplicates == 1
@@ -193,7 +193,7 @@ def test_what_does_not_open_is_left_and_counted(pipeline: Pipeline) -> None:
 def test_what_nobody_can_need_is_deleted(pipeline: Pipeline) -> None:
     landing, keys = pipeline.services.landing(), pipeline.services.keyring
     pipeline.land([message("one")])
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     (named,) = objects(pipeline)
     landing.put(f"batches/probe-{uuid4()}", b"")  # of a run that was killed while it tried whether it can write
     empty = f"batches/{uuid4()}"  # of an erasure that took the last message and was killed
@@ -220,7 +220,7 @@ def test_ids_are_kept_while_an_object_is_there_that_may_hold_their_messages(pipe
     path.write_bytes(content)
     age(pipeline, TWO_MONTHS)
     assert retention(pipeline)["registered_batches"] == 1
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
 
     assert users(pipeline) == ["one"]
 
@@ -247,7 +247,7 @@ def test_a_stranger_s_key_in_the_bucket_stops_nothing(
         found = register(pipeline)
         Erasure(one.database(), one.landing(), one.keyring, subject_of("goes", [], one.keyring)).run("asked for")
         retention(pipeline)
-        pipeline.run(job="process_landed")
+        pipeline.process_landed()
 
         assert (found.registered_batches, users(pipeline)) == (1, ["stays"])
         kept = {found["Key"] for found in s3.list_objects_v2(Bucket=bucket)["Contents"]}
@@ -259,7 +259,7 @@ def test_what_retention_has_removed_is_removed_again_when_a_backup_of_the_landin
     pipeline: Pipeline, way: str
 ) -> None:
     pipeline.land([message("one"), message("two")])
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     (key,) = objects(pipeline)
     content = pipeline.services.landing().get(key)
     pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - :age, loaded_at = now() - :age", age=TWO_MONTHS)
@@ -324,7 +324,7 @@ def test_what_an_erasure_replaced_is_never_registered_again(pipeline: Pipeline) 
     assert register(pipeline).registered_batches == 0
     age(pipeline)
     retention(pipeline)
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
 
     assert replaced not in objects(pipeline)
     assert users(pipeline) == ["stays"]
@@ -336,7 +336,7 @@ def test_what_an_erasure_wrote_and_did_not_name_ends_as_duplicates(pipeline: Pip
     land_unregistered(pipeline, stays)
     age(pipeline)
     retention(pipeline)
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     assert users(pipeline) == ["stays"]
     assert pipeline.totals().duplicates == 1
 
@@ -375,7 +375,7 @@ def test_a_second_installation_on_the_same_landing_is_refused(
     pipeline: Pipeline, addresses: Addresses, tmp_path: Path
 ) -> None:
     pipeline.send([login(user_id="production")])
-    pipeline.materialize("raw_login_messages")
+    pipeline.drain(visibility_seconds=30)
     before = objects(pipeline)
     age(pipeline)
     with second_installation(pipeline, addresses, tmp_path / "second") as second:
@@ -383,7 +383,7 @@ def test_a_second_installation_on_the_same_landing_is_refused(
             assert_refused(second.run(job=job, expect_success=False))
         assert second.totals().batches == 0
     assert objects(pipeline) == before
-    pipeline.run()
+    pipeline.process()
     assert users(pipeline) == ["production"]
 
 
@@ -391,12 +391,12 @@ def test_a_landing_whose_database_is_gone_is_taken_over_once_its_marker_is_delet
     pipeline: Pipeline, addresses: Addresses, tmp_path: Path
 ) -> None:
     pipeline.send([login(user_id="one"), login(user_id="two")])
-    pipeline.run()
+    pipeline.process()
     age(pipeline)
     with second_installation(pipeline, addresses, tmp_path / "second") as second:
         (second.settings.home / "landing" / MARKER).unlink()
         retention(second)
-        second.run(job="process_landed")
+        second.process_landed()
         assert users(second) == ["one", "two"]
     assert_refused(pipeline.run(expect_success=False))
 

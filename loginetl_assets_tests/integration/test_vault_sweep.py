@@ -54,15 +54,15 @@ def _duplicate_of_an_event(pipeline: Pipeline) -> None:
     with Pipeline.on(by_event, by_event.home / "by-event") as other:
         for device in (KEPT, GONE):
             _land(other, login(event_id="e-1", device_id=device))
-        other.materialize("masked_logins")
-        other.materialize("user_logins")
+        other.mask()
+        other.load()
         assert other.totals().duplicates == 1
 
 
 def _refused_by_the_table_and_dropped(pipeline: Pipeline) -> None:
     pipeline.execute("ALTER TABLE user_logins ADD CHECK (user_id <> 'refused')")
     _land(pipeline, login(device_id=KEPT), login(user_id="refused", device_id=GONE))
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     (rejected,) = pipeline.query("SELECT message_uuid FROM loginetl.rejected_logins")
     with pipeline.services.database().transaction() as connection:
         rejections.erase(connection, [rejected.message_uuid])
@@ -70,7 +70,7 @@ def _refused_by_the_table_and_dropped(pipeline: Pipeline) -> None:
 
 def _deleted_by_the_tables_owner(pipeline: Pipeline) -> None:
     _land(pipeline, login(device_id=KEPT), login(user_id="u-2", device_id=GONE))
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     pipeline.execute("DELETE FROM user_logins WHERE user_id = 'u-2'")
 
 
@@ -101,22 +101,22 @@ def test_a_value_that_came_to_nothing_cannot_be_recovered(
 def test_a_rejected_row_whose_values_were_removed_is_replayed_with_them(pipeline: Pipeline) -> None:
     pipeline.execute("ALTER TABLE user_logins ADD CONSTRAINT refusing CHECK (user_id <> 'refused')")
     _land(pipeline, login(user_id="refused", device_id=GONE))
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     pipeline.run(job="retention")
     assert _recovered(pipeline, GONE) == [None]
     pipeline.execute("ALTER TABLE user_logins DROP CONSTRAINT refusing")
     pipeline.run({"replay": {}}, job="replay_rejected")
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     assert _recovered(pipeline, GONE) == [GONE]
 
 
 def test_what_waits_to_be_loaded_keeps_its_values_old_ones_too(pipeline: Pipeline) -> None:
     _deleted_by_the_tables_owner(pipeline)
     _land(pipeline, login(user_id="u-3", device_id=GONE), login(user_id="u-3", device_id="new"))
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     pipeline.run(job="retention")
     assert _recovered(pipeline, KEPT, GONE, "new") == [KEPT, GONE, "new"]
-    pipeline.materialize("user_logins")
+    pipeline.load()
     pipeline.run(job="retention")
     assert _recovered(pipeline, KEPT, GONE, "new") == [KEPT, GONE, "new"]
 
@@ -124,7 +124,7 @@ def test_what_waits_to_be_loaded_keeps_its_values_old_ones_too(pipeline: Pipelin
 def test_nothing_is_removed_while_masked_logins_cannot_be_read(pipeline: Pipeline) -> None:
     _deleted_by_the_tables_owner(pipeline)
     _land(pipeline, login(user_id="u-3"))
-    pipeline.materialize("masked_logins")
+    pipeline.mask()
     (pending,) = pipeline.query("SELECT masked_path FROM loginetl.batches WHERE state = 'masked'")
     path = pipeline.settings.home / "landing" / pending.masked_path
     path.rename(path.with_suffix(".away"))
@@ -136,7 +136,7 @@ def test_nothing_is_removed_while_masked_logins_cannot_be_read(pipeline: Pipelin
 def test_a_value_under_several_tokens_stays_while_one_of_them_is_needed(pipeline: Pipeline) -> None:
     """In a rotation from a second old key, of which a row has the token."""
     _land(pipeline, login(device_id=KEPT), login(user_id="u-2", device_id=GONE))
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     row, unused = _token(pipeline, KEPT), _token(pipeline, GONE)
     pipeline.execute("DELETE FROM user_logins WHERE user_id = 'u-2'")
     pipeline.execute(
@@ -155,7 +155,7 @@ def test_the_whole_vault_is_looked_through_a_page_at_a_time(
 ) -> None:
     monkeypatch.setattr(vault_sweep, "VALUES_PER_PAGE", 7)
     _land(pipeline, *(login(user_id=f"u-{n}", device_id=f"device-{n}", ip=f"10.0.0.{n}") for n in range(40)))
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     pipeline.execute("DELETE FROM user_logins WHERE user_id <> 'u-7'")
     swept = sweep_vault(pipeline.services.database(), pipeline.services.landing())
     assert swept.unneeded_vault_entries == 78
@@ -221,7 +221,7 @@ def test_a_value_that_comes_again_while_it_is_removed_can_be_recovered(pipeline:
 
     def mask() -> None:
         with Pipeline.on(pipeline.settings, tmp_path / "masking") as other:
-            other.materialize("masked_logins")
+            other.mask()
 
     with ThreadPoolExecutor(2) as pool:
         with pipeline.services.database().transaction() as holder:
@@ -234,5 +234,5 @@ def test_a_value_that_comes_again_while_it_is_removed_can_be_recovered(pipeline:
             pipeline.await_lock("advisory", unless=masking.done)
         assert sweep.result().unneeded_vault_entries == 1
         masking.result()
-    pipeline.run(job="process_landed")
+    pipeline.process_landed()
     assert _recovered(pipeline, GONE) == [GONE]

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from sqlalchemy import text
 from loginetl_assets.build import build_definitions
 from loginetl_assets.logins.contract import COLUMN_NAMES
 from loginetl_assets.logins.message import QueuedMessage
+from loginetl_assets.resources import RulesResource
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.batch_objects import BatchLanding, land
 from loginetl_assets.steps.drain.engine import Drain, DrainTotals
 from loginetl_assets.steps.drain.policy import DrainLimits
+from loginetl_assets.steps.load import LoadTotals, load_pending
+from loginetl_assets.steps.mask import MaskTotals, mask_pending
 from loginetl_assets.storage import batches
 from loginetl_assets_tests.support.corpus import FLAT
 from loginetl_assets_tests.support.waiting import LOCK_SECONDS, eventually
@@ -77,22 +80,40 @@ MARKED_BAD = [json.dumps({"foo": "oops-88d1", "bar": "123"}), login(user_id="use
 MARKS = ("user-5ee4", "203.0.113.", "device-9f1c", "oops-88d1", "not-an-ip-41c7")
 
 
-@dataclass
 class Pipeline:
-    """The pipeline under test."""
+    """The pipeline under test: its steps as they are, or as Dagster runs them.
 
-    settings: Settings
-    services: Services
-    definitions: dg.Definitions
-    instance: dg.DagsterInstance
+    Dagster costs more CPU than a small batch, so a test that is about the steps calls `process`, `mask` and `load`;
+    definitions and instance are made when they are first asked for.
+    """
+
+    def __init__(self, settings: Settings, dagster: Path | dg.DagsterInstance, **overrides: Any) -> None:
+        """Takes an instance, or where an ephemeral one is to keep its files; overrides are `build_definitions`'s."""
+        self.settings = settings
+        self.services = Services(settings)
+        self._dagster, self._overrides = dagster, overrides
+        self._exits = ExitStack()
 
     @classmethod
     @contextmanager
-    def on(cls, settings: Settings, dagster_home: Path, **overrides: Any) -> Iterator["Pipeline"]:
-        """Composes it, with an ephemeral Dagster instance that keeps its files below `dagster_home`."""
-        dagster_home.mkdir(parents=True, exist_ok=True)
-        with dg.DagsterInstance.ephemeral(tempdir=str(dagster_home)) as instance:
-            yield cls(settings, Services(settings), build_definitions(settings, **overrides), instance)
+    def on(cls, settings: Settings, dagster: Path | dg.DagsterInstance, **overrides: Any) -> Iterator["Pipeline"]:
+        """As the constructor; an ephemeral instance ends with the context."""
+        pipeline = cls(settings, dagster, **overrides)
+        with pipeline._exits:
+            yield pipeline
+
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        """The Dagster instance."""
+        if isinstance(self._dagster, dg.DagsterInstance):
+            return self._dagster
+        self._dagster.mkdir(parents=True, exist_ok=True)
+        return self._exits.enter_context(dg.DagsterInstance.ephemeral(tempdir=str(self._dagster)))
+
+    @cached_property
+    def definitions(self) -> dg.Definitions:
+        """What Dagster loads."""
+        return build_definitions(self.settings, **self._overrides)
 
     def send(self, bodies: Iterable[str]) -> None:
         """Puts bodies on the queue."""
@@ -117,6 +138,40 @@ class Pipeline:
             assert time.monotonic() < deadline, "the queue is not drained"
             self.drain(visibility_seconds=30)  # nothing fails here, so nothing need come again
         self.run()
+
+    def mask(self, *, reprocess: bool = False, batch_ids: Sequence[int] = ()) -> MaskTotals:
+        """Masks what is pending, without Dagster."""
+        one = self.services
+        totals, failed = mask_pending(
+            one.database(),
+            one.landing(),
+            one.keyring,
+            RulesResource.of(self.settings).masking,
+            reprocess=reprocess,
+            batch_ids=batch_ids,
+            run_id=str(uuid4()),
+        )
+        if failed:
+            raise failed
+        return totals
+
+    def load(self) -> LoadTotals:
+        """Loads what is masked, without Dagster."""
+        one = self.services
+        totals, failed = load_pending(one.database(), one.landing(), one.keyring, run_id=str(uuid4()))
+        if failed:
+            raise failed
+        return totals
+
+    def process_landed(self, *, reprocess: bool = False) -> LoadTotals:
+        """Masks and loads, without Dagster."""
+        self.mask(reprocess=reprocess)
+        return self.load()
+
+    def process(self) -> LoadTotals:
+        """Drains, masks and loads, without Dagster."""
+        self.drain(visibility_seconds=30)
+        return self.process_landed()
 
     def run(
         self, config: Mapping[str, Any] | None = None, job: str = "login_etl", *, expect_success: bool = True
