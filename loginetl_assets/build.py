@@ -66,7 +66,7 @@ def build_definitions(
         "landing": LandingResource(services=services),
         "payloads": PayloadsResource(services=services),
         "keyring": KeyringResource(services=services),
-        "rules": RulesResource(**{name: getattr(settings, name) for name in RulesResource.model_fields}),
+        "rules": RulesResource.of(settings),
     }
     automatic = settings.is_automatic
     sensors = dg.DefaultSensorStatus.RUNNING if automatic else dg.DefaultSensorStatus.STOPPED

@@ -18,7 +18,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import MaskingRules
 from loginetl_assets.services import Services
-from loginetl_assets.settings import AppVersion, Identity, UnknownFields
+from loginetl_assets.settings import AppVersion, Identity, Settings, UnknownFields
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
 from loginetl_assets.storage.live_runs import Heartbeat
@@ -177,6 +177,11 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
     app_version: str
     identity: str
     max_rejection_rate: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RulesResource":
+        """Takes each from the setting of its name."""
+        return cls(**{name: getattr(settings, name) for name in cls.model_fields})
 
     @property
     def masking(self) -> MaskingRules:

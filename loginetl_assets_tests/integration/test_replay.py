@@ -107,7 +107,7 @@ def test_bodies_encrypted_with_another_key_stay_rejected(strict: Pipeline) -> No
 def test_large_bodies_are_replayed_in_several_batches(pipeline: Pipeline) -> None:
     for number in range(20):
         pipeline.send([login(user_id=f"{number}" + "u" * 900_000)])
-    pipeline.process()
+    pipeline.run()
     assert pipeline.totals().rejected == 20
     counts = _replay(pipeline)
     assert (counts.messages, counts.batches) == (20, 2)

@@ -128,7 +128,7 @@ class Pipeline:
         """One drain without Dagster's retries, which wait half a minute, and with fewer of boto3's."""
         one = self.services
         limits = DrainLimits(max_messages=1_000, max_seconds=20, visibility_seconds=visibility_seconds)
-        into = BatchLanding(one.database(), one.landing(), one.keyring)
+        into = BatchLanding(database := one.database(), one.bound_landing(database), one.keyring)
         return Drain(one.queue(max_attempts=2), one.payloads(), into, limits).run()
 
     def run_until_empty(self, *, seconds: float = 20) -> None:
@@ -142,9 +142,10 @@ class Pipeline:
     def mask(self, *, reprocess: bool = False, batch_ids: Sequence[int] = ()) -> MaskTotals:
         """Masks what is pending, without Dagster."""
         one = self.services
+        database = one.database()
         totals, failed = mask_pending(
-            one.database(),
-            one.landing(),
+            database,
+            one.bound_landing(database),
             one.keyring,
             RulesResource.of(self.settings).masking,
             reprocess=reprocess,
@@ -158,7 +159,8 @@ class Pipeline:
     def load(self) -> LoadTotals:
         """Loads what is masked, without Dagster."""
         one = self.services
-        totals, failed = load_pending(one.database(), one.landing(), one.keyring, run_id=str(uuid4()))
+        database = one.database()
+        totals, failed = load_pending(database, one.bound_landing(database), one.keyring, run_id=str(uuid4()))
         if failed:
             raise failed
         return totals
