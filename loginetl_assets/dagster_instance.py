@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any, Self
 
 import dagster as dg
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
@@ -19,7 +21,9 @@ from loginetl_assets.settings import Automation, Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import installation_id
 
+CODE_LOCATION = "loginetl"  # as pyproject.toml and the workspace files name it
 INSTALLATION_TAG = "loginetl/installation"  # of a run: the id of the database that it works on
+IN_PROCESS_TAG = "loginetl/in_process"  # of a run that no code location launched, see `adopt_run`
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 RUNS_PER_PAGE = 1_000
 SENSORS = ("queue_depth", "failed_run", "recovered_run", "health")
@@ -28,9 +32,23 @@ _MAX_HEARTBEAT_AGE_SECONDS = 300  # one every half a minute; a long tick may del
 
 
 def label_of(run: dg.DagsterRun) -> str | None:
-    """Returns the label (repository@location) of the code location that a run was launched from, if it was launched."""
+    """Returns the label (repository@location) of the code location that a run names as its origin, if it names one."""
     origin = run.remote_job_origin
     return origin.repository_origin.get_label() if origin else None
+
+
+def adopt_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Has a run that no code location launched name ours as its origin, before its first step.
+
+    `loginetl run` and `dagster asset materialize` create runs without an origin, and these are missing from the Dagster
+    UI's timeline, from the job's history and from run status sensors.
+    """
+    if run.remote_job_origin:
+        return
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(CODE_LOCATION), SINGLETON_REPOSITORY_NAME)
+    instance.add_run_tags(run.run_id, {IN_PROCESS_TAG: "true", REPOSITORY_LABEL_TAG: repository.get_label()})
+    if stored := instance.get_run_by_id(run.run_id):
+        instance.run_storage.replace_job_origin(stored, repository.get_job_origin(run.job_name))
 
 
 @dataclass(frozen=True)
@@ -38,8 +56,8 @@ class OurRuns:
     """The runs of one installation on an instance.
 
     A run that was launched names its code location, and one whose worker has begun names the installation, by the
-    tag of the database resource. `loginetl run` and `dagster asset materialize` launch nothing, so only the tag tells
-    theirs.
+    tag of the database resource. `loginetl run` and `dagster asset materialize` launch nothing: theirs name a code
+    location, too, but this deployment's may have another name, so only the tag tells whose they are.
     """
 
     instance: dg.DagsterInstance
@@ -54,12 +72,13 @@ class OurRuns:
 
     def is_ours(self, run: dg.DagsterRun) -> bool:
         """Returns whether a run is of this code location and not of another installation."""
-        launched_from, installation = label_of(run), run.tags.get(INSTALLATION_TAG)
+        origin, installation = label_of(run), run.tags.get(INSTALLATION_TAG)
+        launched_from = None if IN_PROCESS_TAG in run.tags else origin
         if launched_from and self.code_location and launched_from != self.code_location:
             return False
         if installation and self.installation:
             return installation == self.installation
-        return launched_from is not None and launched_from == self.code_location
+        return origin is not None and origin == self.code_location
 
     def records(self, *, limit: int | None = None, **filters: Any) -> list[dg.RunRecord]:
         """Returns the newest of our runs, newest first; the filters are those of `RunsFilter`."""

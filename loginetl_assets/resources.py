@@ -12,7 +12,7 @@ from pydantic import PrivateAttr, field_validator
 from loginetl_assets.aws.payloads import Payloads
 from loginetl_assets.aws.session import open_session
 from loginetl_assets.aws.sqs import LoginQueue
-from loginetl_assets.dagster_instance import INSTALLATION_TAG
+from loginetl_assets.dagster_instance import INSTALLATION_TAG, adopt_run
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.object_store import Landing
@@ -97,6 +97,8 @@ class LoginDatabaseResource(dg.ConfigurableResource[LoginDatabase]):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Keeps the context of the run that it is opened in; a sensor's tick has no run."""
         self._context = context
+        if context.run and context.instance:
+            adopt_run(context.instance, context.run)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Stops the run's heartbeat. The in-process executor keeps a resource from the first step to the last."""

@@ -15,6 +15,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 from sqlalchemy import Connection
 
 from loginetl_assets import dagster_instance
@@ -23,7 +24,7 @@ from loginetl_assets.automation.notifiers import Alert
 from loginetl_assets.aws.sqs import QueueDepth
 from loginetl_assets.build import build_definitions
 from loginetl_assets.cli.running import run_landed
-from loginetl_assets.dagster_instance import INSTALLATION_TAG, SENSORS, OurRuns
+from loginetl_assets.dagster_instance import IN_PROCESS_TAG, INSTALLATION_TAG, SENSORS, OurRuns, label_of
 from loginetl_assets.errors import TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure
@@ -168,6 +169,7 @@ def test_whose_a_run_is(pipeline: Pipeline) -> None:
     tags = {INSTALLATION_TAG: mine}
     foreign = {INSTALLATION_TAG: str(uuid4())}
     create = partial(_create_run, pipeline.instance, job, status)
+    elsewhere = create(location="unheard-of", tags=tags | {IN_PROCESS_TAG: "true"})  # where this one has another name
     waiting, begun = create(location="loginetl"), create(location="loginetl", tags=tags)
     in_process = create(tags=tags)
     create(location="loginetl", tags=foreign)  # two installations under one name
@@ -175,12 +177,12 @@ def test_whose_a_run_is(pipeline: Pipeline) -> None:
     create(tags=foreign)
     create()
     known = OurRuns(pipeline.instance, mine, "__repository__@loginetl")
-    assert [record.dagster_run.run_id for record in known.records()] == [in_process, begun, waiting]
+    assert [record.dagster_run.run_id for record in known.records()] == [in_process, begun, waiting, elsewhere]
     assert [record.dagster_run.run_id for record in known.records(limit=2)] == [in_process, begun]
-    assert set(known.ids(statuses=[status])) == {in_process, begun, waiting}
+    assert set(known.ids(statuses=[status])) == {elsewhere, in_process, begun, waiting}
     assert known.records(statuses=[dg.DagsterRunStatus.STARTED]) == []
     without_location = OurRuns(pipeline.instance, mine, None)
-    assert set(without_location.ids()) == {copied, in_process, begun}
+    assert set(without_location.ids()) == {copied, elsewhere, in_process, begun}
 
 
 @pytest.mark.parametrize("by", ["job", "assets"])
@@ -190,6 +192,39 @@ def test_a_run_in_this_process_names_the_installation(pipeline: Pipeline, by: st
     assert run is not None
     (installation,) = pipeline.query("SELECT installation_id FROM loginetl.installation")
     assert run.tags[INSTALLATION_TAG] == str(installation.installation_id)
+
+
+@pytest.mark.parametrize("by", ["job", "assets"])
+def test_a_run_in_this_process_is_in_the_code_location_s_history_and_seen_by_its_sensors(
+    pipeline: Pipeline, tmp_path: Path, by: str
+) -> None:
+    recorder = _Recorder()
+    with Pipeline.on(pipeline.settings, tmp_path / "told", notifier=recorder) as told:
+        start = _evaluate(told, "failed_run")
+        told.execute("ALTER TABLE loginetl.batches ADD CONSTRAINT nothing_lands CHECK (messages < 0) NOT VALID")
+        told.send([login()])
+        materialize = partial(told.run) if by == "job" else partial(told.materialize, "raw_login_messages")
+        result = materialize(expect_success=False)
+        # As the job's page asks for its runs; the timeline asks for the origin.
+        of_location = told.instance.get_runs(dg.RunsFilter(tags={REPOSITORY_LABEL_TAG: "__repository__@loginetl"}))
+        assert [run.run_id for run in of_location] == [result.run_id]
+        assert of_location[0].status is dg.DagsterRunStatus.FAILURE
+        assert label_of(of_location[0]) == "__repository__@loginetl"
+        _evaluate(told, "failed_run", start)
+    assert [alert.run_id for alert in recorder.alerts] == [result.run_id]
+
+
+def _evaluate(pipeline: Pipeline, sensor: str, cursor: str | None = None) -> str | None:
+    """Evaluates a sensor once as the code location `loginetl` does; returns its new cursor."""
+    with dg.SensorEvaluationContext(
+        instance_ref=None,
+        instance=pipeline.instance,
+        cursor=cursor,
+        repository_name="__repository__",
+        repository_def=pipeline.definitions.get_repository_def(),
+        code_location_origin=RegisteredCodeLocationOrigin("loginetl"),
+    ) as context:
+        return pipeline.definitions.resolve_sensor_def(sensor).evaluate_tick(context).cursor
 
 
 def test_its_requests_can_be_run(small_runs: Pipeline) -> None:

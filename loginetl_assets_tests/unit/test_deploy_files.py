@@ -16,6 +16,7 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
+from loginetl_assets.dagster_instance import CODE_LOCATION
 from loginetl_assets.local.stack import prepare_dagster_home
 from loginetl_assets.settings import Settings
 
@@ -266,6 +267,7 @@ def test_every_way_to_the_definitions_names_the_same_module_and_location() -> No
         remote["location_name"],
         tool["dagster"]["code_location_name"],
         tool["dg"]["project"]["code_location_name"],
+        CODE_LOCATION,
     } == {"loginetl"}
     assert local["working_directory"] == "."
     assert remote["host"] in compose_services()
