@@ -108,7 +108,8 @@ def reencrypt(
         bool, typer.Option("--to-another-officer", help="Hand the vault to a key that LOGINETL_KEYSET_OFFICER lacks.")
     ] = False,
 ) -> None:
-    """Re-encrypt the vault's data keys for the officer's new key, the primary one of LOGINETL_KEYSET_VAULT."""
+    """Re-encrypt data keys and list of erasures for the officer's new key, the primary one of LOGINETL_KEYSET_VAULT."""
+    from loginetl_assets.privacy.erasures import ErasureList
     from loginetl_assets.privacy.rotate import reencrypt_data_keys
 
     services = configured_services()
@@ -118,5 +119,6 @@ def reencrypt(
         moved = reencrypt_data_keys(
             database, keys, officer, reason=reason, to_another_officer=to_another_officer, progress=show
         )
+    erasures = ErasureList(database, services.bound_landing(database), keys).reencrypt(officer)
     err.print(f"the vault is encrypted for key {keys.key_ids(KeysetRole.VAULT)[0]}")
-    print_counts("Moved", {"data_keys": moved})
+    print_counts("Moved", {"data_keys": moved, "erasures": erasures})

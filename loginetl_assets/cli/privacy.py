@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -168,32 +169,44 @@ def erase(
         list[str] | None,
         typer.Option("--token", callback=_tokens_alone, help="Erase whoever has this device or address; repeatable."),
     ] = None,
+    reapply: Annotated[
+        bool, typer.Option("--reapply", help="Erase again what earlier erasures removed and a backup brought back.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     yes: Yes = False,
 ) -> None:
     """Remove a person: rows, rejected bodies, landed messages, and vault values that nobody else shares.
 
-    Exit code 1 where nothing of that person is found, 3 where not every batch could be searched.
+    Shows what would be removed, then asks. --reapply needs the privacy officer's private keyset. Exit code 1 where
+    nothing of that person is found, 3 where not every batch could be searched.
     """
     from loginetl_assets.privacy.erase import Erasure
-    from loginetl_assets.privacy.subjects import subject_of
+    from loginetl_assets.privacy.erasures import ErasureList
+    from loginetl_assets.privacy.subjects import Subject, subject_of
 
     refuse_values(context)
+    if not (dry_run or reason.strip()):
+        raise SettingsError("give --reason: it is logged beside your name")
+    if reapply and (user_id or tokens):
+        raise SettingsError("--reapply takes neither --user-id nor --token: it erases those of earlier erasures")
     services = configured_services()
+    keys = services.keyring
     database = services.database(application_name="loginetl erase")
     landing = services.bound_landing(database)
-    subject = subject_of(read_value("user id") if user_id else None, list(tokens or []), services.keyring)
-    erasure = Erasure(database, landing, services.keyring, subject)
-    if dry_run:
-        totals = erasure.dry_run()
+    if reapply:
+        subject: Subject = ErasureList(database, landing, keys).subject(services.officer())
+    else:
+        subject = subject_of(read_value("user id") if user_id else None, list(tokens or []), keys)
+    if dry_run or not yes:
+        with progress() as show:
+            totals = Erasure(database, landing, keys, subject).dry_run(partial(show, "searching batches"))
         print_counts("Would be removed", totals.as_metadata())
-        _require_found(totals)
-        return
-    if not reason.strip():
-        raise SettingsError("give --reason: it is logged beside your name")
-    confirm("Erase for good? (--dry-run shows what)", yes=yes, otherwise="nothing was erased")
+        if dry_run:
+            _require_found(totals, reapply=reapply)
+            return
+    confirm("Erase this for good?", yes=yes, otherwise="nothing was erased")
     with progress() as show:
-        totals = erasure.run(reason, lambda done, total: show("searching batches", done, total))
+        totals = Erasure(database, landing, keys, subject).run(reason, partial(show, "searching batches"))
     print_counts("Removed", totals.as_metadata())
     if totals.kept_versions:
         raise OperatorError(
@@ -205,10 +218,10 @@ def erase(
             "all was removed, but whether the landing's bucket keeps versions of it is unknown: grant"
             " s3:GetBucketVersioning and erase again"
         )
-    _require_found(totals)
+    _require_found(totals, reapply=reapply)
 
 
-def _require_found(totals: "ErasureTotals") -> None:
+def _require_found(totals: "ErasureTotals", *, reapply: bool) -> None:
     """Raises what is left to say where not every place could be searched, or nothing of the person was there."""
     not_searched = {
         "batches could not be read and so not searched: see `loginetl status`": totals.unreadable_batches,
@@ -217,7 +230,7 @@ def _require_found(totals: "ErasureTotals") -> None:
     }
     if any(not_searched.values()):
         raise NeedsAttentionError("; ".join(f"{count} {which}" for which, count in not_searched.items() if count))
-    if not totals.found_anything:
+    if not (totals.found_anything or reapply):
         raise OperatorError(
             "nothing of that person is here: check the id or token, and the queue, which is not searched"
         )

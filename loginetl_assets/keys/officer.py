@@ -51,9 +51,13 @@ class Officer:
         return True
 
     def unwrap(self, wrapped_key: bytes) -> bytes:
-        """Decrypts a data key, to secret bytes; raises DecryptionError where it is another officer's or altered."""
+        """Decrypts a data key, to secret bytes; errors as for `decrypt`."""
+        return self.decrypt(wrapped_key, VAULT_KEY_CONTEXT)
+
+    def decrypt(self, ciphertext: bytes, context: bytes) -> bytes:
+        """Decrypts what was encrypted for its context; raises DecryptionError for another officer's, or altered."""
         try:
-            return bytes(self._keys.decrypt(wrapped_key, VAULT_KEY_CONTEXT))
+            return bytes(self._keys.decrypt(ciphertext, context))
         except tink.TinkError:
             raise DecryptionError("it was encrypted for another officer key") from None
 

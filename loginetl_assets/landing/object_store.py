@@ -29,6 +29,7 @@ from loginetl_assets.landing.object_versions import ObjectVersions
 
 BATCHES = "batches"
 MASKED = "masked"
+ERASURES = "erasures"
 PROBES = f"{BATCHES}/probe-"  # what `check_writable` writes
 _PROBE_AGE = timedelta(hours=1)  # whoever wrote an older one is gone: it is written within the time-outs below
 MARKER = "installation.json"  # says which database the landing belongs to

@@ -7,8 +7,9 @@ nothing that was not searched: what was in the landing before that is clean, wit
 lands later is new data. Each step commits by itself and finds its work again: an erasure that was killed is finished
 by asking again. Objects that were replaced are listed in the transaction that replaces them and deleted after it.
 
-What stays: message ids (until retention, so that a redelivery is not loaded), the ledger's counts, the access log, and
-the erased tokens (so that recovery can say so). A message that the person sends later is new data and is loaded.
+What stays: message ids (until retention, so that a redelivery is not loaded), the ledger's counts, the access log, the
+erased tokens (so that recovery can say so), and an entry in the list of erasures. A message that the person sends later
+is new data and is loaded.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from sqlalchemy import Connection
 
 from loginetl_assets.landing.batch_files import UnreadableError, write_masked, write_messages
 from loginetl_assets.logins.tokens import tokens_in
+from loginetl_assets.privacy.erasures import ErasureList
 from loginetl_assets.privacy.search import Found, SubjectSearch
+from loginetl_assets.privacy.subjects import Erased
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import delete_pending, pending_logins
 from loginetl_assets.steps.totals import StepTotals
@@ -33,6 +36,9 @@ from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.token_map import token_pairs
 
 _ANY_TIME = datetime.max.replace(tzinfo=UTC)  # the landing's clock may be ahead of ours
+
+Progress = Callable[[int, int], None]
+"""Takes how many batches are searched, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,13 @@ class Erasure(SubjectSearch):
     # Tokens that others have in batches this sent back to be masked again:
     _needed: set[str] = field(default_factory=set, init=False)
 
-    def dry_run(self) -> ErasureTotals:
+    def dry_run(self, progress: Progress = lambda done, total: None) -> ErasureTotals:
         """Returns what `run` would remove; changes nothing."""
-        totals = ErasureTotals()
-        for batch_id in self.begin():
+        totals, batch_ids = ErasureTotals(), self.begin()
+        for done, batch_id in enumerate(batch_ids, 1):
             with self.database.transaction() as connection:
                 totals += self._search(connection, batch_id)[0]
+            progress(done, len(batch_ids))
         with every_row(self.database) as connection:
             for page in self.matching_rejections(connection):
                 totals += ErasureTotals(rejected_bodies=len(page))
@@ -86,15 +93,18 @@ class Erasure(SubjectSearch):
             _, _, of_vault = self._divide_tokens(connection)
         return totals + ErasureTotals(rows=rows) + of_vault
 
-    def run(self, reason: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ErasureTotals:
-        """Erases; logged before and, with the totals, after. `progress` takes how many batches, of how many, are done.
+    def run(self, reason: str, progress: Progress = lambda done, total: None) -> ErasureTotals:
+        """Erases; logged before and, with the totals, after.
 
         Raises OperatorError without a reason, or where the keysets are another database's, row-level security hides
         rows, or a trigger keeps them.
         """
         log = partial(audit.record, self.database, reason=reason, tokens=self.subject.audit_tokens)
         log(audit.Action.ERASE)
-        totals = self._erase(progress)
+        batch_ids = self.begin()
+        if not isinstance(self.subject, Erased):  # these are on the list
+            ErasureList(self.database, self.landing, self.keys).record(self.subject)
+        totals = self._erase(batch_ids, progress)
         # Values of messages that came to nothing: by no row or message can anybody tell any more whose they were.
         totals += ErasureTotals(**sweep_vault(self.database, self.landing, keep=self._needed).as_metadata())
         with self.database.transaction() as connection:
@@ -102,10 +112,9 @@ class Erasure(SubjectSearch):
         log(audit.Action.ERASED, counts={name: count for name, count in totals.as_metadata().items() if count})
         return totals
 
-    def _erase(self, progress: Callable[[int, int], None]) -> ErasureTotals:
+    def _erase(self, batch_ids: list[int], progress: Progress) -> ErasureTotals:
         totals = ErasureTotals()
         searched: set[int] = set()
-        batch_ids = self.begin()
         while True:
             for batch_id in batch_ids:
                 totals += self._erase_from_batch(batch_id)

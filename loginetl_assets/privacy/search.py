@@ -6,6 +6,7 @@ An erasure removes what it finds, and a subject's report shows it, so both find 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -58,8 +59,7 @@ class SubjectSearch:
         with every_row(self.database) as connection:
             for role in (KeysetRole.MASKING, KeysetRole.LANDING, KeysetRole.REJECTS):
                 installation.check_keys(connection, role, self.keys.check_values(role))
-            if self.subject.tokens:
-                self.subject.tokens.update(*token_pairs(connection, self.subject.tokens))
+            self.subject.add_pairs(partial(token_pairs, connection))
             self.tokens |= self.subject.tokens
             return batches.batches_in_landing(connection)
 
@@ -74,7 +74,7 @@ class SubjectSearch:
         matching: list[QueuedMessage] = []
         others: list[QueuedMessage] = []
         for message in read_batch(self.landing, self.keys, batch):
-            (matching if self.subject.matches(message.body) else others).append(message)
+            (matching if self.subject.matches(message.body, message.sent_at_ms) else others).append(message)
         if not matching:
             return None
         masked = None
@@ -95,7 +95,7 @@ class SubjectSearch:
             for row in page:
                 with suppress(DecryptionError):  # nobody can read it, ourselves included
                     body = decrypt(self.keys.rejects, row.encrypted_body, str(row.message_uuid))
-                    if self.subject.matches(body):
+                    if self.subject.matches(body, row.sent_at_ms):
                         matching[row.message_uuid] = body
             if matching:
                 self._note_tokens(matching.values())

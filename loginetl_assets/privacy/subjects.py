@@ -1,8 +1,10 @@
-"""Whom an erasure is about: a user, or whoever has one of some devices or addresses."""
+"""Whom an erasure is about: a user, whoever has one of some devices or addresses, or those of earlier erasures."""
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
 
 import polars as pl
 
@@ -11,9 +13,13 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.logins.canonical import canonical_values
 from loginetl_assets.logins.contract import MASKED_FIELDS, TOKEN_COLUMNS
 from loginetl_assets.logins.message import Login, is_storable, read_login
+from loginetl_assets.logins.rejection import Rejection
 from loginetl_assets.logins.strings import strings_in
 from loginetl_assets.logins.tokens import Tokenizer
-from loginetl_assets.storage.login_rows import RowFilter, rows_of_user, rows_with_tokens
+from loginetl_assets.storage.login_rows import RowFilter, any_of, rows_of_user, rows_until, rows_with_tokens
+
+PairsOf = Callable[[Collection[str]], Iterable[tuple[str, str]]]
+"""Takes tokens and returns the pairs (old, new) of the same values."""
 
 
 class User:
@@ -34,9 +40,19 @@ class User:
         bare = re.escape(user_id.encode("utf-8", "surrogatepass"))
         self._bare = re.compile(rb'id\\*"\s*:\s*\\*"?' + bare + rb'(?=[\s"\\,}\]]|$)')
 
-    def matches(self, body: bytes) -> bool:
+    def as_record(self) -> dict[str, Any]:
+        """Returns what the list of erasures keeps, encrypted."""
+        return {"user_id": self._user_id}
+
+    def add_pairs(self, pairs_of: PairsOf) -> None:
+        """Has no use for tokens."""
+
+    def matches(self, body: bytes, sent_at_ms: int = 0) -> bool:
+        """Whether a message is his, whenever it was sent."""
+        return self.has(read_login(body), body)
+
+    def has(self, login: Login | Rejection, body: bytes) -> bool:
         """By the field where the body can be read, else by the id anywhere in it as a string, or as an id."""
-        login = read_login(body)
         if isinstance(login, Login):
             return bool(login.user_id == self._user_id)
         if self._user_id in strings_in(body):
@@ -66,9 +82,20 @@ class Tokens:
         """By either token."""
         return rows_with_tokens(self.tokens)
 
-    def matches(self, body: bytes) -> bool:
+    def as_record(self) -> dict[str, Any]:
+        """Returns what the list of erasures keeps: the tokens of the values under every key, as far as known."""
+        return {"tokens": sorted(self.tokens)}
+
+    def add_pairs(self, pairs_of: PairsOf) -> None:
+        """Adds the other tokens that the values have while keys rotate."""
+        self.tokens.update(*pairs_of(self.tokens))
+
+    def matches(self, body: bytes, sent_at_ms: int = 0) -> bool:
+        """Whether a message has one of the values, whenever it was sent."""
+        return self.has(read_login(body), body)
+
+    def has(self, login: Login | Rejection, body: bytes) -> bool:
         """By the two fields where the body can be read, else by any string in it that would have the token."""
-        login = read_login(body)
         if isinstance(login, Login):
             values = values_of([login])
         else:
@@ -83,13 +110,49 @@ class Tokens:
         return pl.any_horizontal(pl.col(*TOKEN_COLUMNS.values()).is_in(self.tokens).fill_null(False))
 
 
-Subject = User | Tokens
+class Erased:
+    """Those whom earlier erasures were about, each with all that was sent until the end of that day (UTC).
+
+    What came later is new data. By the day, as the rows of the login table have no time.
+    """
+
+    def __init__(self, parts: Sequence[tuple[User | Tokens, date]]) -> None:
+        self._parts = parts
+        self.audit_tokens = sorted({token for one, _ in parts for token in one.audit_tokens})
+
+    @property
+    def tokens(self) -> set[str]:
+        """Those of all that are asked for by token."""
+        return set().union(*(one.tokens for one, _ in self._parts))
+
+    @property
+    def rows(self) -> RowFilter:
+        """Of any of them, of the day or before, or without a date."""
+        return any_of([rows_until(one.rows, day) for one, day in self._parts])
+
+    def add_pairs(self, pairs_of: PairsOf) -> None:
+        """As each of them."""
+        for one, _ in self._parts:
+            one.add_pairs(pairs_of)
+
+    def matches(self, body: bytes, sent_at_ms: int = 0) -> bool:
+        """Whether a message is of any of them, and of the day or before."""
+        login, sent_on = read_login(body), datetime.fromtimestamp(sent_at_ms / 1000, UTC).date()
+        return any(sent_on <= day and one.has(login, body) for one, day in self._parts)
+
+    def masked(self) -> pl.Expr:
+        """As `rows`."""
+        is_old = (one.masked() & (pl.col("create_date") <= day).fill_null(True) for one, day in self._parts)
+        return pl.any_horizontal(pl.lit(False), *is_old)
 
 
-def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> Subject:
+Subject = User | Tokens | Erased
+
+
+def subject_of(user_id: str | None, tokens: list[str], keys: Keyring) -> User | Tokens:
     """Returns whom the command names; raises SettingsError where it names nobody, or does so both ways at once."""
     if bool(user_id) == bool(tokens):
-        raise SettingsError("name whom to erase: --user-id, or one or more --token")
+        raise SettingsError("name whom to erase: --user-id, one or more --token, or --reapply")
     if user_id:
         return User(user_id, keys.tokenizer)
     return Tokens(tokens, keys.tokenizers)

