@@ -10,14 +10,8 @@ READY := $(VENV)/.ready
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Start the embedded services, send 100 sample messages, run the pipeline, show the results.
-	$(BIN)/loginetl up
-	$(BIN)/loginetl send --sample
-	$(BIN)/loginetl run
-	$(BIN)/loginetl rejected list
-	@echo
-	@echo "Next: make ui (the Dagster UI; then '$(BIN)/loginetl send --sample' makes a run appear by itself),"
-	@echo "      $(BIN)/loginetl psql, $(BIN)/loginetl status; $(BIN)/loginetl down stops the services."
+demo: $(READY) ## Send 100 sample messages through the embedded services and explain the results.
+	@$(BIN)/loginetl demo
 
 ui: $(READY) ## Open the Dagster UI with its daemon on http://127.0.0.1:3000, the sensor on.
 	$(BIN)/loginetl ui

@@ -44,6 +44,12 @@ class BatchConflictError(TransientError):
     """One transaction failed by a conflict, a lock or a timeout, not because the service did; it may be retried."""
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number with its noun, such as '1 batch' or '2,000 batches'."""
+    ending = "" if count == 1 else "es" if noun.endswith(("ch", "s")) else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def withheld(error: BaseException) -> str:
     """Returns what may be shown of an unexpected error: its class and where it was raised, never its text.
 

@@ -4,18 +4,23 @@ Text that others wrote is made safe to display: a producer chooses user and devi
 """
 
 import errno
+import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from textwrap import wrap
+from types import MappingProxyType
 from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, TransientError, withheld
@@ -28,7 +33,30 @@ err = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
+_WHOLE_WORDS: Mapping[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 _FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - spreadsheets take the full-width ones too
+
+
+class _UnlessClosed(io.FileIO):
+    """A file that takes what is written once its reader has left, as `head` does, and drops it."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            return len(content)
+
+
+def unless_closed(stream: TextIO) -> TextIO:
+    """Returns standard output or standard error such that a closed pipe is no error."""
+    file = io.BufferedWriter(_UnlessClosed(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(file, stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering))
+
+
+def program() -> str:
+    """Returns how this program is called from where the caller is: by its name if that finds it, else as it was."""
+    found = shutil.which("loginetl")
+    return "loginetl" if found and Path(sys.argv[0]).exists() and Path(found).samefile(sys.argv[0]) else sys.argv[0]
 
 
 def note(text: str) -> None:
@@ -38,7 +66,7 @@ def note(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Prints JSON for programs, as `as_json`."""
-    print(as_json(value), end="")  # noqa: T201
+    print(as_json(value), end="", flush=True)  # noqa: T201 - at exit nobody would name a full disk
 
 
 def as_json(value: object) -> str:
@@ -46,30 +74,53 @@ def as_json(value: object) -> str:
     return f"{json.dumps(value, default=str, indent=2)}\n"
 
 
-def print_record(record: Mapping[str, object], show: Callable[[Any], str] = str, *, title: str | None = None) -> None:
-    """Prints a table of names and values; None as a dash, and a field's name with spaces."""
-    table = Table(Column(style="bold"), Column(overflow="fold"), title=title, title_justify="left", show_header=False)
+def print_record(record: Mapping[str, object]) -> None:
+    """Prints names and values, each value beside its name or, where the line is too short for a word of it, below.
+
+    No word is broken, so that an id or a URL can be copied. None and empty values are left out.
+    """
+    names = {name: "DAGSTER_HOME" if name == "dagster_home" else name.replace("_", " ") for name in record}
+    room = out.width - (indent := max(map(len, names.values()), default=0) + 2)
     for name, value in record.items():
-        text = "-" if value is None else for_terminal(show(value), keep="\n")
-        table.add_row(escape(name.replace("_", " ") if name.isidentifier() else name), escape(text))
-    out.print(table)
+        lines = [] if value is None else for_terminal(str(value), keep="\n").split("\n")
+        lines = [part for line in lines for part in wrap(line, room, **_WHOLE_WORDS)]
+        is_long = any(len(line) > room for line in lines)
+        for number, line in enumerate(lines):
+            shown = "" if number else names[name]
+            between = "\n  " if is_long and not number else " " * (2 if is_long else indent - len(shown))
+            out.print(f"[bold]{escape(shown)}[/]{between}{escape(line)}", highlight=False, soft_wrap=True)
 
 
-def print_counts(title: str, counts: Mapping[str, float]) -> None:
-    """Prints a table of numbers by name."""
-    print_record(counts, "{:,}".format, title=title)
+def print_counts(title: str, counts: Mapping[str, float], meanings: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Prints a table of numbers by name, with what they mean where that is told."""
+    table = Table(Column(style="bold"), Column(justify="right"), "", box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, count in counts.items():
+        shown = name.replace("_", " ") if name.isidentifier() else name  # but not in the name of a table
+        table.add_row(escape(shown), f"{count:,}", escape(meanings.get(name, "")))
+    out.print(f"[bold]{escape(title)}[/]", table, sep="\n")
 
 
 def print_rows(rows: Sequence[Any], *names: str, as_json: bool) -> None:
-    """Prints dataclasses as a table of the fields named, times in UTC; or as JSON, with all their fields."""
+    """Prints dataclasses by the fields named, times in UTC; or as JSON, with all their fields.
+
+    As a table where the terminal is wide enough; else as lines that are broken between fields and never within one.
+    """
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in names))
-    for row in rows:
-        values = (getattr(row, name) for name in names)
-        table.add_row(*(escape(for_terminal(_cell(one))) for one in values))
-    out.print(table)
+    titles = [name.replace("_", " ") for name in names]
+    cells = [[for_terminal(_cell(getattr(row, name))) for name in names] for row in rows]
+    table = Table(*titles)
+    for row in cells:
+        table.add_row(*map(escape, row))
+    if Measurement.get(out, out.options.update(max_width=sys.maxsize), table).maximum <= out.width:
+        out.print(table)
+        return
+    for row in cells:
+        # Spaces within a field are none for `wrap`: `for_terminal` has left no other \xa0.
+        shown = (f"{title}: {cell}".replace(" ", "\xa0") for title, cell in zip(titles, row, strict=True) if cell)
+        for line in wrap("  ".join(shown), out.width, subsequent_indent="  ", **_WHOLE_WORDS):
+            out.print(line.replace("\xa0", " "), markup=False, highlight=False, soft_wrap=True)
 
 
 def _cell(value: object) -> str:
@@ -151,7 +202,7 @@ def exit_code_of(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, OperatorError | TransientError):
         text = str(error)
-    elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EPIPE}:
+    elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         sys.stdout = None  # stdout cannot be written; else the interpreter tries once more and complains
         text = f"cannot write the output ({error.strerror})"
     else:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,22 +11,9 @@ from rich.markup import escape
 
 from loginetl_assets.cli.console import TerminalStream, err, note
 from loginetl_assets.cli.environment import configured_services
-from loginetl_assets.errors import OperatorError, SettingsError
+from loginetl_assets.errors import OperatorError, SettingsError, counted
 
 app = typer.Typer()
-
-ExportFormat = StrEnum("ExportFormat", ("CSV", "PARQUET"))
-
-
-@app.command()
-def migrate() -> None:
-    """Bring schema `loginetl` in Postgres to this version's state."""
-    from loginetl_assets.storage.database import LoginDatabase
-
-    services = configured_services()
-    database = LoginDatabase(services.database_url, application_name="loginetl migrate")
-    database.migrate(services.settings.login_table, services.settings.vault_days)
-    note(f"schema loginetl is up to date; logins go to {escape(str(services.settings.table))}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -50,25 +36,40 @@ def psql(context: typer.Context) -> None:
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="Where to write; - for stdout (csv only).")],
-    file_format: Annotated[ExportFormat, typer.Option("--format", help="csv or parquet.")] = ExportFormat.CSV,
+    file: Annotated[Path, typer.Argument(help="Where to write: FILE.csv, FILE.parquet, or - for CSV to stdout.")],
 ) -> None:
-    """Write the masked login table to a file."""
+    """Write the masked login table to a file, as CSV or as Parquet by the file's suffix."""
     from loginetl_assets.storage.login_table import export_csv, export_parquet
 
+    if file.suffix not in {".csv", ".parquet"} and file != Path("-"):
+        raise SettingsError(f"the suffix of {file} is neither .csv nor .parquet: it says what is written")
     with configured_services().database().transaction() as connection:
         try:
-            if file == Path("-"):
-                if file_format is not ExportFormat.CSV:
-                    raise SettingsError("stdout takes csv only: name a file for parquet")
-                # A file or pipe gets the table's own bytes; a person's terminal must not obey them.
-                stream = TerminalStream(sys.stdout) if sys.stdout.isatty() else sys.stdout.buffer
-                rows = export_csv(connection, stream)
-            elif file_format is ExportFormat.CSV:
+            if file.suffix == ".parquet":
+                rows = export_parquet(connection, file)
+            elif file.suffix == ".csv":
                 with file.open("wb") as stream:
                     rows = export_csv(connection, stream)
+            elif (
+                sys.stdout.isatty()
+            ):  # a file or pipe gets the table's own bytes; a person's terminal must not obey them
+                rows = export_csv(connection, TerminalStream(sys.stdout))
             else:
-                rows = export_parquet(connection, file)
+                with open(sys.stdout.fileno(), "wb", closefd=False) as stream:  # not `sys.stdout`: see `unless_closed`
+                    rows = export_csv(connection, stream)
+        except BrokenPipeError:  # the reader has left, as `head` does, and nobody else wants the rest
+            raise typer.Exit from None
         except OSError as error:
             raise OperatorError(f"cannot write {file} ({error.strerror})") from None
-    err.print(f"wrote {rows:,} rows")
+    err.print(f"wrote {counted(rows, 'row')}")
+
+
+@app.command()
+def migrate() -> None:
+    """Bring schema `loginetl` in Postgres to this version's state."""
+    from loginetl_assets.storage.database import LoginDatabase
+
+    services = configured_services()
+    database = LoginDatabase(services.database_url, application_name="loginetl migrate")
+    database.migrate(services.settings.login_table, services.settings.vault_days)
+    note(f"schema loginetl is up to date; logins go to {escape(str(services.settings.table))}")

@@ -19,31 +19,6 @@ app = typer.Typer()
 
 
 @app.command()
-def up() -> None:
-    """Start the embedded Postgres and SQS, make local keys, bring the schema up to date."""
-    services = _local_services("up")
-    services.keyring.make_missing()
-    if services.needs_stack:
-        services.stack.start()
-    services.database()
-    print_status(read_status(services))
-
-
-@app.command()
-def down() -> None:
-    """Stop the embedded services; tables and queued messages are kept."""
-    _local_services("down").stack.stop()
-    err.print("stopped")
-
-
-def _local_services(command: str) -> "Services":
-    services = configured_services()
-    if not services.settings.is_local:
-        raise SettingsError(f"`loginetl {command}` is for LOGINETL_ENV=local: it stops and starts embedded services")
-    return services
-
-
-@app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="The port of the Dagster UI, on 127.0.0.1.")] = 3000,
 ) -> None:
@@ -67,3 +42,31 @@ def ui(
     arguments = ["-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
     environment = {**os.environ, **services.settings.as_environment(), "DAGSTER_HOME": str(home)}
     os.execve(sys.executable, [sys.executable, *quiet, *arguments], environment)  # noqa: S606 - our own interpreter
+
+
+@app.command()
+def up() -> None:
+    """Start the embedded Postgres and SQS, make local keys, bring the schema up to date."""
+    services = local_services("up")
+    services.keyring.make_missing()
+    if services.needs_stack:
+        services.stack.start()
+    services.database()
+    print_status(read_status(services))
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded services, and the Dagster UI that needs them; tables and queued messages are kept."""
+    stack = local_services("down").stack
+    with err.status("stopping"):
+        ui_was_up = stack.stop()
+    err.print("stopped, and the Dagster UI with it" if ui_was_up else "stopped")
+
+
+def local_services(command: str) -> "Services":
+    """Returns the services, which the command starts or stops; SettingsError outside LOGINETL_ENV=local."""
+    services = configured_services()
+    if not services.settings.is_local:
+        raise SettingsError(f"`loginetl {command}` is for LOGINETL_ENV=local: it stops and starts embedded services")
+    return services

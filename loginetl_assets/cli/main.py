@@ -4,11 +4,13 @@ Dagster, polars and the drivers are imported by the commands that need them, so 
 """
 
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
-from loginetl_assets.cli import alerts, batches, database, keys, local, privacy, rejected, run, status
-from loginetl_assets.cli.console import EXIT_CODES, exit_code_of
+from loginetl_assets.cli import alerts, batches, database, demo, keys, local, privacy, rejected, run, status
+from loginetl_assets.cli.console import EXIT_CODES, exit_code_of, out, unless_closed
 
 app = typer.Typer(
     name="loginetl",
@@ -18,16 +20,31 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, and those are personal data
 )
-for commands in (local, run, status, database, privacy):
+for commands in (demo, local, status, run, database, privacy):  # `--help` has them in this order
     app.add_typer(commands.app)
-app.add_typer(batches.app, name="batches")
 app.add_typer(rejected.app, name="rejected")
+app.add_typer(batches.app, name="batches")
 app.add_typer(keys.app, name="keys")
 app.add_typer(alerts.app, name="alerts")
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        out.print(f"loginetl {metadata.version('loginetl')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
 def main() -> None:
     """Runs the command."""
+    sys.stdout, sys.stderr = (stream and unless_closed(stream) for stream in (sys.stdout, sys.stderr))
     try:
         app()
     except Exception as error:  # noqa: BLE001 - a bug too; see `withheld`

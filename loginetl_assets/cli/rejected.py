@@ -1,7 +1,7 @@
 """`loginetl rejected`: list, show, replay and drop the messages that could not be loaded."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -49,11 +49,24 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show the redacted shape of rejected bodies: letters as x, digits as 9, the rest as sent."""
+    shown = redacted_shapes(*_selected(ids, reason, since, until), limit=limit)
+    if as_json:
+        print_json(shown)
+        return
+    for one in shown:
+        field = f" ({one['field']})" if one["field"] else ""
+        out.print(f"[bold]{one['message_uuid']}[/]  {one['reason']}{field}", highlight=False)
+        out.print(escape(str(one["redacted_shape"])), highlight=False, soft_wrap=True)
+
+
+def redacted_shapes(
+    services: "Services", database: "LoginDatabase", which: "Selection", *, limit: int
+) -> list[dict[str, Any]]:
+    """Returns rejected messages, newest first, each with the redacted shape of its body."""
     from loginetl_assets.logins.encryption import DecryptionError, decrypt
     from loginetl_assets.logins.redacted import redacted_shape
     from loginetl_assets.storage import rejections
 
-    services, database, which = _selected(ids, reason, since, until)
     shown = []
     with database.transaction() as connection:
         for row in rejections.newest(connection, which, limit=limit):
@@ -66,13 +79,7 @@ def show(
                     " that it was encrypted with"
                 ) from None
             shown.append({**asdict(row), "redacted_shape": body})
-    if as_json:
-        print_json(shown)
-        return
-    for one in shown:
-        field = f" ({one['field']})" if one["field"] else ""
-        out.print(f"[bold]{one['message_uuid']}[/]  {one['reason']}{field}", highlight=False)
-        out.print(escape(str(one["redacted_shape"])), highlight=False, soft_wrap=True)
+    return shown
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 
 from loginetl_assets.cli.console import confirm, err, note, print_counts, progress, text_of
 from loginetl_assets.cli.environment import configured_services
-from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, counted
 
 if TYPE_CHECKING:
     from loginetl_assets.cli.running import RunSummary
@@ -31,26 +31,33 @@ def send(
     """Send message bodies to the queue."""
     if sample == (file is not None):
         raise SettingsError("name a file (or - for stdin), or give --sample")
-    if file is None:
-        text = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text()
-    else:
-        text = sys.stdin.read() if file == Path("-") else text_of(file)
     # Not splitlines: JSON takes U+2028 and others as they are between quotes.
-    bodies = [line for line in text.split("\n") if line.strip()]
+    text = "" if file is None else sys.stdin.read() if file == Path("-") else text_of(file)
+    bodies = sample_bodies() if file is None else [line for line in text.split("\n") if line.strip()]
     services = configured_services()
     if sample and not services.settings.is_local:
         question = f"Send the 100 sample messages to the queue of {services.settings.environment}?"
         confirm(question, yes=yes, otherwise="nothing was sent: --yes sends samples outside LOGINETL_ENV=local")
+    send_bodies(services, bodies)
+
+
+def sample_bodies() -> list[str]:
+    """Returns the bodies of the 100 sample messages."""
+    return (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text().splitlines()
+
+
+def send_bodies(services: "Services", bodies: list[str]) -> None:
+    """Sends message bodies to the queue, and says how many."""
     queue = services.queue()
     with progress() as show:
 
-        def counted() -> Iterator[str]:
+        def shown() -> Iterator[str]:
             for done, body in enumerate(bodies):
                 show("sending", done, len(bodies))
                 yield body
 
-        sent = queue.send(counted())
-    err.print(f"sent {sent} messages")
+        sent = queue.send(shown())
+    err.print(f"sent {counted(sent, 'message')}")
 
 
 @app.command()
@@ -66,14 +73,18 @@ def run(
     LOGINETL_MAX_REJECTION_RATE allows, or payloads could not be read. 1: it failed.
     """
     services = configured_services(queue_url)
+    _conclude(services, run_until_empty(services, max_messages))
+
+
+def run_until_empty(services: "Services", max_messages: int | None = None) -> "RunSummary":
+    """Drains the queue until it is empty, masks and loads, and shows how far that has come."""
     with err.status("starting"):
         from loginetl_assets.cli import running
 
         services.database()
         definitions, instance = running.prepare(services)
     with instance, _load_progress(services):
-        summary = running.run_until_empty(definitions, services, instance, max_messages)
-    _conclude(services, summary)
+        return running.run_until_empty(definitions, services, instance, max_messages)
 
 
 @app.command()
@@ -119,7 +130,19 @@ def process_landed(services: "Services", masking: dict[str, object]) -> None:
 
 
 def _conclude(services: "Services", summary: "RunSummary") -> None:
-    print_counts("Results", summary.counts(services.settings.table))
+    if summary.is_empty:
+        note("nothing was there: the queue is empty, and no batch waits in the landing")
+    else:
+        print_counts("Results", summary.counts(services.settings.table))
+    tell_problems(summary)
+
+
+def tell_problems(summary: "RunSummary") -> None:
+    """Shows what did not go as it should.
+
+    Raises:
+        NeedsAttentionError: a person should look at the results.
+    """
     if summary.steps_tried_again:
         note(
             f"[yellow]steps tried again:[/] {summary.steps_tried_again}; the counts above are of their last try,"
@@ -127,8 +150,6 @@ def _conclude(services: "Services", summary: "RunSummary") -> None:
         )
     for warning in dict.fromkeys(summary.warnings):
         note(f"[yellow]check did not pass:[/] {warning}")
-    if services.settings.is_local:
-        note("Next: `loginetl status`, `loginetl rejected list`, `loginetl psql`, `loginetl ui` (the Dagster UI).")
     if found := summary.needs_attention():
         raise NeedsAttentionError("; ".join(found))
 

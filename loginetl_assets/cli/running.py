@@ -19,7 +19,7 @@ from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED
 from loginetl_assets.build import build_definitions
 from loginetl_assets.cli.environment import dagster_home
 from loginetl_assets.dagster_instance import OurRuns
-from loginetl_assets.errors import OperatorError
+from loginetl_assets.errors import OperatorError, counted
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.services import Services
 from loginetl_assets.steps.drain.engine import DrainTotals
@@ -72,19 +72,26 @@ class RunSummary(StepTotals):
         """By masking and loading."""
         return self.masked_logins.quarantined_batches + self.user_logins.quarantined_batches
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no message: none drained, masked or loaded."""
+        drained, masked, loaded = self.raw_login_messages, self.masked_logins, self.user_logins
+        found = (drained.messages, drained.postponed, masked.batches, loaded.batches, self.quarantined_batches)
+        return not any(found)
+
     def needs_attention(self) -> list[str]:
         """Returns what a person should look at, one sentence each."""
         found = []
         if self.quarantined_batches:
-            found.append(f"{self.quarantined_batches} batches were quarantined: `loginetl status` says why")
+            found.append(f"{counted(self.quarantined_batches, 'batch')} quarantined: `loginetl status` says why")
         if refused := self.user_logins.rejected:
             by_reason = f"`loginetl rejected list --reason {Reason.REFUSED_BY_TABLE}`"
-            found.append(f"the table refused {refused} rows: {by_reason}")
+            found.append(f"the table refused {counted(refused, 'row')}: {by_reason}")
         if self.runs_with_many_rejected:
             allowed = "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows"
             found.append(f"{allowed}: `loginetl rejected list`")
         if postponed := self.raw_login_messages.postponed:
-            found.append(f"{postponed} payloads could not be read just now: their messages are delivered again")
+            found.append(f"{counted(postponed, 'payload')} could not be read just now: SQS delivers the message again")
         return found
 
     def counts(self, table: TableName) -> dict[str, float]:

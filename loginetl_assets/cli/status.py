@@ -2,16 +2,17 @@
 
 import os
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.filesize import decimal
 from rich.markup import escape
 
 from loginetl_assets.cli.console import AsJson, note, print_json, print_record
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.conditions import Condition
-from loginetl_assets.errors import OperatorError
+from loginetl_assets.errors import OperatorError, counted
 from loginetl_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 # What `--json` prints, in this order. What is not known is null, such as all counts while services are down.
-_NAMES = ("environment", "running", "home", "queue_url", "sqs_endpoint", "database_url", "table", "landing_url",
-          "queued", "delayed", "in_flight", "messages", "pending_batches", "pending", "quarantined_batches", "loaded",
-          "rejected", "erased", "lost", "duplicates", "last_loaded_at", "oldest_pending_seconds", "rejection_rate",
-          "quarantined", "automation", "runs_at_work", "runs_without_worker", "sizes", "conditions")  # fmt: skip
+_NAMES = (
+    *("environment", "running", "home", "queue_url", "sqs_endpoint", "database_url", "table", "landing_url"),
+    *("dagster_home", "queued", "delayed", "in_flight", "messages", "pending_batches", "pending"),
+    *("quarantined_batches", "loaded", "rejected", "erased", "lost", "duplicates", "last_loaded_at"),
+    *("oldest_pending_seconds", "rejection_rate", "quarantined", "automation", "runs_at_work"),
+    *("runs_without_worker", "sizes", "conditions"),
+)
+_FOR_PROGRAMS = {"running", "sqs_endpoint"}  # people see that it runs, and the endpoint in the queue's URL
 
 
 @app.command()
@@ -46,13 +51,15 @@ def read_status(services: "Services") -> dict[str, Any]:
     settings = services.settings
     addresses = services.stack.find() if services.needs_stack else None
     running = not services.needs_stack or addresses is not None
+    embedded_home = str(services.stack.home) if settings.is_local else None
     known: dict[str, Any] = {
         "environment": settings.environment,
         "running": running,
-        "home": str(services.stack.home) if settings.is_local else None,
+        "home": embedded_home,
         "queue_url": settings.queue_url or (addresses and addresses.queue_url),
         "sqs_endpoint": addresses and addresses.sqs_endpoint,
         "landing_url": settings.landing_url or (settings.home / "landing").as_uri(),
+        "dagster_home": os.environ.get("DAGSTER_HOME") or (embedded_home and f"{embedded_home}/dagster"),
     }
     if running:
         database = services.unchanged_database()
@@ -88,7 +95,7 @@ def _automation(settings: Settings) -> tuple[str, dict[str, str]]:
     """
     default = f"sensors and schedules are {'on' if settings.is_automatic else 'off'} unless switched in the Dagster UI"
     if not os.environ.get("DAGSTER_HOME"):
-        return f"{default}; DAGSTER_HOME is not set, so more is not known", {}
+        return f"{default}; whether a daemon is up is known where DAGSTER_HOME is set", {}
     import dagster as dg
 
     from loginetl_assets.dagster_instance import read_automation
@@ -102,22 +109,41 @@ def _automation(settings: Settings) -> tuple[str, dict[str, str]]:
 
 
 def print_status(found: dict[str, Any]) -> None:
-    """Prints it for people."""
+    """Prints it for people: what is zero or not known is left out."""
     if not found["running"]:
         note(f"the embedded services of {escape(str(found['home']))} are down: `loginetl up` starts them")
         return
-    age, sizes = found["oldest_pending_seconds"], found["sizes"].items()
-    lines = {
-        "quarantined": [f"batch {one['batch_id']}: {one['reason']}" for one in found["quarantined"]],
-        "runs_without_worker": found["runs_without_worker"],
-        "sizes": [f"{table}: {size['bytes']:,} bytes, ~{size['rows']:,} rows" for table, size in sizes],
-        "conditions": [f"{name}: {text}" for name, text in found["conditions"].items()] or ["healthy"],
-    }
-    print_record(
-        found
-        | {name: "\n".join(texts) or None for name, texts in lines.items()}
-        | {
-            "oldest_pending_seconds": None if age is None else timedelta(seconds=age),
-            "rejection_rate": f"{found['rejection_rate']:.2%} within a day",
-        }
-    )
+    shown = {name: _shown(name, value) for name, value in found.items() if value and name not in _FOR_PROGRAMS}
+    print_record({**shown, "conditions": shown.get("conditions", "healthy")})
+
+
+def _shown(name: str, value: Any) -> str:
+    """Returns a value of the report as people read it: rounded, and a line for each of several."""
+    match name:
+        case "last_loaded_at":
+            return f"{value} ({_duration((datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds())} ago)"
+        case "oldest_pending_seconds":
+            return _duration(value)
+        case "rejection_rate":
+            return f"{100 * value:.3g} % within a day"
+        case "quarantined":
+            return "\n".join(f"batch {one['batch_id']}: {one['reason']}" for one in value)
+        case "sizes":
+            sizes = [(table, size) for table, size in value.items() if size["rows"]]
+            return "\n".join(f"{table}: {_rows(size['rows'])}, {decimal(size['bytes'])}" for table, size in sizes)
+        case "conditions":
+            return "\n".join(f"{condition}: {text}" for condition, text in value.items())
+    if isinstance(value, list):
+        return "\n".join(value)
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _rows(count: int) -> str:
+    """Above 100 000 it is the planner's estimate, so three figures of it."""
+    return counted(count, "row") if count < 100_000 else f"about {round(count, 3 - len(str(count))):,} rows"
+
+
+def _duration(seconds: float) -> str:
+    units = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+    unit, length = next((one for one in units if seconds >= one[1]), units[-1])
+    return counted(round(seconds / length), unit)

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,11 +26,14 @@ from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import EmbeddedStackError
 from loginetl_assets.home import check_home, make_home, resolve_home
 from loginetl_assets.local.postgres import PORT, SUPERUSER, Postgres, binaries
-from loginetl_assets.local.processes import Running, Server
+from loginetl_assets.local.processes import Running, Server, dagster_processes, end_processes
 from loginetl_assets.local.sqs import ACCOUNT, QUEUE, Sqs
 
 # A new data directory takes 40 MB; below this even a start that finds its data may run out.
 NEEDED_BYTES = 64 * 1024 * 1024
+
+# Its code servers go on for their heartbeat's 10 s, and for as long as a run is at work in them.
+DAGSTER_SECONDS = 30
 
 T = TypeVar("T")
 
@@ -76,13 +80,20 @@ class EmbeddedStack:
                 draft.replace(self._record)
                 return _addresses(running)
 
-    def stop(self) -> None:
-        """Stops both servers in their orderly way and waits for it; nothing running is fine."""
+    def stop(self) -> bool:
+        """Stops both servers in their orderly way and waits for it; nothing running is fine.
+
+        A Dagster UI whose storage they are is stopped first. Returns whether there was one.
+        """
         check_home(self.home)
-        if self.home.is_dir():
-            # The record stays: its births tell that nothing runs, and the port is wanted again.
-            with self._as_stack_errors(), self._locked():
-                self._side_by_side(lambda server, recorded: server.stop(recorded))
+        if not self.home.is_dir():
+            return False
+        # The record stays: its births tell that nothing runs, and the port is wanted again.
+        with self._as_stack_errors(), self._locked():
+            first, others = dagster_processes(self.home / "dagster")
+            was_up = end_processes(first, signal.SIGTERM, others=others, seconds=DAGSTER_SECONDS)
+            self._side_by_side(lambda server, recorded: server.stop(recorded))
+        return was_up
 
     def dagster_home(self) -> Path:
         """Returns a DAGSTER_HOME whose storage is the embedded PostgreSQL; starts the stack."""

@@ -7,12 +7,12 @@ the caller's transaction has to see every row (`login_table.every_row`).
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from loginetl_assets.errors import OperatorError
-from loginetl_assets.logins.contract import TOKEN_COLUMNS
+from loginetl_assets.logins.contract import COLUMN_NAMES, TOKEN_COLUMNS
 from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.statements import named
 
@@ -79,6 +79,13 @@ def tokens_in_rows(connection: Connection, tokens: Collection[str]) -> set[str]:
         f" WHERE NOT ({_in_no_row(login_table(connection), 'token')})"
     )
     return set(connection.scalars(named("tokens_in_rows", statement), {"tokens": list(tokens)}))
+
+
+def read_rows(connection: Connection, which: RowFilter, *, limit: int) -> list[dict[str, Any]]:
+    """Returns rows, a value for each column of the contract."""
+    rows = f"SELECT {', '.join(COLUMN_NAMES)} FROM {login_table(connection)} WHERE {which.condition} LIMIT :limit"
+    found = connection.execute(named("read_rows", rows), {**which.values, "limit": limit})
+    return [dict(row) for row in found.mappings()]
 
 
 def count_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]]:

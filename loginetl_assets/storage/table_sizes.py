@@ -17,12 +17,7 @@ _COUNT_PAGES = named(
     f"{PARTS} SELECT max(pg_relation_size(oid)) / current_setting('block_size')::int, count(*)"
     " FROM part JOIN pg_class USING (oid) WHERE relkind <> 'p'",
 )
-_READ_SIZES = named(
-    "read_table_sizes",
-    "SELECT name, greatest(reltuples, 0)::bigint, pg_total_relation_size(oid)"
-    " FROM unnest(CAST(:tables AS text[])) name JOIN pg_class ON oid = to_regclass(name)",
-)
-# Exact counts of these would cost what they hold.
+_READ_BYTES = named("read_table_bytes", "SELECT pg_total_relation_size(to_regclass(:table))")
 _GROWING = ["loginetl.pii_vault", "loginetl.processed_messages", "loginetl.rejected_logins"]
 
 
@@ -30,14 +25,16 @@ _GROWING = ["loginetl.pii_vault", "loginetl.processed_messages", "loginetl.rejec
 class TableSize:
     """A table with its indexes."""
 
-    rows: int  # the planner's estimate
+    rows: int  # see `table_rows`
     bytes: int
 
 
 def table_sizes(connection: Connection) -> dict[str, TableSize]:
     """Returns the sizes of the ledger's tables that grow, by name."""
-    rows = connection.execute(_READ_SIZES, {"tables": _GROWING})
-    return {name: TableSize(rows=estimate, bytes=size) for name, estimate, size in rows}
+    return {
+        name: TableSize(table_rows(connection, name), connection.scalars(_READ_BYTES, {"table": name}).one())
+        for name in _GROWING
+    }
 
 
 def table_rows(connection: Connection, table: str) -> int:

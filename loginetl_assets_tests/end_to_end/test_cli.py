@@ -1,4 +1,7 @@
-"""The `loginetl` command as its users meet it: the installed program, its output, its exit codes."""
+"""The `loginetl` command as its users meet it: the installed program, its output, its exit codes.
+
+SCREENSHOTS=docs/images makes the picture of the demo on the way.
+"""
 
 import csv
 import io
@@ -6,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -13,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +28,7 @@ import psycopg
 import pytest
 import tink
 import typer
+from rich.text import Text
 from sqlalchemy import make_url
 from tink import secret_key_access
 
@@ -33,6 +39,7 @@ from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets_tests.support.command import LOGINETL, run_loginetl
 from loginetl_assets_tests.support.pipeline import COLUMNS, SAMPLE, login, sqs_client
+from loginetl_assets_tests.support.terminal_picture import save_picture
 
 # What programs may rely on, in this order; more may stand between.
 STATUS = [
@@ -44,6 +51,7 @@ STATUS = [
     "database_url",
     "table",
     "landing_url",
+    "dagster_home",
     "queued",
     "in_flight",
     "messages",
@@ -178,11 +186,12 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any], *names: str)
 
 
 def cell(output: str, row: str) -> str:
-    """The value beside a row's name in a printed table of two columns."""
-    for line in output.splitlines():
-        cells = [text.strip() for text in line.strip("│┃").split("│")]
-        if cells[0] == row:
-            return cells[1]
+    """The value beside a name, or in the line below it where it is long."""
+    lines = output.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        name, *values = re.split(" {2,}", line.strip())
+        if name == row:
+            return values[0] if values else following.strip()
     raise AssertionError(f"no row {row!r} in:\n{output}")
 
 
@@ -264,7 +273,8 @@ def test_help_imports_nothing_that_takes_its_time(tmp_path: Path) -> None:
         "rejected list --limit 0",
         "rejected wrong",
         "export",
-        "export x --format xlsx",
+        "export x.xlsx",
+        "export x",
         "ui --port 70000",
         "send",
         "send FILE --sample",
@@ -287,6 +297,16 @@ def test_a_file_name_in_brackets_is_shown_as_it_is(name: str, tmp_path: Path) ->
     assert done.stderr == f"error: cannot read {name} (FileNotFoundError)\n"
 
 
+def test_the_version_is_the_installed_ones(tmp_path: Path) -> None:
+    assert Cli(tmp_path / "home")("--version").stdout == f"loginetl {metadata.version('loginetl')}\n"
+
+
+def test_help_begins_with_what_people_start_with(tmp_path: Path) -> None:
+    listed = re.findall(r"^│ (\w+)  ", Cli(tmp_path / "home")("--help").stdout, re.MULTILINE)
+
+    assert listed[:7] == ["demo", "ui", "up", "down", "status", "send", "run"]
+
+
 # Starting and stopping
 
 
@@ -300,14 +320,14 @@ def test_status_before_up_says_so_and_starts_nothing(tmp_path: Path) -> None:
     assert report["environment"] == "local"
     assert report["home"] == str(cli.home)
     assert report["landing_url"] == (cli.home / "landing").as_uri()
-    known = ("running", "environment", "home", "landing_url")
+    known = ("running", "environment", "home", "landing_url", "dagster_home")
     assert all(value is None for name, value in report.items() if name not in known)
     assert "loginetl up" in cli("status").stderr
     assert not cli.home.exists()
 
 
-def test_status_after_up_has_addresses_and_zeros(elsewhere: Cli) -> None:
-    printed = elsewhere("up").stdout
+def test_status_after_up_has_addresses_and_zeros_of_which_people_see_the_addresses(elsewhere: Cli) -> None:
+    printed = Cli(elsewhere.home, {"COLUMNS": "80"})("up").stdout
     report = elsewhere.status()
 
     assert [name for name in report if name in STATUS] == STATUS
@@ -319,9 +339,11 @@ def test_status_after_up_has_addresses_and_zeros(elsewhere: Cli) -> None:
     assert report["last_loaded_at"] is None
     counts = STATUS[STATUS.index("queued") : STATUS.index("last_loaded_at")]
     assert {name: report[name] for name in counts} == dict.fromkeys(counts, 0)
-    for name in STATUS[: STATUS.index("rejection_rate")]:
-        expected = "-" if report[name] is None else str(report[name])
-        assert cell(printed, name.replace("_", " ")) in expected  # a long address goes on in the next line
+    for name in ("environment", "home", "queue url", "database url", "table", "landing url", "DAGSTER_HOME"):
+        assert cell(printed, name) == report[name.lower().replace(" ", "_")], "an address is whole"
+    assert printed.endswith("conditions    healthy\n")
+    assert not re.search(r"^(messages|queued|rejection rate|sizes|oldest|running)", printed, re.MULTILINE)
+    assert [line for line in printed.splitlines() if len(line) > 80 and len(line.split()) > 1] == []
 
 
 def test_status_says_whether_anything_starts_by_itself(elsewhere: Cli) -> None:
@@ -331,7 +353,8 @@ def test_status_says_whether_anything_starts_by_itself(elsewhere: Cli) -> None:
 
     untold = Cli(elsewhere.home, {"PYTHONPROFILEIMPORTTIME": "1"})("status", "--json")
     report = json.loads(untold.stdout)
-    assert "DAGSTER_HOME is not set" in report["automation"]
+    assert report["automation"].endswith("whether a daemon is up is known where DAGSTER_HOME is set")
+    assert report["dagster_home"] == f"{elsewhere.home}/dagster"
     assert list(report["conditions"]) == ["never_drained"]
     assert re.search(r"\| +loginetl_assets\.cli$", untold.stderr, re.MULTILINE)
     assert not re.search(r"\| +dagster$", untold.stderr, re.MULTILINE), "it takes seconds to import"
@@ -486,14 +509,14 @@ def test_a_run_shows_no_value_of_a_message(loaded: Loaded) -> None:
     assert not [value for value in values if value in said]
 
 
-def test_a_run_with_nothing_queued_changes_nothing(loaded: Loaded) -> None:
+def test_a_run_with_nothing_queued_says_so_and_changes_nothing(loaded: Loaded) -> None:
     before, rows = loaded.cli.status(), loaded.cli.table()
-    said = loaded.cli("run").stdout
+    ran = loaded.cli("run")
     after = loaded.cli.status()
 
-    assert cell(said, "messages") == "0"
-    assert cell(said, "loaded into public.user_logins") == "0"
-    assert {**after, "sizes": None} == {**before, "sizes": None}  # sizes are estimates, and change by themselves
+    assert ran.stderr.startswith("nothing was there: the queue is empty")
+    assert not ran.stdout
+    assert {**after, "sizes": None} == {**before, "sizes": None}  # bytes change by themselves
     assert loaded.cli.table() == rows
 
 
@@ -504,6 +527,52 @@ def test_the_same_bodies_sent_again_are_logins_again(loaded: Loaded) -> None:
 
     names = ("messages", "loaded", "rejected", "duplicates", "pending", "queued")
     assert difference(before, loaded.cli.status(), *names) == (100, 99, 1, 0, 0, 0)
+
+
+def test_status_rounds_for_people_and_counts_small_tables_exactly(loaded: Loaded) -> None:
+    report, printed = loaded.cli.status(), loaded.cli("status").stdout
+
+    sizes = report["sizes"]
+    assert sizes["loginetl.processed_messages"]["rows"] == report["messages"]
+    assert sizes["loginetl.rejected_logins"]["rows"] == report["rejected"]
+    assert re.search(r"last loaded at  20\S+ \(\d+ (second|minute)s? ago\)", printed)
+    assert re.search(r"loginetl\.processed_messages: \d+ rows, [\d.]+ kB$", printed, re.MULTILINE)
+    assert re.search(r"rejection rate  [\d.]+ % within a day", printed)
+
+
+def test_the_demo_explains_what_became_of_the_sample(elsewhere: Cli) -> None:
+    colourful = Cli(elsewhere.home, {"COLUMNS": "80", "FORCE_COLOR": "1"})("demo").stdout
+    said = Text.from_ansi(colourful).plain
+
+    with psycopg.connect(elsewhere.addresses.database_url.replace("+psycopg", "")) as connection:
+        tokens = connection.execute("SELECT DISTINCT masked_ip, masked_device_id FROM user_logins").fetchall()
+    shown = re.findall(r"masked_(?:ip|device_id) +(\S+)…", said)
+    assert len(shown) == 6
+    assert all(any(token.startswith(one) for row in tokens for token in row) for one in shown)
+    assert shown[1] == shown[3] != shown[5], "two users of one device, and one of another"
+    for body in (json.loads(SAMPLE[number]) for number in (11, 45, 12)):
+        assert re.search(rf"^ip +{body['ip']} ", said, re.MULTILINE)
+    assert re.search(r"^loaded into public.user_logins +99  \S+", said, re.MULTILINE)
+    assert re.search(r"^shared devices +7  that several users have", said, re.MULTILINE)
+    assert "not_a_login: The body has no field of a login" in said
+    assert re.search(r"^duplicate rows +1  equal logins", said, re.MULTILINE)
+    assert '{"xxx": "xxxx_xxxxx_xxx_xxxx", "xxx": "999"}' in said
+    assert max(map(len, said.partition("\nNext\n")[0].splitlines())) <= 80
+    typed = re.findall(rf"^{LOGINETL} (.+?)  \S", said, re.MULTILINE)
+    assert "ui" in typed and "down" in typed
+    for command in set(typed) - {"ui", "down", "send --sample"}:
+        elsewhere(*shlex.split(command))
+    (elsewhere.home.parent / "logins.csv").unlink()
+    if folder := os.environ.get("SCREENSHOTS"):
+        printed = colourful.replace(str(LOGINETL), ".venv/bin/loginetl")
+        save_picture(printed, Path(folder) / "demo.svg", title="make demo")
+
+
+def test_the_demo_leaves_a_queue_of_someone_s_alone(cli: Cli, other_queue: str) -> None:
+    refused = cli.with_queue(other_queue)("demo", exit_code=2)
+
+    assert "unset LOGINETL_QUEUE_URL" in refused.stderr
+    assert cli.with_queue(other_queue).status()["queued"] == 0
 
 
 def test_a_file_and_standard_input_are_sent_line_by_line(cli: Cli, other_queue: str, tmp_path: Path) -> None:
@@ -527,7 +596,7 @@ def test_samples_go_to_a_queue_of_real_logins_only_when_that_is_said(
     assert refused.stderr.endswith("error: nothing was sent: --yes sends samples outside LOGINETL_ENV=local\n")
     assert cli.with_queue(other_queue).status()["queued"] == 0
 
-    assert production("send", "-", stdin=login()).stderr == "sent 1 messages\n", "what the caller named is used"
+    assert production("send", "-", stdin=login()).stderr == "sent 1 message\n", "what the caller named is used"
     assert production("send", "--sample", "--yes").stderr == "sent 100 messages\n"
     assert production("send", "--sample", stdin="y\n").stderr.endswith("sent 100 messages\n")
     assert cli.with_queue(other_queue).status()["queued"] == 201
@@ -570,8 +639,7 @@ def test_rejected_list_names_messages_in_full(loaded: Loaded) -> None:
     newest = json.loads(loaded.cli("rejected", "list", "--limit", "1", "--json").stdout)[0]
     printed = loaded.cli("rejected", "list", "--limit", "1").stdout
 
-    first_column = "".join(line.strip("│").split("│")[0].strip() for line in printed.splitlines() if "│" in line)
-    assert newest["message_uuid"] in first_column
+    assert f"message uuid: {newest['message_uuid']}  " in printed
 
 
 def test_rejected_list_can_be_narrowed(loaded: Loaded) -> None:
@@ -662,7 +730,7 @@ def test_a_quarantined_batch_is_shown_with_its_reason_and_read_again_once_fixed(
     newest.rename(newest.with_suffix(".away"))
     ran = beside("run", exit_code=3)
     assert cell(ran.stdout, "quarantined batches") == "1"
-    assert "needs attention: 1 batches were quarantined" in ran.stderr
+    assert "needs attention: 1 batch quarantined" in ran.stderr
     beside("run")  # the next one has nothing to do with it, and health tells of it
     report = beside.status()
     (one,) = report["quarantined"]
@@ -742,7 +810,7 @@ def test_rows_that_the_table_refuses_are_for_a_person_to_look_at(cli: Cli, other
     beside("psql", "-c", "ALTER TABLE user_logins ADD CONSTRAINT no_refused CHECK (user_id <> 'refused')")
     beside("send", "-", stdin="\n".join(login(user_id=user) for user in ("refused", *map(str, range(39)))))
     ran = beside("run", exit_code=3)
-    assert "needs attention: the table refused 1 rows" in ran.stderr
+    assert "needs attention: the table refused 1 row:" in ran.stderr
     assert "LOGINETL_MAX_REJECTION_RATE" not in ran.stderr
     beside("rejected", "drop", "--reason", "refused_by_table", "--yes")
     beside("psql", "-c", "ALTER TABLE user_logins DROP CONSTRAINT no_refused")
@@ -789,7 +857,7 @@ def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
     assert {len(row) for row in rows} == {len(COLUMNS)}
 
     to_csv = loaded.cli("export", str(tmp_path / "logins.csv"))
-    to_parquet = loaded.cli("export", str(tmp_path / "logins.parquet"), "--format", "parquet")
+    to_parquet = loaded.cli("export", str(tmp_path / "logins.parquet"))
     to_stdout = loaded.cli("export", "-")
 
     assert rows_of_csv((tmp_path / "logins.csv").read_text()) == as_csv(rows)
@@ -803,11 +871,28 @@ def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
     assert [to_csv.stderr, to_parquet.stderr, to_stdout.stderr] == [said] * 3
 
 
-def test_parquet_is_not_written_to_a_terminal(loaded: Loaded) -> None:
-    done = loaded.cli("export", "-", "--format", "parquet", exit_code=2)
+def test_an_export_names_the_suffixes_that_it_knows(tmp_path: Path) -> None:
+    for name in ("logins.xlsx", "logins"):
+        done = Cli(tmp_path / "home")("export", str(tmp_path / name), exit_code=2)
+        assert done.stderr.endswith(f"/{name} is neither .csv nor .parquet: it says what is written\n")
+    assert list(tmp_path.iterdir()) == []
 
-    assert done.stderr == "error: stdout takes csv only: name a file for parquet\n"
-    assert not done.stdout
+
+@pytest.mark.parametrize("command", ["status", "status --json", "rejected list", "export -"])
+def test_a_reader_that_has_left_is_no_error(command: str, loaded: Loaded) -> None:
+    reader, end = os.pipe()
+    os.close(reader)  # as `head` does once it has what it wants
+    done = subprocess.run(
+        [LOGINETL, *command.split()],
+        stdout=end,
+        stderr=subprocess.PIPE,
+        cwd=loaded.cli.home.parent,
+        env=loaded.cli.full_environment,
+        check=False,
+    )
+    os.close(end)
+
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 CONTROL = "\x1b]52;c;b3duZWQ=\x07\u202e"  # writes to the clipboard; what follows reads from right to left

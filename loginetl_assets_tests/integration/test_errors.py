@@ -589,8 +589,8 @@ def test_a_port_that_is_taken_is_named(taken_port: int, scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("arguments", "redirection"),
     [
-        ("export /dev/full", ""),
-        ("export full/logins.parquet --format parquet", ""),
+        ("export full/logins.csv", ""),
+        ("export full/logins.parquet", ""),
         ("export -", "> /dev/full"),
         ("status --json", "> /dev/full"),
         ("status", "> /dev/full"),
@@ -598,7 +598,8 @@ def test_a_port_that_is_taken_is_named(taken_port: int, scene: Scene) -> None:
 )
 def test_output_to_a_full_disk_is_one_line(arguments: str, redirection: str, scene: Scene) -> None:
     (scene.directory / "full").mkdir()
-    (scene.directory / "full/logins.parquet").symlink_to("/dev/full")
+    for suffix in ("csv", "parquet"):
+        (scene.directory / f"full/logins.{suffix}").symlink_to("/dev/full")
     fault = Fault(["No space left on device"], within=["sh", "-c", f'"$@" {redirection}', "sh"])
 
     assert_one_clean_line(scene.call("loginetl", *arguments.split(), fault=fault), fault)

@@ -1,10 +1,14 @@
 import io
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loginetl_assets.cli.console import TerminalStream, for_spreadsheet, for_terminal
+from loginetl_assets.cli.console import TerminalStream, for_spreadsheet, for_terminal, out, print_record, print_rows
+from loginetl_assets.errors import counted
 
 
 @pytest.mark.parametrize(
@@ -50,3 +54,55 @@ def test_a_stream_keeps_the_ends_of_lines() -> None:
     TerminalStream(terminal).write('u-1,"a\x1b[2J"\nä\udc80\n'.encode("utf-8", "surrogateescape"))
 
     assert terminal.getvalue() == 'u-1,"a\\x1b[2J"\nä\\x80\n'
+
+
+@dataclass
+class Row:
+    message_uuid: UUID
+    sent_at: datetime
+    reason: str
+    field: str | None
+
+
+ROW = Row(UUID(int=1), datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "missing_field", None)
+
+
+def test_a_narrow_terminal_breaks_lines_between_fields(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(out, "width", 60)
+    print_rows([ROW], "message_uuid", "sent_at", "reason", "field", as_json=False)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "message uuid: 00000000-0000-0000-0000-000000000001",
+        "  sent at: 2026-01-02 03:04:05  reason: missing_field",
+    ]
+
+
+def test_a_wide_terminal_has_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(out, "width", 100)
+    print_rows([ROW], "message_uuid", "sent_at", "reason", "field", as_json=False)
+
+    assert "│ 00000000-0000-0000-0000-000000000001 │ 2026-01-02 03:04:05 │" in capsys.readouterr().out
+
+
+def test_no_word_of_a_record_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(out, "width", 30)
+    print_record({"queue_url": f"https://{'x' * 40}", "dagster_home": "/home", "in_flight": None, "why": "a [b] " * 6})
+
+    assert capsys.readouterr().out.splitlines() == [
+        "queue url",
+        f"  https://{'x' * 40}",
+        "DAGSTER_HOME  /home",
+        "why           a [b] a [b] a",
+        "              [b] a [b] a [b]",
+        "              a [b]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "said"),
+    [(0, "row", "0 rows"), (1, "batch", "1 batch"), (2_000, "batch", "2,000 batches"), (2, "message", "2 messages")],
+)
+def test_a_count_has_its_noun_in_the_form_that_it_needs(count: int, noun: str, said: str) -> None:
+    assert counted(count, noun) == said
