@@ -185,7 +185,7 @@ def assert_no_secret(said: str) -> None:
 def assert_all_of_it_arrives(scene: Scene) -> None:
     """What was sent is in the table or among the rejected, once the fault is fixed."""
     with scene.pipeline() as pipeline:
-        pipeline.run()
+        pipeline.process()
         totals = pipeline.totals()
     assert scene.execute("SELECT count(*), count(DISTINCT user_id) FROM user_logins") == [(ROWS, ROWS)]
     assert (totals.messages, totals.loaded, totals.rejected) == (len(BODIES), ROWS, REJECTED)
@@ -427,13 +427,13 @@ def test_messages_of_a_failed_run_come_again_and_are_loaded(scene: Scene) -> Non
 
 def test_batches_are_not_lost_to_a_landing_elsewhere(scene: Scene) -> None:
     with scene.pipeline() as pipeline:
-        pipeline.materialize("raw_login_messages")
+        pipeline.drain(visibility_seconds=30)
 
         scene.call("loginetl", "run", fault=Fault([], landing(scene)))
 
         totals = pipeline.totals()
         assert (totals.messages, totals.pending, totals.loaded) == (len(BODIES), len(BODIES), 0)
-        pipeline.run({"masked_logins": {"reprocess": True}})
+        pipeline.process_landed(reprocess=True)
     assert_all_of_it_arrives(scene)
 
 

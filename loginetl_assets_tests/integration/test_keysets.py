@@ -75,7 +75,7 @@ def _runs(settings: Settings, directory: Path, officer: str) -> None:
     """The whole way: sent, loaded, a rejected one beside it, and recovered."""
     with Pipeline.on(settings, directory) as pipeline:
         pipeline.send([login(), "{}"])
-        pipeline.run()
+        pipeline.process()
         assert pipeline.totals().loaded == pipeline.totals().rejected == 1
         database = pipeline.services.database()
         reader = Services(replace(settings, officer_keyset=officer)).officer()

@@ -150,5 +150,5 @@ def test_a_bucket_that_is_not_there_stops_the_run_before_it_receives(following: 
 def test_without_a_bucket_no_pointer_is_followed(pipeline: Pipeline, s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="a", Body=login().encode())
     pipeline.send([_pointer(bucket, "a"), json.dumps(["something", {"else": 1}])])
-    pipeline.run()
+    pipeline.process()
     assert sorted(_rejected(pipeline)) == ["not_an_object", "payload_unavailable"]

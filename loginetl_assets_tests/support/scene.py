@@ -157,7 +157,7 @@ class Scene:
                     time.sleep(0.1)
                 if not depth.queued and not pipeline.totals().pending:
                     return
-                pipeline.run()
+                pipeline.process()
 
     def age(self, *, loaded_days_ago: int) -> None:
         """Makes what is there old: objects old enough to be taken for unregistered ones, loads by that many days."""
