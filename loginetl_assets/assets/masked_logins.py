@@ -22,6 +22,7 @@ from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.logins.contract import MASKED_FIELDS
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.steps.mask import mask_pending
+from loginetl_assets.steps.progress import Progress
 from loginetl_assets.storage.table_sizes import table_rows
 
 
@@ -111,6 +112,7 @@ def masked_logins(
             reprocess=config.reprocess,
             batch_ids=config.batch_ids,
             run_id=context.run.run_id,
+            batch_done=Progress(context.log.info, "masked"),
         )
         check_batches(context, failed, totals.quarantined_batches)
         shown = {**totals.as_metadata(), **rate(totals.messages, time.monotonic() - started)}

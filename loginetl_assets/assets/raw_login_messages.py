@@ -23,6 +23,7 @@ from loginetl_assets.steps.batch_objects import BatchLanding
 from loginetl_assets.steps.drain.engine import Drain
 from loginetl_assets.steps.drain.policy import DrainLimits
 from loginetl_assets.steps.drain.workers import drain_in_processes
+from loginetl_assets.steps.progress import Progress
 
 # A process takes 0.7 s to start and drains some thousand messages a second: below this it would not pay.
 MESSAGES_WORTH_PROCESSES = 5_000
@@ -118,10 +119,12 @@ def raw_login_messages(
         before = login_queue.depth()
         limits = config.limits(before, rules)
         processes = config.processes or _processes_for(limits.expected)
+        landed = Progress(context.log.info, "landed")
         if processes > 1:
-            totals = drain_in_processes(queue.as_environment(), limits, processes, run_id=context.run.run_id)
+            run_id = context.run.run_id
+            totals = drain_in_processes(queue.as_environment(), limits, processes, run_id=run_id, landed=landed)
         else:
-            totals = Drain(login_queue, bucket, land, limits).run()
+            totals = Drain(login_queue, bucket, land, limits, landed=landed).run()
         if totals.postponed:
             context.log.warning(
                 f"the payloads of {totals.postponed} messages could not be read just now: SQS delivers these again"  # noqa: G004 - a count

@@ -10,6 +10,7 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.steps.load import load_pending
+from loginetl_assets.steps.progress import Progress
 from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.table_sizes import table_rows
 
@@ -36,7 +37,11 @@ def user_logins(
         started = time.monotonic()
         opened = database.get_client()
         totals, failed = load_pending(
-            opened, landing.get_client(opened), keyring.get_client(), run_id=context.run.run_id
+            opened,
+            landing.get_client(opened),
+            keyring.get_client(),
+            run_id=context.run.run_id,
+            batch_done=Progress(context.log.info, "loaded"),
         )
         check_batches(context, failed, totals.quarantined_batches)
         if totals.batches_to_mask_again:

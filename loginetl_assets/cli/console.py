@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, TransientError, withheld
+from loginetl_assets.steps.progress import SECONDS_BETWEEN_LINES
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 done and something needs a person."
 
@@ -179,18 +181,25 @@ def read_value(name: str) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a bar for each step; the function that it yields takes the step's name, what is done and the total."""
+def progress(clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[str, int, int], None]]:
+    """Shows a bar for each step; the function that it yields takes the step's name, what is done and the total.
+
+    Where stderr is no terminal, such as in cron, a line every ten seconds stands for each bar.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         tasks = {}
+        written_at: dict[str, float] = {}
 
         def show(step: str, done: int, total: int) -> None:
             if step not in tasks:
                 tasks[step] = bars.add_task(step)
             bars.update(tasks[step], completed=done, total=total)
+            if not err.is_terminal and clock() - written_at.setdefault(step, clock()) >= SECONDS_BETWEEN_LINES:
+                written_at[step] = clock()
+                err.print(f"{step} {done:,} of {total:,} messages")
 
         yield show
 

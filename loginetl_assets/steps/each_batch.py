@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from loginetl_assets.errors import BatchConflictError, BatchError, OperatorError, TransientError, withheld
-from loginetl_assets.steps.totals import StepTotals
+from loginetl_assets.steps.progress import BatchDone, ignore
+from loginetl_assets.steps.totals import BatchTotals
 from loginetl_assets.storage import batches
 from loginetl_assets.storage.batches import Batch, BatchState
 from loginetl_assets.storage.database import LoginDatabase
@@ -18,7 +19,7 @@ from loginetl_assets.storage.database import LoginDatabase
 MAX_SECONDS_OF_FAILURES_IN_A_ROW = 300
 _NAMED = 10
 
-_Totals = TypeVar("_Totals", bound=StepTotals)
+_Totals = TypeVar("_Totals", bound=BatchTotals)
 
 
 class _Failure(NamedTuple):
@@ -34,11 +35,13 @@ def each_batch(
     totals: _Totals,
     *,
     only: Sequence[int] = (),
+    batch_done: BatchDone = ignore,
 ) -> tuple[_Totals, Exception | None]:
     """Claims pending batches, oldest first, and has each worked on in the transaction that holds it.
 
-    What `work` returns of a batch is added to `totals` once it is committed. Returns the totals, and the error that
-    names the batches that failed: transient if one of them at least may pass. `only` limits all this to some ids.
+    What `work` returns of a batch is added to `totals` once it is committed, and `batch_done` is told, unless it was
+    quarantined. Returns the totals, and the error that names the batches that failed: transient if one of them at least
+    may pass. `only` limits all this to some ids.
 
     Raises:
         OperatorError, TransientError: what concerns all batches: a service, a permission, the schema. It stops at once.
@@ -66,6 +69,8 @@ def each_batch(
             failed.append(_Failure(batch.batch_id, reason, isinstance(error, TransientError)))
         else:
             totals += done
+            if done.batches:
+                batch_done(batch.messages)
             seconds, ahead = 0.0, False
             continue
         seconds += time.monotonic() - started

@@ -14,7 +14,8 @@ from loginetl_assets.logins.masking import RejectedMessage, violations
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import each_batch
-from loginetl_assets.steps.totals import StepTotals
+from loginetl_assets.steps.progress import BatchDone, ignore
+from loginetl_assets.steps.totals import BatchTotals
 from loginetl_assets.storage import batches, rejections
 from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
@@ -22,12 +23,10 @@ from loginetl_assets.storage.login_table import load_logins
 
 
 @dataclass(frozen=True)
-class LoadTotals(StepTotals):
+class LoadTotals(BatchTotals):
     """What a run loaded; rows = loaded + rejected + duplicates."""
 
     rows: int = 0
-    batches: int = 0
-    quarantined_batches: int = 0
     loaded: int = 0
     rejected: int = 0
     duplicates: int = 0
@@ -35,7 +34,7 @@ class LoadTotals(StepTotals):
 
 
 def load_pending(
-    database: LoginDatabase, landing: Landing, keys: Keyring, *, run_id: str
+    database: LoginDatabase, landing: Landing, keys: Keyring, *, run_id: str, batch_done: BatchDone = ignore
 ) -> tuple[LoadTotals, Exception | None]:
     """Loads what is masked and not loaded yet, batch by batch, oldest first.
 
@@ -44,7 +43,8 @@ def load_pending(
     Raises:
         OperatorError, TransientError: what concerns all batches.
     """
-    return each_batch(database, [BatchState.MASKED], partial(_load, landing, keys, run_id), LoadTotals())
+    load = partial(_load, landing, keys, run_id)
+    return each_batch(database, [BatchState.MASKED], load, LoadTotals(), batch_done=batch_done)
 
 
 def _load(landing: Landing, keys: Keyring, run_id: str, connection: Connection, batch: Batch) -> LoadTotals:

@@ -20,7 +20,8 @@ from loginetl_assets.logins.masking import MaskedBatch, MaskingRules, mask_batch
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import each_batch
-from loginetl_assets.steps.totals import StepTotals
+from loginetl_assets.steps.progress import BatchDone, ignore
+from loginetl_assets.steps.totals import BatchTotals
 from loginetl_assets.storage import batches, installation, message_ids, rejections, vault
 from loginetl_assets.storage.batches import Batch, BatchState, Results
 from loginetl_assets.storage.database import LoginDatabase
@@ -28,12 +29,10 @@ from loginetl_assets.storage.token_map import map_tokens
 
 
 @dataclass(frozen=True)
-class MaskTotals(StepTotals):
+class MaskTotals(BatchTotals):
     """What a run masked; messages = masked + rejected + duplicates + loaded before (and what was erased since)."""
 
     messages: int = 0
-    batches: int = 0
-    quarantined_batches: int = 0
     masked: int = 0
     rejected: int = 0
     duplicates: int = 0
@@ -52,6 +51,7 @@ def mask_pending(
     reprocess: bool = False,
     batch_ids: Sequence[int] = (),
     run_id: str,
+    batch_done: BatchDone = ignore,
 ) -> tuple[MaskTotals, Exception | None]:
     """Masks what is pending, batch by batch, oldest first; parallel runs skip each other's batches.
 
@@ -68,7 +68,7 @@ def mask_pending(
     if reprocess:  # what was given up is not quarantined again by a reprocess of others
         states = [state for state in BatchState if state is not BatchState.LOST or batch_ids]
     mask = partial(_mask, landing, keys, rules, run_id)
-    return each_batch(database, states, mask, MaskTotals(), only=batch_ids)
+    return each_batch(database, states, mask, MaskTotals(), only=batch_ids, batch_done=batch_done)
 
 
 def _mask(

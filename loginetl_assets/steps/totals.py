@@ -23,3 +23,11 @@ class StepTotals:
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
         """Returns the record of which `as_metadata` made a part of the given metadata."""
         return msgspec.convert({one.name: metadata[one.name] for one in fields(cls)}, cls)
+
+
+@dataclass(frozen=True)
+class BatchTotals(StepTotals):
+    """What a step that works batch by batch did with them."""
+
+    batches: int = 0
+    quarantined_batches: int = 0  # not among the others

@@ -76,6 +76,9 @@ def test_drain_processes_import_nothing_from_where_the_run_was_started(
     result = pipeline.run({"raw_login_messages": {"processes": 2}})
 
     assert metadata(result, "raw_login_messages")["processes"] == 2
+    logged = [entry.user_message for entry in pipeline.instance.all_logs(result.run_id) if not entry.is_dagster_event]
+    # Each step tells of its first batch; the number of messages that one process lands is chance.
+    assert [line.partition(" so far: ")[0] for line in logged if " so far: " in line] == ["landed", "masked", "loaded"]
     assert pipeline.totals().loaded == 20
     assert len(witness.processes("loginetl_assets.steps.drain.workers")) == 2
     assert ran(hostile) == []

@@ -20,6 +20,7 @@ from loginetl_assets.aws.sqs import MAX_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.steps.drain.policy import DrainLimits, Gathered, Receive, Situation, StoppedReason, decide
+from loginetl_assets.steps.progress import BatchDone, ignore
 from loginetl_assets.steps.totals import StepTotals
 
 # A message whose payload goes on failing is landed as the pointer it is, to be rejected and replayed: before a redrive
@@ -53,13 +54,18 @@ class Drain:
         land: Callable[[list[QueuedMessage]], tuple[int, int]],
         limits: DrainLimits,
         *,
+        landed: BatchDone = ignore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes the open queue and payloads, what lands a batch (and returns its id and size), and the bounds."""
+        """Takes the open queue and payloads, what lands a batch (and returns its id and size), and the bounds.
+
+        `landed` is told of each batch, by the thread that runs the drain.
+        """
         self._queue = queue
         self._payloads = payloads
         self._land = land
         self._limits = limits
+        self._landed = landed
         self._clock = clock
         self._totals = DrainTotals()
         self._batch: list[ReceivedMessage] = []  # gathered, not yet landed
@@ -137,6 +143,7 @@ class Drain:
             self._landings.remove(future)
             size, handles = future.result()
             self._totals += DrainTotals(batches=1, bytes=size)
+            self._landed(len(handles))
             self._deletes |= {self._pool.submit(self._delete, part) for part in _parts(handles, _DELETES_PER_TASK)}
         else:
             self._deletes.remove(future)

@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 
@@ -20,6 +22,7 @@ from loginetl_assets.settings import Settings
 from loginetl_assets.steps.batch_objects import BatchLanding
 from loginetl_assets.steps.drain.engine import Drain, DrainTotals
 from loginetl_assets.steps.drain.policy import DrainLimits
+from loginetl_assets.steps.progress import BatchDone, ignore
 
 _SECONDS_TO_END = 20.0
 
@@ -29,7 +32,10 @@ _Order = tuple[DrainLimits, str | None]
 
 
 class _Answer(msgspec.Struct):
-    """A worker's output, as JSON on its standard output; by default that of one that died."""
+    """The last line of a worker's output, JSON as all of them; by default that of one that died.
+
+    Before it there is a line with the number of messages for each batch that it has landed.
+    """
 
     totals: DrainTotals | None = None
     error: str = "a drain process died; its messages come again"
@@ -37,12 +43,17 @@ class _Answer(msgspec.Struct):
 
 
 def drain_in_processes(
-    environment: Mapping[str, str], limits: DrainLimits, processes: int, *, run_id: str | None = None
+    environment: Mapping[str, str],
+    limits: DrainLimits,
+    processes: int,
+    *,
+    run_id: str | None = None,
+    landed: BatchDone = ignore,
 ) -> DrainTotals:
     """Drains with several processes at once, each with its share of `max_messages`.
 
-    The environment, laid over this process's own, tells the workers which services to open. Raises as `Drain.run`, once
-    every process has ended.
+    The environment, laid over this process's own, tells the workers which services to open. `landed` is told of each
+    batch, by several threads. Raises as `Drain.run`, once every process has ended.
     """
     processes = min(processes, limits.max_messages)
     whole, rest = divmod(limits.max_messages, processes)
@@ -57,15 +68,16 @@ def drain_in_processes(
         )
         for _ in range(processes)
     ]
-    try:
-        for worker, share in zip(workers, shares, strict=True):
-            assert worker.stdin is not None  # noqa: S101 - for the type checker: it was asked for above
-            order = (msgspec.structs.replace(limits, max_messages=share, expected=0), run_id)
-            worker.stdin.write(msgspec.json.encode(order) + b"\n")
-            worker.stdin.flush()  # and left open: its end tells the worker that this process is gone
-        answers = [_answer_of(worker) for worker in workers]
-    finally:
-        _end(workers)
+    with ThreadPoolExecutor(processes) as readers:  # ends last: a reader ends with its worker
+        try:
+            for worker, share in zip(workers, shares, strict=True):
+                assert worker.stdin is not None  # noqa: S101 - for the type checker: it was asked for above
+                order = (msgspec.structs.replace(limits, max_messages=share, expected=0), run_id)
+                worker.stdin.write(msgspec.json.encode(order) + b"\n")
+                worker.stdin.flush()  # and left open: its end tells the worker that this process is gone
+            answers = list(readers.map(partial(_answer_of, landed), workers))
+        finally:
+            _end(workers)
     totals = DrainTotals()
     for answer in answers:
         if answer.totals is None:
@@ -74,12 +86,17 @@ def drain_in_processes(
     return totals
 
 
-def _answer_of(worker: subprocess.Popen[bytes]) -> _Answer:
+def _answer_of(landed: BatchDone, worker: subprocess.Popen[bytes]) -> _Answer:
     assert worker.stdout is not None  # noqa: S101 - for the type checker
-    try:
-        return msgspec.json.decode(worker.stdout.read(), type=_Answer)
-    except msgspec.MsgspecError:
-        return _Answer()
+    for line in worker.stdout:
+        try:
+            told = msgspec.json.decode(line, type=int | _Answer)
+        except msgspec.MsgspecError:
+            break
+        if isinstance(told, _Answer):
+            return told
+        landed(told)
+    return _Answer()
 
 
 def _end(workers: list[subprocess.Popen[bytes]]) -> None:
@@ -104,12 +121,17 @@ def _work() -> None:
         landing, payloads = services.landing(), services.payloads()
         database = services.database(application_name="loginetl drain")
         land = BatchLanding(database, landing, services.keyring, run_id)
-        answer = _Answer(Drain(queue, payloads, land, limits).run())
+        answer = _Answer(Drain(queue, payloads, land, limits, landed=_tell).run())
     except (OperatorError, TransientError) as error:
         answer = _Answer(error=str(error), may_pass=isinstance(error, TransientError))
     except Exception as error:  # noqa: BLE001 - a bug; its text would end in the log
         answer = _Answer(error=withheld(error), may_pass=False)
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    _tell(answer)
+
+
+def _tell(line: int | _Answer) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _end_with_parent() -> None:
