@@ -46,7 +46,7 @@ def require_new(paths: Iterable[Path]) -> None:
         if path.exists():
             raise SettingsError(f"{path} is there already, and is never overwritten: name another file with --output")
         if not path.parent.is_dir():
-            raise SettingsError(f"{path.parent} is not a directory: name a file in another with --output")
+            raise SettingsError(f"cannot write {path}: its place is not a directory, name another file with --output")
 
 
 def write_new(texts: Mapping[Path, str]) -> None:

@@ -59,4 +59,7 @@ def withheld(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(package)] or frames
     where = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
-    return f"unexpected {type(error).__name__}{where} (its text is withheld, since it may carry personal data)"
+    return (
+        f"unexpected {type(error).__name__}{where} (its text is withheld, since it may carry personal data):"
+        " a bug, report it with this line"
+    )

@@ -10,7 +10,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tink import aead
 
-from loginetl_assets.aws.session import error_code, open_session
+from loginetl_assets.aws.session import open_session, remedy_of
 from loginetl_assets.errors import OperatorError
 
 
@@ -19,7 +19,10 @@ def read_secret(setting: str, secret_id: str) -> str:
     try:
         return str(_secrets_manager(secret_id).get_secret_value(SecretId=secret_id)["SecretString"])
     except (BotoCoreError, ClientError, KeyError) as error:
-        raise OperatorError(f"{setting}: Secrets Manager does not return the secret ({error_code(error)})") from None
+        why = "it is binary: store the keyset in it as text"
+        if not isinstance(error, KeyError):
+            why = remedy_of(error, "secretsmanager:GetSecretValue, and kms:Decrypt on the key of the secret")
+        raise OperatorError(f"{setting}: Secrets Manager does not return the secret that it names ({why})") from None
 
 
 def replace_secret(setting: str, secret_id: str, text: str) -> None:
@@ -27,7 +30,8 @@ def replace_secret(setting: str, secret_id: str, text: str) -> None:
     try:
         _secrets_manager(secret_id).put_secret_value(SecretId=secret_id, SecretString=text)
     except (BotoCoreError, ClientError) as error:
-        raise OperatorError(f"{setting}: Secrets Manager did not take the keyset ({error_code(error)})") from None
+        why = remedy_of(error, "secretsmanager:PutSecretValue")
+        raise OperatorError(f"{setting}: Secrets Manager did not take the keyset ({why})") from None
 
 
 def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.KeysetHandle:
@@ -37,9 +41,13 @@ def unwrap_keyset(setting: str, text: str, kms_key_uri: str | None) -> tink.Keys
     try:
         return tink.json_proto_keyset_format.parse_encrypted(text, _kms_key(kms_key_uri), b"")
     except BotoCoreError as error:
-        raise OperatorError(f"{setting}: the KMS key cannot be reached ({error_code(error)})") from None
+        why = remedy_of(error, "kms:Decrypt")
+        raise OperatorError(f"{setting}: the key of LOGINETL_KMS_KEY_URI cannot be reached ({why})") from None
     except tink.TinkError:
-        raise OperatorError(f"{setting}: the key of LOGINETL_KMS_KEY_URI does not open this keyset") from None
+        raise OperatorError(
+            f"{setting}: the key of LOGINETL_KMS_KEY_URI does not open this keyset: name the one that it was"
+            " wrapped with, and grant these credentials kms:Decrypt on it"
+        ) from None
 
 
 def wrap_keyset(handle: tink.KeysetHandle, kms_key_uri: str) -> str:
@@ -47,9 +55,12 @@ def wrap_keyset(handle: tink.KeysetHandle, kms_key_uri: str) -> str:
     try:
         return str(tink.json_proto_keyset_format.serialize_encrypted(handle, _kms_key(kms_key_uri), b""))
     except BotoCoreError as error:
-        raise OperatorError(f"the key of LOGINETL_KMS_KEY_URI cannot be reached ({error_code(error)})") from None
+        why = remedy_of(error, "kms:Encrypt")
+        raise OperatorError(f"the key of LOGINETL_KMS_KEY_URI cannot be reached ({why})") from None
     except tink.TinkError:
-        raise OperatorError("the key of LOGINETL_KMS_KEY_URI cannot wrap a keyset: check it and its rights") from None
+        raise OperatorError(
+            "the key of LOGINETL_KMS_KEY_URI cannot wrap a keyset: grant these credentials kms:Encrypt on it"
+        ) from None
 
 
 def _kms_key(uri: str) -> aead.Aead:

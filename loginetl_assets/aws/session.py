@@ -66,6 +66,20 @@ def error_code(error: Exception) -> str:
     return type(error).__name__
 
 
+def remedy_of(error: Exception, right: str) -> str:
+    """Returns an error's code, and what fixes it where it is a matter of region, credentials or the named right."""
+    code = error_code(error)
+    if isinstance(error, boto.NoRegionError):
+        return "no AWS region: set AWS_DEFAULT_REGION"
+    if isinstance(error, CREDENTIAL_ERRORS):
+        return NO_CREDENTIALS
+    if isinstance(error, NETWORK_ERRORS):
+        return f"{code}: is the network up, and are region and AWS_ENDPOINT_URL… right?"
+    if code.startswith("AccessDenied"):
+        return f"{code}: grant these credentials {right}"
+    return f"{code}: check the name, AWS_DEFAULT_REGION and AWS_PROFILE"
+
+
 def error_status(error: Exception) -> int:
     """Returns the HTTP status of a refused call; 0 where there was no response."""
     if isinstance(error, boto.ClientError):

@@ -55,9 +55,10 @@ class QueueDepth:
 class LoginQueue:
     """One queue; safe to use from many threads."""
 
-    def __init__(self, client: "SQSClient", url: str) -> None:
+    def __init__(self, client: "SQSClient", url: str, *, embedded: bool = False) -> None:
         """Takes a client for the queue's region or endpoint, and the queue's URL."""
         self._client = client
+        self._embedded = embedded
         self.url = url
 
     def receive(
@@ -127,7 +128,8 @@ class LoginQueue:
                 place = sent + len(failed)
                 raise OperatorError(
                     f"the queue took {sent} messages and refused {len(failed)} of those up to number {place}"
-                    f" ({failed[0].get('Code', 'no code')})"
+                    f" ({failed[0].get('Code', 'no code')}): take those out that are empty, too long or"
+                    " hold control characters, and send the rest again"
                 )
         return sent
 
@@ -135,8 +137,8 @@ class LoginQueue:
     def _failures_explained(self) -> Iterator[None]:
         try:
             yield
-        except (*aws.AWS_ERRORS, ValueError) as error:
-            raise _explained(error, self.url) from None  # ValueError: an endpoint that is no URL, with all it says
+        except (*aws.AWS_ERRORS, ValueError) as error:  # ValueError: an endpoint that is no URL, with all it says
+            raise _explained(error, self.url, embedded=self._embedded) from None
 
     def _entry(self, number: int, body: str) -> "SendMessageBatchRequestEntryTypeDef":
         if self.is_fifo:
@@ -212,8 +214,8 @@ def open_queue(
             aws_secret_access_key=placeholder,
         )
     except (*aws.AWS_ERRORS, ValueError) as error:
-        raise _explained(error, url) from None
-    return LoginQueue(client, url)
+        raise _explained(error, url, embedded=emulator) from None
+    return LoginQueue(client, url, embedded=emulator)
 
 
 def _place(url: SplitResult, region: str | None) -> tuple[str, str | None]:
@@ -234,14 +236,15 @@ def _place(url: SplitResult, region: str | None) -> tuple[str, str | None]:
     return of_url, None
 
 
-def _explained(error: Exception, url: str) -> Exception:
+def _explained(error: Exception, url: str, *, embedded: bool) -> Exception:
     """Returns the error that names what fixes a failure of boto3, whose own text may carry bodies and keys."""
     parts = urlsplit(url)
     name, host = parts.path.rsplit("/", 1)[-1], parts.netloc
     if isinstance(error, aws.CREDENTIAL_ERRORS):
         return OperatorError(aws.NO_CREDENTIALS)
     if isinstance(error, aws.NETWORK_ERRORS):
-        return TransientError(f"the queue at {host} cannot be reached: is it up, and is LOGINETL_QUEUE_URL right?")
+        remedy = "`loginetl up` starts it" if embedded else "is it up, and is LOGINETL_QUEUE_URL right?"
+        return TransientError(f"the queue at {host} cannot be reached: {remedy}")
     if not isinstance(error, ClientError):
         return OperatorError(
             f"boto3 refused queue {name} at {host} ({type(error).__name__}): check LOGINETL_QUEUE_URL and"
@@ -249,9 +252,13 @@ def _explained(error: Exception, url: str) -> Exception:
         )
     code = aws.error_code(error)
     if code in _MISSING or code.endswith("NonExistentQueue"):
-        return OperatorError(
-            f"there is no queue {name} at {host}: check LOGINETL_QUEUE_URL, the AWS region and account"
-        )
+        if embedded:
+            remedy = "`loginetl down`, then `loginetl up`, makes it again, without the messages that it had"
+        elif _AWS_HOST.match(parts.hostname or ""):
+            remedy = "check LOGINETL_QUEUE_URL, and that AWS_PROFILE or AWS_* keys are of its account"
+        else:
+            remedy = "check LOGINETL_QUEUE_URL and, as emulators keep queues by region, AWS_DEFAULT_REGION"
+        return OperatorError(f"there is no queue {name} at {host}: {remedy}")
     if code in _REFUSED:
         return OperatorError(
             f"AWS refuses these credentials queue {name}: they need sqs:ReceiveMessage, sqs:DeleteMessage,"
@@ -260,5 +267,5 @@ def _explained(error: Exception, url: str) -> Exception:
     if code in _CREDENTIALS:
         return OperatorError(f"AWS does not accept these credentials ({code}): check AWS_PROFILE or AWS_* keys")
     if aws.is_transient(error):
-        return TransientError(f"SQS at {host} answered {code} after every retry")
-    return OperatorError(f"SQS at {host} answered {code} for queue {name}")
+        return TransientError(f"SQS at {host} answered {code} after every retry: run again later")
+    return OperatorError(f"SQS at {host} answered {code} for queue {name}: check the queue's settings and policy")

@@ -106,7 +106,8 @@ def reprocess(
             batches = [one.batch_id for one in list_batches(connection, BatchState.QUARANTINED)]
         elif unknown := sorted(set(batches).difference(batches_in_landing(connection))):
             raise OperatorError(
-                f"the landing holds no batch {', '.join(map(str, unknown))}: it never did, or retention has removed it"
+                f"the landing holds no batch {', '.join(map(str, unknown))}: it never did, or retention has removed it;"
+                " `loginetl batches list` shows those that are known"
             )
     if not batches:
         err.print("no batch is quarantined")

@@ -114,8 +114,16 @@ class RunSummary(StepTotals):
 
 def prepare(services: Services) -> tuple[dg.Definitions, dg.DagsterInstance]:
     """Returns the definitions, and the instance of DAGSTER_HOME; unset, in the local environment, the embedded one."""
-    os.environ["DAGSTER_HOME"] = str(dagster_home(services))
-    return build_definitions(services.settings), dg.DagsterInstance.get()
+    home = str(dagster_home(services))
+    os.environ["DAGSTER_HOME"] = home
+    definitions = build_definitions(services.settings)
+    try:
+        return definitions, dg.DagsterInstance.get()
+    except Exception as error:  # noqa: BLE001 - whatever storage it has; its text may have the password
+        raise OperatorError(
+            f"the Dagster instance of DAGSTER_HOME={home} cannot be opened ({type(error).__name__}): check its"
+            " dagster.yaml, and that the database which that names is up"
+        ) from None
 
 
 def run_until_empty(

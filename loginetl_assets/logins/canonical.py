@@ -34,6 +34,11 @@ def canonical_values(field: str, texts: Iterable[str]) -> set[str]:
     return set(frame.select(canonical_text(pl.col("text")))["text"]) - {""}
 
 
+def expected(field: str) -> str:
+    """Returns what a masked field's values are, in words."""
+    return "an IPv4 or IPv6 address" if _KINDS[field] is Kind.IP else "text that is not only white space"
+
+
 def canonical_text(text: pl.Expr) -> pl.Expr:
     """Strips white space at both ends and composes to Unicode's normal form C."""
     return text.str.strip_chars().str.normalize("NFC")

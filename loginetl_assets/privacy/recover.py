@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
-from loginetl_assets.logins.canonical import canonical_values
+from loginetl_assets.logins.canonical import canonical_values, expected
 from loginetl_assets.logins.encryption import DecryptionError
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.storage import audit, installation, login_rows, vault
@@ -104,7 +104,7 @@ def tokens_of_value(database: LoginDatabase, keys: Keyring, field: str, value: s
         installation.check_keys(connection, KeysetRole.MASKING, keys.check_values(KeysetRole.MASKING))
     canonical = next(iter(canonical_values(field, [value])), None)
     if canonical is None:
-        raise SettingsError(f"the value is not a valid {field}")
+        raise SettingsError(f"the value is not a valid {field}: give {expected(field)}")
     tokens = [tokenizer.token(field, canonical) for tokenizer in keys.tokenizers]
     audit.record(database, audit.Action.TOKEN, reason, tokens=tokens)
     return tokens

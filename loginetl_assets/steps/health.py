@@ -100,8 +100,8 @@ class Health:
         landed, limit = self.totals.oldest_landed_at, timedelta(hours=freshness_hours)
         if landed and self.seen_at - landed > limit:
             found[Condition.MESSAGES_PENDING_TOO_LONG] = (
-                f"messages wait in the landing for more than {freshness_hours:g} h: materialize masked_logins and"
-                " user_logins, and see why runs fail"
+                f"messages wait in the landing for more than {freshness_hours:g} h: `loginetl run` loads them,"
+                " or says why not"
             )
         last = self.totals.last_loaded_at or self.installed_at
         if self._messages_wait and self.seen_at - last > limit:

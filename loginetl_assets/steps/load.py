@@ -85,6 +85,6 @@ def _refuse_violations(batch: Batch, logins: pl.DataFrame) -> None:
     broken = {name: count for name, count in violations(logins).items() if count}
     if broken:
         raise BatchError(
-            f"batch {batch.batch_id} breaks {', '.join(broken)} and is not loaded: materialize masked_logins with"
-            f" reprocess and batch_ids [{batch.batch_id}]"
+            f"batch {batch.batch_id} breaks {', '.join(broken)} and is not loaded: mask it again by"
+            f" `loginetl reprocess {batch.batch_id}`"
         )

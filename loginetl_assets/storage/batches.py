@@ -87,7 +87,7 @@ class Totals(Results):
     quarantined_batches: int
     last_loaded_at: datetime | None
     oldest_sent_at: datetime | None  # when SQS took the oldest message that is pending
-    oldest_landed_at: datetime | None  # when the oldest batch landed that has pending messages
+    oldest_landed_at: datetime | None  # when the oldest of the pending batches landed
     mismatched_batches: int  # with more settled messages than messages; must be 0
 
 
@@ -164,16 +164,16 @@ def batches_in_landing(connection: Connection) -> list[int]:
 def totals(connection: Connection) -> Totals:
     """Adds up all batches."""
     state, landed_at = table.c.state, func.coalesce(table.c.registered_again_at, table.c.landed_at)
-    unfinished = state != BatchState.LOADED
+    unfinished, pending = state != BatchState.LOADED, state.in_([BatchState.LANDED, BatchState.MASKED])
     statement = select(
         func.count().label("batches"),
         *(_sum(table.c[name]).label(name) for name in ("messages", *COUNTS)),
-        func.count().filter(state.in_([BatchState.LANDED, BatchState.MASKED])).label("pending_batches"),
+        func.count().filter(pending).label("pending_batches"),
         func.coalesce(func.sum(_PENDING).filter(unfinished), 0).label("pending"),
         func.count().filter(state == BatchState.QUARANTINED).label("quarantined_batches"),
         func.max(table.c.loaded_at).label("last_loaded_at"),
         func.min(table.c.oldest_sent_at).filter(unfinished, _PENDING > 0).label("oldest_sent_at"),
-        func.min(landed_at).filter(unfinished, _PENDING > 0).label("oldest_landed_at"),
+        func.min(landed_at).filter(pending, _PENDING > 0).label("oldest_landed_at"),
         func.count().filter(unfinished, _PENDING < 0).label("mismatched_batches"),
     ).select_from(table)
     return Totals(**connection.execute(named("read_totals", statement)).mappings().one())

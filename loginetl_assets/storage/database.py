@@ -45,7 +45,7 @@ _NEVER_OF_A_ROW = ("08", "40", "53", "57P", "58")  # wherever it came up: connec
 
 
 _REFUSED_LOGIN = "Postgres refuses the login at {where}: correct LOGINETL_DATABASE_URL"
-_NOT_MIGRATED = "a table or column is missing at {where}: run `loginetl migrate`"
+_NOT_MIGRATED = "a table or column is missing at {where}{object}: run `loginetl migrate`"
 _BY_CODE = {  # each an OperatorError
     "28P01": _REFUSED_LOGIN,
     "28000": _REFUSED_LOGIN,
@@ -53,8 +53,8 @@ _BY_CODE = {  # each an OperatorError
     "42P01": _NOT_MIGRATED,
     "42703": _NOT_MIGRATED,
     "3F000": _NOT_MIGRATED,
-    "42501": "the role at {where} lacks a right it needs: run `loginetl migrate`, and `loginetl roles` where you grant"
-    " these, as the owner",
+    "42501": "the role at {where} lacks a right it needs{object}: as the owner run `loginetl migrate` and, where its"
+    " login is in one of these roles, `loginetl roles`; on what is not loginetl's, GRANT the right",
     "25006": "{where} is read-only: point LOGINETL_DATABASE_URL at the primary",
     "53100": "the disk of Postgres is full at {where}: make room and run again",
 }
@@ -78,8 +78,16 @@ _WITHOUT_CODE: dict[tuple[str, ...], tuple[type[Exception], str]] = {
         "no such database or role at {where}: create it or correct LOGINETL_DATABASE_URL",
     ),
 }
-_UNREACHABLE = (TransientError, "Postgres cannot be reached at {where}: is it up? See LOGINETL_DATABASE_URL")
-_DRIVER_FAILED = (OperatorError, "the database driver failed at {where} ({error})")
+_UNREACHABLE = (
+    TransientError,
+    "Postgres cannot be reached at {where}: is it up (`loginetl up` starts an embedded one), and is"
+    " LOGINETL_DATABASE_URL right?",
+)
+_DRIVER_FAILED = (
+    OperatorError,
+    "the database driver failed at {where} ({error}): check the parameters of LOGINETL_DATABASE_URL",
+)
+_NAMING = {"aclchk.c", "namespace.c", "parse_relation.c"}  # where the server's text names an object and nothing else
 _DRIVER_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
@@ -137,7 +145,7 @@ class LoginDatabase:
                 " LOGINETL_DATABASE_URL without it"
             )
         if parameters.keys() - shown.keys():  # not named: it may be the rest of a password
-            raise OperatorError("LOGINETL_DATABASE_URL has a parameter that libpq does not know")
+            raise OperatorError("LOGINETL_DATABASE_URL has a parameter that libpq does not know: remove or correct it")
         return psycopg.conninfo.make_conninfo(**parameters)
 
     @contextmanager
@@ -233,9 +241,9 @@ class LoginDatabase:
         remedy = "upgrade loginetl" if found > REVISION else "run `loginetl migrate`"
         raise OperatorError(f"{where} is at revision {found}, this version needs {REVISION}: {remedy}")
 
-    def _explained(self, error: Exception) -> Exception:
-        """Sorts an error; the server's text stays out, since its DETAIL line carries values."""
-        error = getattr(error, "orig", None) or error
+    def _explained(self, raised: Exception) -> Exception:
+        """Sorts an error; the server's text, which may carry values, stays out, but for the name of an object."""
+        error = getattr(raised, "orig", None) or raised
         code = getattr(error, "sqlstate", None)
         if code is None:
             said = str(error)
@@ -246,10 +254,27 @@ class LoginDatabase:
             kind, words = OperatorError, _BY_CODE[code]
         elif code.startswith(_TRANSIENT):
             kind = TransientError if code.startswith(_OF_THE_SERVER) else BatchConflictError
-            words = "Postgres failed temporarily at {where} (SQLSTATE {code})"
+            words = "Postgres failed temporarily at {where} (SQLSTATE {code}, {error}): run again"
         else:
-            kind, words = BatchError, "Postgres refused a statement at {where} (SQLSTATE {code})"
-        return kind(words.format(where=self.address, code=code, error=type(error).__name__))
+            kind = BatchError
+            words = "Postgres refused {statement} at {where} (SQLSTATE {code}, {error}): the server's log says why"
+        values = {"object": _object_of(error), "statement": _statement_of(raised), "code": code}
+        return kind(words.format(where=self.address, error=type(error).__name__, **values))
+
+
+def _object_of(error: Exception) -> str:
+    """Returns what the server says of the object that an error is about, in brackets; empty where it says nothing.
+
+    Not of what a function or trigger of the users' ran: its statement may be made of values.
+    """
+    diag = getattr(error, "diag", None)
+    is_named = diag is not None and diag.source_file in _NAMING and not diag.context
+    return f" ({diag.message_primary})" if diag is not None and is_named else ""
+
+
+def _statement_of(raised: Exception) -> str:
+    found = re.search(r"/\* (\w+) \*/", str(getattr(raised, "statement", None) or ""))
+    return f"statement {found[1]}" if found else "a statement"
 
 
 @contextmanager

@@ -62,7 +62,10 @@ def refuse_shape(connection: Connection, table: Relation, *, to_be_added: Collec
     problems = [
         *_column_problems(connection, table, to_be_added),
         *_storage_problems(connection, table),
-        *(f"rule {rule} rewrites what is loaded or erased: drop it, a trigger can do the same" for rule in rules),
+        *(
+            f"rule {rule} rewrites what is loaded or erased: `DROP RULE {rule} ON {table.sql}`, a trigger does the same"
+            for rule in rules
+        ),
     ]
     if problems:
         raise OperatorError(
@@ -80,11 +83,14 @@ def _column_problems(connection: Connection, table: Relation, to_be_added: Colle
                 added = f"ALTER TABLE {table.root} ADD COLUMN {wanted.name} {wanted.sql_type}"
                 problems.append(f"it has no column {wanted.name}: run `{added}`")
         elif column.type != wanted.base_type:
-            problems.append(f"its column {wanted.name} is {column.type} and not {wanted.base_type}")
+            changed = f"ALTER TABLE {table.root} ALTER COLUMN {wanted.name} TYPE {wanted.sql_type}"
+            problems.append(f"its column {wanted.name} is {column.type} and not {wanted.base_type}: run `{changed}`")
         elif column.is_generated:
-            problems.append(f"its column {wanted.name} is generated and takes no value of ours")
+            changed = f"ALTER TABLE {table.root} ALTER COLUMN {wanted.name} DROP EXPRESSION (or DROP IDENTITY)"
+            problems.append(f"its column {wanted.name} is generated and takes no value of ours: run `{changed}`")
     problems += [
-        f"its column {name} must have a value, and we have none: give it a default"
+        f"its column {name} must have a value, and we have none: give it a default, by `ALTER TABLE {table.root} ALTER"
+        f" COLUMN {name} SET DEFAULT …`, or DROP NOT NULL"
         for name, column in columns.items()
         if column.needs_value
     ]

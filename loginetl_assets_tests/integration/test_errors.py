@@ -579,6 +579,15 @@ def test_a_database_not_migrated_is_named_in_production(scene: Scene) -> None:
     assert_one_clean_line(scene.call("loginetl", "run", fault=fault), fault)
 
 
+def test_a_dagster_instance_that_cannot_be_opened_is_named(scene: Scene) -> None:
+    home = scene.directory / "damaged"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(f"storage: {{postgres: {PASSWORD}")
+    fault = Fault([f"DAGSTER_HOME={home}", "dagster.yaml"], {"DAGSTER_HOME": str(home)})
+
+    assert_one_clean_line(scene.call("loginetl", "run", fault=fault), fault)
+
+
 def test_a_port_that_is_taken_is_named(taken_port: int, scene: Scene) -> None:
     fault = Fault([str(taken_port), "--port"])
 

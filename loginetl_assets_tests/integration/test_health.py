@@ -108,6 +108,8 @@ def test_each_condition_is_named_with_what_fixes_it(pipeline: Pipeline) -> None:
     assert result.success, "a warning, not an error"
     assert "loginetl reprocess" in _look(pipeline).conditions(**RULES)["quarantined_batches"]
     assert "raw batch" in str(_look(pipeline).quarantined[0].reason)
+    pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - interval '25 hours'")
+    assert list(_look(pipeline).conditions(**RULES)) == ["quarantined_batches"], "no run brings it in"
     path.with_suffix(".kept").rename(path)
     pipeline.process_landed(reprocess=True)
     assert _look(pipeline).conditions(**RULES) == {}

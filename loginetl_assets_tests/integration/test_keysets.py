@@ -327,7 +327,7 @@ def test_services_that_cannot_be_reached_are_one_line(
         monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", nowhere)
         monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", nowhere)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        with pytest.raises(OperatorError, match="LOGINETL_KEYSET_MASKING: the KMS key cannot be reached"):
+        with pytest.raises(OperatorError, match="LOGINETL_KEYSET_MASKING: the key of LOGINETL_KMS_KEY_URI cannot be"):
             _ = Services(_production(settings, wrapped, kms_key_uri=uri)).keyring.tokenizer
         secret = _production(settings, wrapped, keysets={KeysetRole.MASKING: "aws-secretsmanager:x"})
         with pytest.raises(OperatorError, match="does not return the secret"):

@@ -114,6 +114,12 @@ def test_a_landing_that_others_can_enter_is_refused_with_the_command_that_closes
     Landing(directory.as_uri()).put("masked/one", b"1")
 
 
+def test_a_landing_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OperatorError, match=r"cannot be opened \(Not a directory\): correct LOGINETL_LANDING_URL"):
+        Landing((tmp_path / "file" / "landing").as_uri())
+
+
 @pytest.mark.parametrize("url", ["", "landing", "/landing", "ftp://host/x", "s3://", "file://relative/path"])
 def test_a_url_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(OperatorError, match="LOGINETL_LANDING_URL"):

@@ -330,9 +330,14 @@ def test_the_token_of_a_value_is_the_one_in_the_table_for_any_spelling(pipeline:
     assert mapped == [_tokens(pipeline)[0]]
 
 
-@pytest.mark.parametrize(("field", "value"), [("ip", "300.1.1.1"), ("ip", ""), ("device_id", "   ")])
-def test_a_value_that_its_field_cannot_have_has_no_token(pipeline: Pipeline, field: str, value: str) -> None:
-    with pytest.raises(SettingsError, match=f"^the value is not a valid {field}$"):
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [("ip", "300.1.1.1", "IPv4 or IPv6"), ("ip", "", "IPv4 or IPv6"), ("device_id", "   ", "not only white space")],
+)
+def test_a_value_that_its_field_cannot_have_has_no_token(
+    pipeline: Pipeline, field: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"^the value is not a valid {field}: give .*{expected}"):
         tokens_of_value(pipeline.services.database(), pipeline.services.keyring, field, value, reason=WHY)
     assert _log(pipeline) == []
 

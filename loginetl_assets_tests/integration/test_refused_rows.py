@@ -184,7 +184,7 @@ def test_a_right_that_is_missing_refuses_no_row(pipeline: Pipeline, loader: Pipe
     pipeline.execute("REVOKE INSERT ON user_logins FROM loginetl_loader")
     pipeline.send([login()])
     failed = loader.run(expect_success=False)
-    assert "lacks a right" in _failures(failed)
+    assert "lacks a right it needs (permission denied for table user_logins)" in _failures(failed)
     totals = pipeline.totals()
     assert (totals.rejected, totals.pending) == (0, 1)
 

@@ -31,7 +31,9 @@ Written by `make docs` from `loginetl_assets/logins/rejection.py`;
 [CONTRIBUTING.md](../CONTRIBUTING.md#a-rejection-reason) adds a reason.
 
 A rejected message is in `loginetl.rejected_logins` with one of these reasons and, where one field is the cause, its
-name. `loginetl rejected list` shows both.
+name. `loginetl rejected list` shows both. Where a meaning says what to change here, `loginetl rejected replay`
+with `--reason` then loads the messages. All others are for the sender to correct and to send again;
+`loginetl rejected drop` deletes their bodies.
 
 | reason | meaning |
 | --- | --- |

@@ -323,7 +323,7 @@ def test_key_ids_start_with_the_primary_and_leave_out_what_is_disabled() -> None
         (KeysetRole.LANDING, "vault", "wrong kind: it must be AEAD"),
         (KeysetRole.REJECTS, "masking", "wrong kind: it must be AEAD"),
         (KeysetRole.REJECTS, "officer", "wrong kind: it must be AEAD"),
-        (KeysetRole.VAULT, "officer", "is not a public Tink keyset"),
+        (KeysetRole.VAULT, "officer", "is not a public Tink keyset, it holds secret keys"),
         (KeysetRole.VAULT, "landing", "is not a public Tink keyset"),
         (KeysetRole.VAULT, "masking", "is not a public Tink keyset"),
     ],

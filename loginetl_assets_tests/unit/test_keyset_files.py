@@ -11,7 +11,7 @@ import tink
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.keys.keyring import OFFICER_TEMPLATE, TEMPLATES, Keyring
-from loginetl_assets.keys.keysets import keyset_json, public_keyset_json, replace_keyset
+from loginetl_assets.keys.keysets import keyset_json, public_keyset_json, read_keyset, replace_keyset
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.settings import KeysetRole
 
@@ -149,3 +149,10 @@ def test_a_wrapped_keyset_may_be_read_by_everybody(tmp_path: Path) -> None:
     path = keyset_file(tmp_path, 0o644, '{"encryptedKeyset": "AAAA"}')
     with pytest.raises(OperatorError, match="LOGINETL_KMS_KEY_URI"):
         _ = Keyring({KeysetRole.MASKING: str(path)}).tokenizer
+
+
+def test_a_secret_without_a_region_names_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.aws of the developer's
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(OperatorError, match=f"^{NAME}: .*no AWS region: set AWS_DEFAULT_REGION"):
+        read_keyset(NAME, "aws-secretsmanager:masking")

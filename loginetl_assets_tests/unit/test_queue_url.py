@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from botocore.stub import Stubber
 
 from loginetl_assets.aws.session import open_session
-from loginetl_assets.aws.sqs import open_queue
+from loginetl_assets.aws.sqs import LoginQueue, open_queue
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.resources import LoginQueueResource
 from loginetl_assets.services import Services
@@ -36,6 +37,25 @@ def test_a_drain_process_tries_a_call_as_often_as_the_queue_resource_says(
         Services(Settings.from_environment()).queue(session=session).depth()
 
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "embedded", "remedy"),
+    [
+        ("http://127.0.0.1:9/000000000000/login-queue", True, "`loginetl down`, then `loginetl up`"),
+        ("http://127.0.0.1:9/000000000000/login-queue", False, "AWS_DEFAULT_REGION"),
+        ("https://sqs.eu-west-1.amazonaws.com/1/login-queue", False, "of its account"),
+    ],
+)
+def test_a_queue_that_is_not_there_is_named_with_what_fixes_it_where_it_was(
+    url: str, embedded: bool, remedy: str
+) -> None:
+    client = open_session().client("sqs", region_name="eu-west-1")
+    with Stubber(client) as stub, pytest.raises(OperatorError, match="there is no queue login-queue") as raised:
+        stub.add_client_error("get_queue_attributes", "AWS.SimpleQueueService.NonExistentQueue")
+        LoginQueue(client, url, embedded=embedded).depth()
+    assert remedy in str(raised.value)
+    assert ("LOGINETL_QUEUE_URL" in str(raised.value)) is not embedded
 
 
 @pytest.mark.parametrize("option", ["use_ssl", "verify"])

@@ -47,6 +47,7 @@ INSTEAD = {
     r"somebody": "someone, or the role",
     r"tables? of logins": "login table",
     r"(?-i:is none)": "is not a valid …",
+    r"install (?:--upgrade )?'?loginetl\[local\]": "'.[local]', as nothing of that name is published",
     r"of more than one user": "shared",
     r"most_[a-z]+": "max_…",
 }
