@@ -217,8 +217,8 @@ class Settings:
     officer_keyset: str | None = setting(
         OFFICER_SETTING,
         TEXT,
-        "the privacy officer's *private* HPKE keyset: for `recover`, `keys retokenize` and `keys reencrypt` only, never"
-        " for the pipeline or its child processes",
+        "the privacy officer's *private* HPKE keyset: for `recover`, `subject-report`, `keys retokenize` and `keys"
+        " reencrypt` only, never for the pipeline or its child processes",
         otherwise="made in local, else unset",
         is_inherited=False,
         is_shown=False,

@@ -42,7 +42,8 @@ app = typer.Typer()
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; logged beside your name before anything happens.")]
 
-ByUser = Annotated[bool, typer.Option("--user-id", help="Ask for a user id, or read it from standard input.")]
+_ASKS = "Ask for a user id, or read it from standard input."
+ByUser = Annotated[bool, typer.Option("--user-id", help=_ASKS)]
 MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="Refuse to recover more values at once (default: 1000); the log states it.")
 ]
@@ -234,6 +235,57 @@ def _require_found(totals: "ErasureTotals", *, reapply: bool) -> None:
         raise OperatorError(
             "nothing of that person is here: check the id or token, and the queue, which is not searched"
         )
+
+
+@app.command(context_settings=READS_VALUES)
+def subject_report(
+    context: typer.Context,
+    reason: Reason = "",
+    output: Annotated[
+        list[Path] | None, typer.Option(help="A new file, .json or .html, that only you can read; repeatable.")
+    ] = None,
+    user_id: Annotated[bool, typer.Option("--user-id", help=f"{_ASKS} A report is always of one.")] = True,
+    max_tokens: MaxTokens = None,
+) -> None:
+    """Write what is stored of a user: rows, recovered values, rejected messages, messages in the landing.
+
+    Writes subject-report.json for programs and subject-report.html for people, unless --output names files. Needs the
+    officer's keyset, and is logged first. Exit code 1 where nothing of that user is found, 3 where the report is not
+    complete: it says what is missing.
+    """
+    from loginetl_assets.cli.subject_page import render_subject_page
+    from loginetl_assets.privacy.recover import MAX_TOKENS
+    from loginetl_assets.privacy.subject_report import read_subject
+
+    refuse_values(context)
+    files = output or [Path("subject-report.json"), Path("subject-report.html")]
+    if others := [str(file) for file in files if file.suffix not in {".json", ".html"}]:
+        raise SettingsError(f"{others[0]} ends in neither .json nor .html: name such a file with --output")
+    require_new(files)
+    services = configured_services()
+    officer = services.officer()
+    database = services.database(application_name="loginetl subject-report")
+    landing = services.bound_landing(database)
+    asked = read_value("user id")
+    with progress() as show:
+        report = read_subject(
+            database,
+            landing,
+            services.keyring,
+            officer,
+            asked,
+            reason=reason,
+            app_version=services.settings.app_version,
+            max_tokens=max_tokens or MAX_TOKENS,
+            progress=lambda done, total: show("searching batches", done, total),
+        )
+    render = {".json": lambda found: as_json(asdict(found)), ".html": render_subject_page}
+    write_new({file: render[file.suffix](report) for file in files})
+    note(f"wrote {escape(', '.join(map(str, files)))}")
+    if report.incomplete:
+        raise NeedsAttentionError("; ".join(report.incomplete))
+    if not report.found_anything:
+        raise OperatorError("nothing of that user is here: check the id, and the queue, which is not searched")
 
 
 @app.command()

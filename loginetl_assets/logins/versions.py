@@ -1,4 +1,4 @@
-"""App versions as integers that sort like versions; `loginetl.version_text` in Postgres reads them back.
+"""App versions as integers that sort like versions; `version_text`, here and in Postgres, reads them back.
 
 `major * 1_000_000 + minor * 1_000 + patch`, the missing parts being 0: "2.3.0" is 2_003_000, "0.96" is 96_000. The
 largest is 2146.999.999, which still fits Postgres's four-byte integer.
@@ -24,3 +24,8 @@ def pack_version(text: pl.Expr) -> pl.Expr:
 def major_version(packed: pl.Expr) -> pl.Expr:
     """Returns the Int32 of the first part alone."""
     return packed // 1_000_000
+
+
+def version_text(packed: int) -> str:
+    """Returns a packed version with all of its three parts."""
+    return f"{packed // 1_000_000}.{packed // 1_000 % 1_000}.{packed % 1_000}"

@@ -50,6 +50,7 @@ class SubjectSearch:
     keys: Keyring
     subject: Subject
     tokens: set[str] = field(default_factory=set, init=False)  # of the subject's values, as they are found
+    undecryptable_bodies: int = field(default=0, init=False)  # rejected ones that no key of ours decrypts
 
     def begin(self) -> list[int]:
         """Checks what could fail later, and returns the batches to search.
@@ -93,10 +94,13 @@ class SubjectSearch:
             last = page[-1].message_uuid
             matching = {}
             for row in page:
-                with suppress(DecryptionError):  # nobody can read it, ourselves included
+                try:
                     body = decrypt(self.keys.rejects, row.encrypted_body, str(row.message_uuid))
-                    if self.subject.matches(body, row.sent_at_ms):
-                        matching[row.message_uuid] = body
+                except DecryptionError:  # nobody can read it, ourselves included
+                    self.undecryptable_bodies += 1
+                    continue
+                if self.subject.matches(body, row.sent_at_ms):
+                    matching[row.message_uuid] = body
             if matching:
                 self._note_tokens(matching.values())
                 yield matching

@@ -15,7 +15,7 @@ from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.tables import pii_access_log
 
 # What is logged. The names are stored, in lower case.
-Action = StrEnum("Action", ("RECOVER", "TOKEN", "ERASE", "ERASED", "RETOKENIZE", "REENCRYPT"))
+Action = StrEnum("Action", ("RECOVER", "TOKEN", "ERASE", "ERASED", "RETOKENIZE", "REENCRYPT", "SUBJECT_REPORT"))
 
 
 def record(

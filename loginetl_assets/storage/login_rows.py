@@ -81,9 +81,12 @@ def tokens_in_rows(connection: Connection, tokens: Collection[str]) -> set[str]:
     return set(connection.scalars(named("tokens_in_rows", statement), {"tokens": list(tokens)}))
 
 
-def read_rows(connection: Connection, which: RowFilter, *, limit: int) -> list[dict[str, Any]]:
-    """Returns rows, a value for each column of the contract."""
-    rows = f"SELECT {', '.join(COLUMN_NAMES)} FROM {login_table(connection)} WHERE {which.condition} LIMIT :limit"
+def read_rows(connection: Connection, which: RowFilter, *, limit: int | None = None) -> list[dict[str, Any]]:
+    """Returns rows in the order of their days, a value for each column of the contract."""
+    rows = (
+        f"SELECT {', '.join(COLUMN_NAMES)} FROM {login_table(connection)} WHERE {which.condition}"
+        " ORDER BY create_date, app_version LIMIT :limit"
+    )
     found = connection.execute(named("read_rows", rows), {**which.values, "limit": limit})
     return [dict(row) for row in found.mappings()]
 

@@ -27,6 +27,7 @@ NOT_OF_THE_REPOSITORY = {
     "loginetl_assets_tests/unit/test_email.py",
     "officer-private.json",
     "queue.py",
+    "subject-report.json",
     "v0002_what_it_does.py",
 }
 # Superseded records name what was there before.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginetl_assets.logins.versions import MAX_PACKED, major_version, pack_version
+from loginetl_assets.logins.versions import MAX_PACKED, major_version, pack_version, version_text
 
 PARTS = st.tuples(st.integers(0, 2_146), st.integers(0, 999), st.integers(0, 999))
 
@@ -14,11 +14,6 @@ PARTS = st.tuples(st.integers(0, 2_146), st.integers(0, 999), st.integers(0, 999
 def pack(*texts: str) -> list[int | None]:
     frame = pl.DataFrame({"text": texts}, schema={"text": pl.String})
     return frame.select(pack_version(pl.col("text"))).to_series().to_list()
-
-
-def version_text(packed: int) -> str:
-    """As Postgres's loginetl.version_text reads it back."""
-    return dotted((packed // 1_000_000, packed // 1_000 % 1_000, packed % 1_000))
 
 
 def dotted(parts: Sequence[int]) -> str:
