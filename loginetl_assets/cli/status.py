@@ -12,7 +12,7 @@ from rich.markup import escape
 from loginetl_assets.cli.console import AsJson, note, print_json, print_record
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.conditions import Condition
-from loginetl_assets.errors import OperatorError, counted
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, counted
 from loginetl_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,11 +33,17 @@ _FOR_PROGRAMS = {"running", "sqs_endpoint"}  # people see that it runs, and the 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show addresses and counts; starts nothing and changes nothing."""
+    """Show addresses, counts and conditions; starts nothing and changes nothing.
+
+    Exit code 3: a condition holds. 1: queue or database do not answer.
+    """
     found = read_status(configured_services())
     (print_json if as_json else print_status)(found)
-    if reason := (found["conditions"] or {}).get(Condition.QUEUE_UNREACHABLE):
+    conditions = found["conditions"] or {}
+    if reason := conditions.get(Condition.QUEUE_UNREACHABLE):
         raise OperatorError(reason)
+    if conditions:
+        raise typer.Exit(NeedsAttentionError.exit_code)
 
 
 def read_status(services: "Services") -> dict[str, Any]:
