@@ -88,7 +88,7 @@ class Cli:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(
-        self, *arguments: str, stdin: str | None = None, exit_code: int = 0
+        self, *arguments: str, stdin: str | None = None, exit_code: int | None = 0
     ) -> subprocess.CompletedProcess[str]:
         return run_loginetl(
             *arguments, cwd=self.home.parent, environment=self.own_environment, stdin=stdin, exit_code=exit_code
@@ -110,8 +110,10 @@ class Cli:
         return found
 
     def status(self) -> dict[str, Any]:
-        report = json.loads(self("status", "--json").stdout)
+        done = self("status", "--json", exit_code=None)
+        report = json.loads(done.stdout)
         assert isinstance(report, dict)
+        assert done.returncode == (3 if report["conditions"] else 0)
         return report
 
     def with_queue(self, url: str) -> "Cli":
@@ -736,7 +738,7 @@ def test_a_quarantined_batch_is_shown_with_its_reason_and_read_again_once_fixed(
     (one,) = report["quarantined"]
     assert one["reason"].startswith("raw batch: the landing has no object")
     assert list(report["conditions"]) == ["quarantined_batches"] or "quarantined_batches" in report["conditions"]
-    assert f"batch {one['batch_id']}" in beside("status").stdout
+    assert f"batch {one['batch_id']}" in beside("status", exit_code=3).stdout
 
     newest.with_suffix(".away").rename(newest)
     beside("reprocess")

@@ -463,13 +463,16 @@ def empty_database(stage: Stage) -> Iterator[str]:
 
 
 def test_postgres_is_restored_from_a_backup(stage: Stage, empty_database: str, tmp_path: Path) -> None:
-    stage.send(login(user_id="anna"))
+    stage.send(login(user_id="anna"), login(user_id="erased"))
     stage.run()
     dump = f"pg_dump --format=custom --file=backup {_for_libpq(str(stage.settings.database_url))}"
     assert stage.operator.type(dump) == (HEALTHY, "")
     stage.send(login(user_id="bert"))
     stage.run()
     stage.land(login(user_id="carl"))
+    stage.operator.answer = "erased"
+    found, said = stage.operator.type("loginetl erase --user-id --reason 'she asked' --yes")
+    assert found == HEALTHY, said
     stage.age_landing()
 
     stage.operator.follow(
@@ -477,6 +480,7 @@ def test_postgres_is_restored_from_a_backup(stage: Stage, empty_database: str, t
         RESTORED=_for_libpq(empty_database),
         BACKUP=tmp_path / "backup",
         URL=empty_database,
+        INCIDENT="restored to Monday",
     )
 
     assert stage.users() == ["anna", "bert", "carl"]
@@ -529,7 +533,8 @@ def test_row_level_security_hides_rows(stage: Stage, settings: Settings, role: s
         owner.execute("ALTER TABLE user_logins ENABLE ROW LEVEL SECURITY")
         owner.execute("CREATE POLICY only_annas ON user_logins USING (user_id = 'anna')")
 
-    said = stage.operator.follow("Row-level security hides rows", USER="bert", ERASING_ROLE=role, ADMIN_URL=admin)
+    stage.operator.answer = "bert"
+    said = stage.operator.follow("Row-level security hides rows", ERASING_ROLE=role, ADMIN_URL=admin)
 
     assert "BYPASSRLS" in said
 

@@ -63,6 +63,7 @@ class Operator:
         environment: the pipeline's settings.
         endpoint: the emulator of SQS and S3.
         directory: where the commands are typed.
+        answer: what a command reads that asks.
         sleep: takes seconds.
         background: what was started with `&`.
     """
@@ -70,6 +71,7 @@ class Operator:
     environment: dict[str, str]
     endpoint: str
     directory: Path
+    answer: str = ""
     sleep: Callable[[float], object] = lambda _: None
     background: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -112,6 +114,7 @@ class Operator:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             patch.chdir(self.directory)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(self.answer.encode())))
             try:
                 app(words)
             except SystemExit as end:
