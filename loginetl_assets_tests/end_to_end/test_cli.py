@@ -353,7 +353,7 @@ def test_status_says_whether_anything_starts_by_itself(elsewhere: Cli) -> None:
     assert elsewhere.status()["conditions"] == {}
     elsewhere("send", "-", stdin=login())
 
-    untold = Cli(elsewhere.home, {"PYTHONPROFILEIMPORTTIME": "1"})("status", "--json")
+    untold = Cli(elsewhere.home, {"PYTHONPROFILEIMPORTTIME": "1"})("status", "--json", exit_code=3)
     report = json.loads(untold.stdout)
     assert report["automation"].endswith("whether a daemon is up is known where DAGSTER_HOME is set")
     assert report["dagster_home"] == f"{elsewhere.home}/dagster"
