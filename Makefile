@@ -10,11 +10,17 @@ READY := $(VENV)/.ready
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Send 100 sample messages through the embedded services and explain the results.
+demo: $(READY) .env ## Send 100 sample messages through the embedded services and explain the results.
 	@$(BIN)/loginetl demo
 
-ui: $(READY) ## Open the Dagster UI with its daemon on http://127.0.0.1:3000, the sensor on.
+ui: $(READY) .env ## Open the Dagster UI with its daemon on http://127.0.0.1:3000, the sensor on.
 	$(BIN)/loginetl ui
+
+# dg and dagster commands read it here, so they show the history of `make demo` and `make ui`. Yours stays as it is.
+.env:
+	@echo "$(HISTORY)" > $@
+
+HISTORY = DAGSTER_HOME=$(abspath $(or $(LOGINETL_HOME),.loginetl))/dagster
 
 test: check browser ## Run every check and every test; print the branch coverage of the whole run.
 	$(BIN)/coverage erase
@@ -78,6 +84,7 @@ LOCK := --quiet --universal --no-strip-extras --python-version 3.11 --generate-h
 
 clean: ## Stop the embedded services; remove their data and the virtual environment.
 	[ ! -x $(BIN)/loginetl ] || $(BIN)/loginetl down
+	[ "$$(cat .env 2>/dev/null)" != "$(HISTORY)" ] || rm .env
 	rm -rf .loginetl .coverage* mutants $(VENV) node_modules bench/node_modules
 
 # The lock files name every package with its hash, hence --no-deps: pip has nothing left to resolve.

@@ -3,22 +3,17 @@
 # ruff: noqa: S608 - names of our own columns
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from loginetl_assets.logins.contract import FIELD_NAMES
 from loginetl_assets.storage.tables import REVISION
+from loginetl_assets_tests.support.checkout import ROOT, Checkout
 from loginetl_assets_tests.unit.test_masking import LOGIN
 
-ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "extending.md"
-BIN = Path(sys.executable).parent
 
 # What the page has to show: a file's path and a change to it or its content; or commands.
 BLOCK = re.compile(r"(?:^`([\w/.]+)`[^\n]*:\n\n)?^```(diff|python|sh)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -43,37 +38,8 @@ for spec in defs.resolve_all_asset_specs():
 """
 
 
-class Copy:
-    """A copy of the repository, whose code the commands run."""
-
-    def __init__(self, path: Path) -> None:
-        tracked = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-        )
-        for name in tracked.stdout.decode().splitlines():
-            if (ROOT / name).is_file():
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, path / name)
-        (path / ".venv").mkdir()
-        (path / ".venv" / "bin").symlink_to(BIN)
-        self.path = path
-
-    def run(self, command: str) -> str:
-        done = subprocess.run(
-            ["bash", "-ec", command],
-            cwd=self.path,
-            env={
-                "PATH": f"{BIN}:{os.environ['PATH']}",
-                "HOME": os.environ.get("HOME", "/"),
-                "PYTHONPATH": str(self.path),
-                "LOGINETL_HOME": str(self.path / "home"),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+class Copy(Checkout):
+    """A copy of the repository, and what the page does with it."""
 
     def send(self, user_id: str, **fields: str) -> None:
         (self.path / "messages.jsonl").write_text(json.dumps({**LOGIN, **fields, "user_id": user_id}) + "\n")

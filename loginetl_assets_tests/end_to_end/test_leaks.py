@@ -25,7 +25,6 @@ from loginetl_assets_tests.support.pipeline import login
 # Some thirty commands one after the other, three of them with retries that wait.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("leaks")]
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 # Values nobody would write by chance: documentation addresses with odd ports of call, and invented ids.
@@ -52,7 +51,7 @@ class Site:
         """Runs a command; what it prints is searched later, but for what a person asked to be shown."""
         done = subprocess.run(
             [str(BIN / command[0]), *command[1:]],
-            cwd=ROOT,
+            cwd=self.temporary,  # not the repository: a developer's .env would take the place of these variables
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.temporary),

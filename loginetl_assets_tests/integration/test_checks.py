@@ -56,7 +56,7 @@ def test_a_blocking_check_keeps_a_bad_batch_from_the_table(
     assert len(pipeline.rows()) == 1
 
 
-def test_the_command_exits_non_zero_when_a_blocking_check_fails(pipeline: Pipeline) -> None:
+def test_the_command_exits_non_zero_when_a_blocking_check_fails(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.send([login()])
     pipeline.materialize("raw_login_messages")
     pipeline.materialize("masked_logins")
@@ -68,7 +68,7 @@ def test_the_command_exits_non_zero_when_a_blocking_check_fails(pipeline: Pipeli
         | pipeline.settings.as_environment(),
         capture_output=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=tmp_path,
     )
     assert done.returncode != 0
     assert b"app_version_in_range" in done.stderr
