@@ -127,14 +127,14 @@ def failed_run_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus)
         description="Sends an alert for a failed run: job, run id, failed steps; no values. Of failures in a row at the"
         " same steps only the first.",
     )
-    def failed_run(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+    def failed_run(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
         failed_steps = _failed_steps(context.instance, run.run_id)
         before = _failed_before(context.instance, run)
         if before is not None and _failed_steps(context.instance, before.run_id) == failed_steps:
-            return dg.SkipReason("already alerted: the run before it failed at the same steps")
-        alerts.run_failed(run.job_name, run.run_id, failed_steps)
-        return None
+            context.log.info("already alerted: the run before it failed at the same steps")
+        else:
+            alerts.run_failed(run.job_name, run.run_id, failed_steps)
 
     return failed_run
 
@@ -149,12 +149,10 @@ def recovered_run_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStat
         description="Sends an alert, that the failure is resolved, for the first run of a job that succeeds after a"
         " failed one.",
     )
-    def recovered_run(context: dg.RunStatusSensorContext) -> dg.SkipReason | None:
+    def recovered_run(context: dg.RunStatusSensorContext) -> None:
         run = context.dagster_run
-        if _failed_before(context.instance, run) is None:
-            return dg.SkipReason("nothing to resolve: the run before it did not fail")
-        alerts.run_succeeded(run.job_name, run.run_id)
-        return None
+        if _failed_before(context.instance, run):
+            alerts.run_succeeded(run.job_name, run.run_id)
 
     return recovered_run
 
@@ -174,8 +172,9 @@ def _failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dagst
     ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
     records = ours.records(job_name=run.job_name, statuses=ended, limit=50)
     runs = [one.dagster_run for one in sorted(records, key=lambda one: (one.end_time or 0.0, one.storage_id))]
-    earlier = list(takewhile(lambda one: one.run_id != run.run_id, runs))
-    return earlier[-1] if earlier and earlier[-1].status is dg.DagsterRunStatus.FAILURE else None
+    run_ids = [one.run_id for one in runs]
+    place = run_ids.index(run.run_id) if run.run_id in run_ids else 0  # 0: that sensor is far behind
+    return runs[place - 1] if place and runs[place - 1].status is dg.DagsterRunStatus.FAILURE else None
 
 
 def health_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:

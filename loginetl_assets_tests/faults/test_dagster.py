@@ -401,7 +401,7 @@ def deployed(stack: EmbeddedStack) -> Iterator[Deployment]:
         (directory / "workspace.yaml").write_text(yaml.safe_dump(workspace))
         try:
             deployment.start_all()
-            for sensor in ("queue_depth", "failed_run"):
+            for sensor in ("queue_depth", "failed_run", "recovered_run"):
                 deployment.tick(sensor)
             yield deployment
         finally:
@@ -541,6 +541,12 @@ def test_a_killed_run_is_reported_and_the_sensor_s_next_one_settles_everything(d
     deployment.let_a_day_pass()
     (next_id,) = deployment.tick("queue_depth").run_ids
     assert deployment.ended(next_id) is SUCCESS
+
+    def resolved() -> bool:
+        deployment.tick("recovered_run")
+        return (next_id, False) in [(alert["run_id"], alert["active"]) for alert in deployment.alerts.got]
+
+    eventually("the alert is resolved", resolved, seconds=60)
     deployment.assert_settled(users)
 
 
