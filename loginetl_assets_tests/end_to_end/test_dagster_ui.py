@@ -474,8 +474,12 @@ def test_dagster_s_own_tables_and_logs_hold_no_value_and_no_key(server: Server, 
 
 
 # The last test, as it ends what the others use.
-def test_ending_the_server_and_the_services_leaves_no_process_behind(server: Server) -> None:
+def test_down_ends_the_ui_before_the_services_and_leaves_no_process_behind(server: Server) -> None:
     assert server.processes()
-    server.stop()
-    eventually("the last process is gone", lambda: not server.processes(), seconds=10)
+    down = subprocess.run([LOGINETL, "down"], env=environment(server.home), capture_output=True, text=True, check=True)
+
+    assert down.stderr == "stopped, and the Dagster UI with it\n"
+    assert server.process.wait(timeout=10) == 0
+    assert "Traceback" not in server.log.read_text()
+    assert server.processes() == []
     assert not _group(server.process.pid)
