@@ -119,7 +119,11 @@ def print_status(found: dict[str, Any]) -> None:
     if not found["running"]:
         note(f"the embedded services of {escape(str(found['home']))} are down: `loginetl up` starts them")
         return
-    shown = {name: _shown(name, value) for name, value in found.items() if value and name not in _FOR_PROGRAMS}
+    shown = {
+        name.removesuffix("_seconds"): _shown(name, value)
+        for name, value in found.items()
+        if value and name not in _FOR_PROGRAMS
+    }
     print_record({**shown, "conditions": shown.get("conditions", "healthy")})
 
 

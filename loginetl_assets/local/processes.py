@@ -164,8 +164,8 @@ def with_command_line(matches: Callable[[str], bool]) -> list[Running]:
 _DAGSTER = {"dagster", "dagster-daemon", "dagster-webserver", "dagster._daemon", "dagster_webserver", "dg"}
 
 
-def dagster_processes(dagster_home: Path) -> tuple[list[Running], list[Running]]:
-    """Returns the Dagster processes of a DAGSTER_HOME: those that started the others, and the others."""
+def dagster_processes(dagster_home: Path) -> list[Running]:
+    """Returns the Dagster UI, daemon and code servers of a DAGSTER_HOME, what started them, and their runs."""
     # By the environment, unlike the servers: `dg dev` and a daemon of the user's own count too, and run as this user.
     import psutil
 
@@ -173,16 +173,13 @@ def dagster_processes(dagster_home: Path) -> tuple[list[Running], list[Running]]
         python, *arguments = [Path(one).name for one in process.cmdline()[:5]] or [""]
         return python.startswith("python") and not _DAGSTER.isdisjoint(arguments)
 
-    found = dict[int, psutil.Process]()
+    found = set[int]()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if is_dagster(process) and process.environ().get("DAGSTER_HOME") == str(dagster_home):
-                found |= {one.pid: one for one in (process, *process.parents()) if is_dagster(one)}
-    first, others = list[Running](), list[Running]()
-    for pid, process in found.items():
-        with suppress(psutil.Error):
-            (others if process.ppid() in found else first).append(Running(pid, born(pid) or "", ""))
-    return first, others
+                found |= {one.pid for one in (process, *process.parents()) if is_dagster(one)}
+                found |= {one.pid for one in process.children(recursive=True)}  # a run's command line says nothing
+    return [Running(pid, born(pid) or "", "") for pid in found]
 
 
 def wait_for(done: Callable[[], bool], *, seconds: float, during: Running | None = None) -> bool:

@@ -32,7 +32,7 @@ from loginetl_assets.local.sqs import ACCOUNT, QUEUE, Sqs
 # A new data directory takes 40 MB; below this even a start that finds its data may run out.
 NEEDED_BYTES = 64 * 1024 * 1024
 
-# Its code servers go on for their heartbeat's 10 s, and for as long as a run is at work in them.
+# A run that is told to end makes what it has received visible again, and reports that it was interrupted.
 DAGSTER_SECONDS = 30
 
 T = TypeVar("T")
@@ -90,8 +90,7 @@ class EmbeddedStack:
             return False
         # The record stays: its births tell that nothing runs, and the port is wanted again.
         with self._as_stack_errors(), self._locked():
-            first, others = dagster_processes(self.home / "dagster")
-            was_up = end_processes(first, signal.SIGTERM, others=others, seconds=DAGSTER_SECONDS)
+            was_up = end_processes(dagster_processes(self.home / "dagster"), signal.SIGTERM, seconds=DAGSTER_SECONDS)
             self._side_by_side(lambda server, recorded: server.stop(recorded))
         return was_up
 
