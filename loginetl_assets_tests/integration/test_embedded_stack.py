@@ -444,3 +444,31 @@ def test_a_server_that_does_not_start_is_an_error_that_names_its_log(
         stack.start()
     settings.write_text(good)
     assert answers(stack.start())
+
+
+def test_a_dagster_whose_storage_it_is_ends_before_it_with_its_runs(stack: EmbeddedStack, tmp_path: Path) -> None:
+    make_home(stack.home)
+    program = tmp_path / "dagster"
+    program.write_text(
+        "import subprocess, sys\n"
+        "run = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "print(run.pid, flush=True)\n"
+        "run.wait()\n"
+    )
+
+    def start(home: Path) -> subprocess.Popen[str]:
+        environment = {**os.environ, "DAGSTER_HOME": str(home)}
+        return subprocess.Popen([sys.executable, program], env=environment, stdout=subprocess.PIPE, text=True)
+
+    with start(stack.home / "dagster") as ours, start(tmp_path / "another") as another:
+        assert ours.stdout and another.stdout
+        of_ours, of_another = (psutil.Process(int(one.stdout.readline())) for one in (ours, another) if one.stdout)
+        try:
+            assert stack.stop()
+            ours.wait(timeout=10)
+            assert not of_ours.is_running() or of_ours.status() == psutil.STATUS_ZOMBIE
+            assert another.poll() is None and of_another.is_running()
+            assert not stack.stop()
+        finally:
+            for process in (another, of_another):
+                process.kill()
