@@ -2,7 +2,7 @@
 
     login_queue ──> raw_login_messages ──┬─> masked_logins ──> user_logins
       (external)                         ├─> rejected_logins
-                                         └─> pii_vault
+                                         └─> pii_vault          user_logins ──> login_activity
 
 Loading needs no service, key or network: only the settings are read.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from loginetl_assets.assets.login_activity import login_activity
 from loginetl_assets.assets.masked_logins import masked_logins
 from loginetl_assets.assets.raw_login_messages import login_queue, raw_login_messages
 from loginetl_assets.assets.user_logins import user_logins
@@ -82,6 +83,7 @@ def build_definitions(
                     metadata={"dagster/table_name": str(settings.table)}
                 )
             ),
+            login_activity,
         ],
         asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound, health],
         jobs=[login_etl, process_landed, replay_job, retention],

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from loginetl_assets.cli import alerts, batches, database, demo, keys, local, privacy, rejected, run, status
+from loginetl_assets.cli import alerts, batches, database, demo, keys, local, privacy, rejected, report, run, status
 from loginetl_assets.cli.console import EXIT_CODES, exit_code_of, out, unless_closed
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, and those are personal data
 )
-for commands in (demo, local, status, run, database, privacy):  # `--help` has them in this order
+for commands in (demo, local, status, run, report, database, privacy):  # `--help` has them in this order
     app.add_typer(commands.app)
 app.add_typer(rejected.app, name="rejected")
 app.add_typer(batches.app, name="batches")

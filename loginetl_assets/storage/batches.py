@@ -179,6 +179,16 @@ def totals(connection: Connection) -> Totals:
     return Totals(**connection.execute(named("read_totals", statement)).mappings().one())
 
 
+def places(connection: Connection) -> dict[str, int]:
+    """Returns how many messages landed, and where they are: by count, or by the state of those that are pending."""
+    pending = (BatchState.LANDED, BatchState.MASKED, BatchState.QUARANTINED)
+    statement = select(
+        *(_sum(table.c[name]).label(name) for name in ("messages", *COUNTS)),
+        *(func.coalesce(func.sum(_PENDING).filter(table.c.state == one), 0).label(one.value) for one in pending),
+    )
+    return dict(connection.execute(named("read_places", statement)).mappings().one())
+
+
 def masked_within(connection: Connection, window: timedelta) -> tuple[int, int]:
     """Returns how many messages the batches had that were masked within a time, and how many of them were rejected."""
     statement = select(_sum(table.c.messages), _sum(table.c.rejected)).where(table.c.masked_at > func.now() - window)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import COLUMN_NAMES, TOKEN_COLUMNS
+from loginetl_assets.storage import activity
 from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.statements import named
 
@@ -106,12 +107,17 @@ def delete_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]
     table = login_table(connection)
     rows = f"FROM {table} WHERE {which.condition}"
     matching, _ = _found(connection, "lock_rows", f"SELECT {_TOKENS} {rows} FOR UPDATE", which)
-    deleted, tokens = _found(connection, "delete_rows", f"DELETE {rows} RETURNING {_TOKENS}", which)
+    delete = (
+        f"WITH deleted AS (DELETE {rows} RETURNING {_TOKENS}, {activity.COUNTED_COLUMNS}),"
+        f" counted AS ({activity.change_of('deleted', '-')}) SELECT {_TOKENS} FROM deleted"
+    )
+    deleted, tokens = _found(connection, "delete_rows", delete, which)
     if deleted < matching:  # they were locked: nobody else has removed them
         raise OperatorError(
             f"{matching - deleted} rows of {table} were not deleted, since a trigger of it passes them over:"
             " disable it, then erase again; rows and vault are as they were"
         )
+    activity.fold(connection)
     return deleted, tokens
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, func, select
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA
-from loginetl_assets.storage import message_ids
+from loginetl_assets.storage import activity, message_ids
 from loginetl_assets.storage.batches import Batch
 from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_rows
 from loginetl_assets.storage.login_table_record import login_table
@@ -46,7 +46,9 @@ _INSERT = (
     "  ORDER BY event_uuid NULLS LAST, message_uuid"
     "  ON CONFLICT DO NOTHING RETURNING message_uuid),"
     f" written AS (INSERT INTO {{table}} ({_COLUMNS})"
-    f"  SELECT {_COLUMNS} FROM pg_temp.new_logins JOIN fresh USING (message_uuid) ORDER BY position RETURNING 1)"
+    f"  SELECT {_COLUMNS} FROM pg_temp.new_logins JOIN fresh USING (message_uuid) ORDER BY position"
+    f"  RETURNING {activity.COUNTED_COLUMNS}),"
+    f" counted AS ({activity.change_of('written')})"
     " SELECT (SELECT count(*) FROM fresh) AS fresh, (SELECT count(*) FROM written) AS written"
 )
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import ADOPTED_COLUMNS, COLUMN_NAMES, COLUMNS
+from loginetl_assets.storage import activity
 from loginetl_assets.storage.login_table_record import Relation, find_relation, relation_named, require_recorded
 from loginetl_assets.storage.login_table_shape import INDEXES, missing_indexes, refuse_indexing, refuse_shape
 from loginetl_assets.storage.statements import named
@@ -104,10 +105,16 @@ class Setup:
             _build_index(connection, found, index)
 
     def record(self, connection: Connection, vault_days: int | None) -> None:
-        """Records what was decided and creates the views that are missing: in one transaction, so that they read it."""
+        """Records what was decided, creates the views that are missing, and counts rows that were there before.
+
+        In one transaction, so that they read it.
+        """
         found = _require_table(connection, self.wanted)
         create_views(connection, found.sql, missing_views(connection))
+        is_another = _recorded_oid(connection) != found.oid
         connection.execute(_RECORD, {"name": found.sql, "vault_days": vault_days})
+        if is_another or activity.is_empty(connection):  # its rows were never counted, unless there are none
+            activity.recount(connection)
 
 
 def add_columns(connection: Connection, table: str) -> None:

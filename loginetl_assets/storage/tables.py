@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     ForeignKey,
     Identity,
     Index,
@@ -265,4 +266,34 @@ live_runs = Table(
     Column("beat_at", _TIME, nullable=False, server_default=func.now()),
     Column("missed_at", _TIME),
     comment="Dagster runs under way: when each last beat, and since when it is known to be silent.",
+)
+
+
+class Dimension(StrEnum):
+    """By what the report counts logins: a column of the login table, or the reason of a rejection."""
+
+    DEVICE_TYPE = "device_type"
+    LOCALE = "locale"
+    APP_VERSION = "app_version"
+    REJECTION = "rejection"
+
+
+activity = Table(
+    "activity",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("dimension", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("logins", BigInteger, nullable=False),
+    comment="Logins by day and one value at a time, for the report; loginetl.activity_changes is to be added.",
+)
+
+activity_changes = Table(
+    "activity_changes",
+    metadata,
+    Column("day", Date, nullable=False),
+    Column("dimension", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("logins", BigInteger, nullable=False),
+    comment="What loads and erasures have changed in the counts of loginetl.activity since they were last added up.",
 )

@@ -880,6 +880,20 @@ def test_an_export_names_the_suffixes_that_it_knows(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_report_is_one_file_of_what_was_loaded(loaded: Loaded, tmp_path: Path) -> None:
+    file = tmp_path / "[report].html"
+    done = loaded.cli("report", "--output", str(file))
+    page = file.read_text(encoding="utf-8")
+
+    assert done.stderr == f"wrote {file} ({len(page.encode()) / 1000:.0f} kB): open it in a browser\n"
+    assert "<title>Login activity</title>" in page
+    for shown in ("android", "ios", "not_a_login", " landed = "):
+        assert shown in page
+    assert loaded.cli("report", "--output", "-").stdout.startswith("<!doctype html>")
+    missing = loaded.cli("report", "--output", str(tmp_path / "no" / "such.html"), exit_code=1)
+    assert "cannot write" in missing.stderr
+
+
 @pytest.mark.parametrize("command", ["status", "status --json", "rejected list", "export -"])
 def test_a_reader_that_has_left_is_no_error(command: str, loaded: Loaded) -> None:
     reader, end = os.pipe()

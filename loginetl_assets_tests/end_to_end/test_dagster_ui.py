@@ -37,7 +37,15 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 REPOSITORY = Path(__file__).parents[2]
 LOGINETL = str(Path(sys.executable).with_name("loginetl"))
 
-ASSETS = ("login_queue", "raw_login_messages", "masked_logins", "rejected_logins", "pii_vault", "user_logins")
+ASSETS = (
+    "login_queue",
+    "raw_login_messages",
+    "masked_logins",
+    "rejected_logins",
+    "pii_vault",
+    "user_logins",
+    "login_activity",
+)
 
 SAMPLE = (files("loginetl_assets") / "sample" / "login_messages.jsonl").read_text()
 SAMPLE_LOADED = 99  # one of the hundred is no login
@@ -272,7 +280,7 @@ def page(server: Server) -> Iterator[Page]:
         pytest.skip(MISSING)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
-        page = browser.new_page(base_url=server.url, viewport={"width": 1280, "height": 800})
+        page = browser.new_page(base_url=server.url, viewport={"width": 1760, "height": 900})
         page.set_default_timeout(PAGE_SECONDS * 1_000)
         expect.set_options(timeout=PAGE_SECONDS * 1_000)
         yield page
@@ -289,7 +297,7 @@ def materialized(server: Server, page: Page) -> dict[str, Any]:
     before = {run["runId"] for run in server.runs()}
     page.goto("/")
     page.get_by_role("link").filter(has_text="Lineage").click()
-    page.get_by_role("button", name="Materialize all (5)").click()
+    page.get_by_role("button", name=f"Materialize all ({len(ASSETS) - 1})").click()
     expect(page.get_by_text("Launched run")).to_be_visible()
     return server.ended_run(before, seconds=RUN_SECONDS)
 
@@ -329,7 +337,7 @@ def test_the_page_opens_with_nothing_in_the_way(page: Page) -> None:
     assert page.get_by_role("button", name="Skip").count() == 0
 
 
-def test_the_asset_graph_shows_the_six_assets_of_the_group_logins(server: Server, page: Page) -> None:
+def test_the_asset_graph_shows_the_seven_assets_of_the_group_logins(server: Server, page: Page) -> None:
     asset_group(server, page)
     expect(page.get_by_text("Asset Group in")).to_be_visible()
     for asset in ASSETS:
@@ -346,9 +354,8 @@ def test_materialize_all_starts_a_run_that_loads_the_samples(server: Server, mat
 
 def test_the_graph_shows_what_was_materialized(server: Server, page: Page, materialized: dict[str, Any]) -> None:
     asset_group(server, page)
-    if SCREENSHOTS:
-        page.get_by_role("button", name="Hide navigation").click()  # for good: no later test uses it
-        asset_group(server, page)  # again, so that the graph fills the wider place
+    page.get_by_role("button", name="Hide navigation").click()  # for good: no later test uses it
+    asset_group(server, page)  # again, so that the graph fills the wider place: a smaller one shows no checks
     # `duplicates` warns, as the samples hold one login twice, and `health`, as the queue_depth sensor is switched off.
     for passed in ("2 / 2 Passed", "1 / 1 Passed", "2 / 4 Passed"):
         expect(page.get_by_text(passed)).to_be_visible()
@@ -377,6 +384,16 @@ def test_the_table_s_page_shows_its_rows_and_no_value(server: Server, page: Page
         "quarantined_batches 0",
     ):
         expect(page.get_by_role("row", name=row, exact=True)).to_be_visible()
+    assert_free_of(private_values(), page.content())
+
+
+def test_the_report_s_page_draws_where_all_messages_are(page: Page, materialized: dict[str, Any]) -> None:
+    page.goto("/assets/login_activity")
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.get_by_role("dialog").get_by_alt_text("Where all messages are")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 300")
+    expect(page.get_by_text("100 landed = 99 loaded + 0 duplicates + 1 rejected")).to_be_visible()
     assert_free_of(private_values(), page.content())
 
 

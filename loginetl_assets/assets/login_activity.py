@@ -1,0 +1,53 @@
+"""login_activity: the report for people who would rather look than query."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from loginetl_assets.assets.metadata import OWNERS, column_schema
+from loginetl_assets.failures import failures_without_values
+from loginetl_assets.report.page import render_markdown
+from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
+from loginetl_assets.steps.activity import as_metadata, fold_activity, queued_messages, read_activity
+from loginetl_assets.storage.tables import Dimension
+
+
+@dg.asset(
+    deps=["user_logins"],
+    group_name="logins",
+    kinds={"postgres"},
+    owners=OWNERS,
+    description=(
+        "Where all messages are, and how the table grows, from the login table and the ledger: here without any value"
+        " of a message, and with device types, versions and locales as one HTML file by `loginetl report`."
+    ),
+    metadata={
+        "dagster/table_name": "loginetl.activity",
+        "dagster/column_schema": column_schema(
+            ("day", "date", "The day of the logins; 0001-01-01 where they have none."),
+            ("dimension", "text", f"By what they are counted: {', '.join(Dimension)}."),
+            ("value", "text", "The value that they have in common; empty where it was not sent."),
+            ("logins", "bigint", "How many there are."),
+        ),
+    },
+)
+def login_activity(
+    context: dg.AssetExecutionContext,
+    queue: LoginQueueResource,
+    database: LoginDatabaseResource,
+    rules: RulesResource,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Adds the new batches' counts, reads all of them and draws the overview."""
+    with failures_without_values(retried=context):
+        opened = database.get_client()
+        fold_activity(opened)
+        read = read_activity(opened, queued_messages(queue.get_client), major_only=rules.masking.major_only)
+        columns = [dg.TableColumn("reason"), dg.TableColumn("messages", "int")]
+        records = [dg.TableRecord({"reason": one, "messages": count}) for one, count in read.rejections.items()]
+        yield dg.MaterializeResult(
+            metadata={
+                "overview": dg.MetadataValue.md(render_markdown(read)),
+                **as_metadata(read),
+                "rejections": dg.MetadataValue.table(records, dg.TableSchema(columns)),
+            }
+        )
