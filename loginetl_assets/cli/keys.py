@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from loginetl_assets.cli.console import err, out, print_counts, progress
+from loginetl_assets.cli.console import Yes, confirm, err, note, out, print_counts, progress
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.cli.privacy import Reason
+from loginetl_assets.errors import OperatorError
 from loginetl_assets.settings import KeysetRole
 
 app = typer.Typer(no_args_is_help=True, help="Make, show and rotate keysets.")
@@ -58,7 +59,7 @@ def show() -> None:
         for key_id in {**held, **used[role]}:
             key = used[role].get(key_id)
             if key_id not in held:
-                state = "[yellow]not held[/]"
+                state = "retired" if key and key.retired_at else "[yellow]not held[/]"
             elif key and key.check_value != held[key_id]:
                 state = "[red]another key under this id[/]"
             else:
@@ -85,6 +86,43 @@ def rotate(
     err.print(f"new primary key {key_id} of the {role} keyset")
     if role in _NEXT:
         err.print(_NEXT[role])
+
+
+@app.command()
+def retire(
+    role: Annotated[RotatingRole, typer.Argument(help="Which keyset.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Write the new keyset here instead of in place of the old one.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Take the old keys out of a keyset for good, once nothing is under them; shows the counts that prove it."""
+    from loginetl_assets.keys.new_keys import remove_old_keys
+    from loginetl_assets.privacy.retire import MOVED_BY, Retirement
+
+    services = configured_services()
+    database = services.database(application_name="loginetl keys retire")
+    officer = services.officer() if role is RotatingRole.OFFICER else None
+    keyset = KeysetRole.VAULT if officer else KeysetRole(role)
+    with progress() as show:
+        retirement = Retirement(
+            database, services.bound_landing(database), services.keyring, keyset, officer, progress=show
+        )
+        if not retirement.key_ids:
+            raise OperatorError(f"the {role} keyset has no old key: `loginetl keys rotate {role}` makes a new one")
+        old = ", ".join(map(str, retirement.key_ids))
+        counts = retirement.count()
+    print_counts(f"Under {old}", counts)
+    if left := ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count):
+        raise OperatorError(f"nothing was retired, since {left} are under old {role} keys: {MOVED_BY[keyset]}")
+    note(
+        f"[yellow]A backup from before can be read only with {old}:[/] keep a copy of this keyset, apart from your"
+        " backups, for as long as you keep such a backup. Restart what still holds it first."
+    )
+    confirm(f"Take {old} out of the {role} keyset for good?", yes=yes, otherwise="nothing was retired")
+    retirement.record()
+    remove_old_keys(services.keyring, keyset, officer, output)
+    err.print(f"{old} retired: the {role} keyset has its primary key alone")
 
 
 @app.command()

@@ -109,6 +109,13 @@ def with_new_primary(handle: tink.KeysetHandle, template: object) -> tink.Keyset
     return tink.json_proto_keyset_format.parse(json.dumps(joined), secret_key_access.TOKEN)
 
 
+def without_old_keys(handle: tink.KeysetHandle) -> tink.KeysetHandle:
+    """Returns a keyset without the enabled keys that are not its primary one."""
+    keyset, (_, *old) = json.loads(_plaintext(handle)), enabled_key_ids(handle)
+    keyset["key"] = [key for key in keyset["key"] if key["keyId"] not in old]
+    return tink.json_proto_keyset_format.parse(json.dumps(keyset), secret_key_access.TOKEN)
+
+
 def require_replaceable(name: str, setting: str) -> None:
     """Raises OperatorError where a setting is the keyset itself, and so names no place to write to."""
     if setting.lstrip().startswith("{"):

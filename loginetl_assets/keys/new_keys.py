@@ -1,4 +1,4 @@
-"""New keysets, and new primary keys for those there are."""
+"""New keysets, new primary keys for those there are, and keysets without their old keys."""
 
 from pathlib import Path
 
@@ -37,7 +37,23 @@ def rotate_keyset(keyring: Keyring, role: KeysetRole, output: Path | None = None
     With a KMS key the new keyset is wrapped by it, whether the old one was or not. It replaces the old one, or is
     written to the new file `output`. Raises OperatorError where it cannot be read or its place cannot be written.
     """
-    handle = keysets.with_new_primary(keyring.handle(role), TEMPLATES[role])
+    return _replace(keyring, role, keysets.with_new_primary(keyring.handle(role), TEMPLATES[role]), output)
+
+
+def rotate_officer_keyset(keyring: Keyring, officer: Officer, output: Path | None = None) -> int:
+    """Does as `rotate_keyset` to the officer's keyset, and renews the vault's public one: `<output>-public.json`."""
+    return _replace_officers(keyring, officer, keysets.with_new_primary(officer.handle, OFFICER_TEMPLATE), output)
+
+
+def remove_old_keys(keyring: Keyring, role: KeysetRole, officer: Officer | None, output: Path | None = None) -> None:
+    """Leaves a keyset its primary key alone; that of the vault with the officer's. Places and errors as above."""
+    if officer is None:
+        _replace(keyring, role, keysets.without_old_keys(keyring.handle(role)), output)
+    else:
+        _replace_officers(keyring, officer, keysets.without_old_keys(officer.handle), output)
+
+
+def _replace(keyring: Keyring, role: KeysetRole, handle: tink.KeysetHandle, output: Path | None) -> int:
     text = keysets.keyset_json(handle, keyring.kms_key_uri)
     if output:
         write_new({output: text})
@@ -46,9 +62,7 @@ def rotate_keyset(keyring: Keyring, role: KeysetRole, output: Path | None = None
     return keysets.enabled_key_ids(handle)[0]
 
 
-def rotate_officer_keyset(keyring: Keyring, officer: Officer, output: Path | None = None) -> int:
-    """Does as `rotate_keyset` to the officer's keyset, and renews the vault's public one: `<output>-public.json`."""
-    handle = keysets.with_new_primary(officer.handle, OFFICER_TEMPLATE)
+def _replace_officers(keyring: Keyring, officer: Officer, handle: tink.KeysetHandle, output: Path | None) -> int:
     text, public = keysets.keyset_json(handle, keyring.kms_key_uri), keysets.public_keyset_json(handle)
     if output:
         write_new({output: text, output.with_name(f"{output.stem}-public.json"): public})

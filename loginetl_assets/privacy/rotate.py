@@ -6,9 +6,11 @@ keyset.
 1. Every vault value under an old key is decrypted, encrypted again under its new token, and entered in
    `loginetl.token_map`. From the moment the pipeline holds the new key it does the same for every value it meets,
    before the row is loaded. So a value never counts as two in the view `loginetl.logins`, which uses that map.
-2. Masked files are rewritten; pending ones are masked again, so that no old token is loaded from here on.
-3. The rows of the login table are rewritten, by pages of the table, both columns at once.
-4. Old vault entries that no row has any more are removed.
+2. Tokens in rows whose value has left the vault (LOGINETL_VAULT_DAYS) get a new token that is made of the old one, so
+   that their rows still have equal tokens. A login that has the value again gets another one.
+3. Masked files are rewritten; pending ones are masked again, so that no old token is loaded from here on.
+4. The rows of the login table are rewritten, by pages of the table, both columns at once.
+5. Old vault entries that no row has any more are removed.
 
 Each chunk commits by itself and each step finds what is left, so a retokenize that was killed is finished by another.
 
@@ -17,6 +19,7 @@ Re-encrypting data keys. The vault's data keys are encrypted for a new officer k
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -40,7 +43,7 @@ from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import every_row
 from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.table_sizes import table_pages
-from loginetl_assets.storage.token_map import new_tokens, shorten_chains
+from loginetl_assets.storage.token_map import map_tokens, new_tokens, shorten_chains
 
 VALUES_PER_CHUNK = 5_000
 # 512 pages of 8 KiB are some 20 000 rows: a transaction of about a second.
@@ -58,6 +61,7 @@ class RetokenizeTotals(StepTotals):
     """What a retokenize moved."""
 
     values: int = 0
+    expired_tokens: int = 0  # of which the vault has no value any more
     rows: int = 0
     masked_files: int = 0
     removed_entries: int = 0
@@ -87,15 +91,36 @@ def retokenize(
     move = _Retokenizing(database, landing, keys, officer, progress)
     return RetokenizeTotals(
         values=move.values(),  # fills the map by which files and rows are moved
+        expired_tokens=move.expired_tokens(),
         masked_files=move.masked_files(),
         rows=move.rows(),  # after the files: one that is loaded behind this walk must hold no old token
         removed_entries=move.remove_old_entries(),
     )
 
 
+def walk_rows(
+    database: LoginDatabase, work: Callable[[Connection, int, int], int], progress: Callable[[int, int], None]
+) -> int:
+    """Does some work on the login table, chunk by chunk, each in a transaction; returns the sum of its results.
+
+    From the first page to the last, those that grow meanwhile included. `work` takes the first page and the one behind
+    the last; `progress`, how many pages are done, of how many.
+    """
+    results = first = 0
+    while True:
+        with every_row(database) as connection:
+            pages, partitions = table_pages(connection)
+            beyond = first + max(1, PAGES_PER_CHUNK // partitions)
+            if first >= pages:
+                return results
+            results += work(connection, first, beyond)
+        first = beyond
+        progress(min(first, pages), pages)
+
+
 @dataclass(frozen=True)
 class _Retokenizing:
-    """The four steps of one move to the primary masking key, each to be done once the one before it is."""
+    """The five steps of one move to the primary masking key, each to be done once the one before it is."""
 
     database: LoginDatabase
     landing: Landing
@@ -120,8 +145,6 @@ class _Retokenizing:
                 if page:
                     self._move_entries(connection, page)
                 elif not after:
-                    # Tokens of keys that are no longer held still point to what they became in an earlier rotation.
-                    shorten_chains(connection)
                     return moved
             # An empty page starts again: entries may be committed behind this walk, and what is moved is not met again.
             after = page[-1].token if page else ""
@@ -143,6 +166,20 @@ class _Retokenizing:
             moved.append((token, entry.field, value))
             old_tokens.append((entry.token, token))  # its key may have left the keyset
         fill_vault(connection, self.keys, moved, old_tokens)
+
+    def expired_tokens(self) -> int:
+        """Enters new tokens for those whose value has left the vault; returns for how many."""
+
+        def renew(connection: Connection, first: int, beyond: int) -> int:
+            expired = login_rows.tokens_without_value(connection, self.prefix, first, beyond)
+            map_tokens(connection, [(token, self.keys.tokenizer.token(field, token)) for field, token in expired])
+            return len(expired)
+
+        renewed = walk_rows(self.database, renew, partial(self.progress, "expired tokens"))
+        with self.database.transaction() as connection:
+            # Tokens of keys that are no longer held still point to what they became in an earlier rotation.
+            shorten_chains(connection)
+        return renewed
 
     def masked_files(self) -> int:
         """Rewrites masked files that are loaded and drops those that are not; returns how many."""
@@ -175,17 +212,12 @@ class _Retokenizing:
         return True
 
     def rows(self) -> int:
-        """Rewrites the table from its first page to its last, those that grow meanwhile included; returns the rows."""
-        moved = first = 0
-        while True:
-            with every_row(self.database) as connection:
-                pages, partitions = table_pages(connection)
-                beyond = first + max(1, PAGES_PER_CHUNK // partitions)
-                if first >= pages:
-                    return moved
-                moved += login_rows.retokenize_pages(connection, self.prefix, first, beyond)
-            first = beyond
-            self.progress("rows", min(first, pages), pages)
+        """Rewrites the rows; returns how many."""
+
+        def move(connection: Connection, first: int, beyond: int) -> int:
+            return login_rows.retokenize_pages(connection, self.prefix, first, beyond)
+
+        return walk_rows(self.database, move, partial(self.progress, "rows"))
 
     def remove_old_entries(self) -> int:
         """Removes moved vault entries; returns how many, or raises OperatorError where rows still have some of them."""

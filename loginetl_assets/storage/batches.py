@@ -6,7 +6,7 @@ vault before message ids, so that the runs wait for each other without a deadloc
 that order; where two of them block each other, Postgres ends one and the step is retried.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from functools import reduce
@@ -240,6 +240,12 @@ def lock_batches(connection: Connection, batch_ids: Sequence[int]) -> None:
     """Waits for batches, in the order of their ids, and locks them."""
     statement = select(table.c.batch_id).where(among(table.c.batch_id, batch_ids)).order_by(table.c.batch_id)
     connection.execute(named("lock_batches", statement.with_for_update()))
+
+
+def count_under(connection: Connection, landing_key_ids: Collection[int]) -> int:
+    """Returns how many batches in the landing are encrypted with one of these keys."""
+    count = select(func.count()).where(_IN_LANDING, among(table.c.landing_key_id, landing_key_ids))
+    return connection.scalars(named("count_batches_under_keys", count)).one()
 
 
 def expired_batches(connection: Connection, before: datetime, *, limit: int) -> list[Batch]:

@@ -1,16 +1,16 @@
 """Which database this is, and which keys it was written with."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.settings import KeysetRole
-from loginetl_assets.storage.statements import named
+from loginetl_assets.storage.statements import among, named
 from loginetl_assets.storage.tables import installation, keys
 
 
@@ -44,11 +44,17 @@ def check_keys(connection: Connection, role: KeysetRole, check_values: Mapping[i
     The check values are by key id, that of the primary key first.
 
     Raises:
-        OperatorError: as `check_belonging`, or the primary key is one of the vault's that no officer has taken over.
+        OperatorError: as `check_belonging`, or the primary key was retired, or is one of the vault's that no officer
+            has taken over.
     """
     known = check_belonging(connection, role, check_values)
     primary = next(iter(check_values))
     if primary in known:
+        if (retired_at := used_keys(connection)[role][primary].retired_at) is not None:
+            raise OperatorError(
+                f"the primary key {primary} of {role.setting} was retired on {retired_at:%Y-%m-%d}: set the keyset that"
+                " `loginetl keys retire` wrote, and restart what holds this one"
+            )
         return
     if known and role is KeysetRole.VAULT:
         raise OperatorError(
@@ -85,6 +91,12 @@ def remember_key(connection: Connection, role: KeysetRole, key_id: int, check_va
     """Adds a key to those that this database is written with."""
     row = insert(keys).values(role=role.value, key_id=key_id, check_value=check_value)
     connection.execute(named("remember_key", row.on_conflict_do_nothing()))
+
+
+def retire_keys(connection: Connection, role: KeysetRole, key_ids: Collection[int]) -> None:
+    """Records that no keyset may have these keys as its primary one any more."""
+    retired = update(keys).where(keys.c.role == role.value, among(keys.c.key_id, key_ids))
+    connection.execute(named("retire_keys", retired.values(retired_at=func.now())))
 
 
 def used_keys(connection: Connection) -> dict[KeysetRole, dict[int, Row[Any]]]:

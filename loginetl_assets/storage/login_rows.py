@@ -126,6 +126,13 @@ def _found(connection: Connection, name: str, statement: str, which: RowFilter) 
     return len(rows), {token for row in rows for token in row if token}
 
 
+_OF_PAGES = "ctid >= CAST(:first AS tid) AND ctid < CAST(:beyond AS tid)"
+
+
+def _pages(first: int, beyond: int) -> dict[str, str]:
+    return {"first": f"({first},0)", "beyond": f"({beyond},0)"}
+
+
 def retokenize_pages(connection: Connection, prefix: str, first: int, beyond: int) -> int:
     """Replaces old tokens by new ones, which start with `prefix`; returns how many rows changed.
 
@@ -135,13 +142,36 @@ def retokenize_pages(connection: Connection, prefix: str, first: int, beyond: in
     statement = (
         f"UPDATE {login_table(connection)} u"
         f" SET {', '.join(f'{name} = coalesce({token}, {name})' for name, token in new.items())}"
-        " WHERE ctid >= CAST(:first AS tid) AND ctid < CAST(:beyond AS tid)"
+        f" WHERE {_OF_PAGES}"
         # What is under the new key already (moved rows stand on new pages) needs no look-up.
         f" AND ({' OR '.join(f'NOT starts_with({name}, :prefix)' for name in new)})"
         f" AND ({' OR '.join(f'EXISTS {token}' for token in new.values())})"
     )
-    pages = {"first": f"({first},0)", "beyond": f"({beyond},0)", "prefix": prefix}
-    return connection.execute(named("retokenize_pages", statement), pages).rowcount
+    return connection.execute(
+        named("retokenize_pages", statement), {"prefix": prefix, **_pages(first, beyond)}
+    ).rowcount
+
+
+def count_rows_under(connection: Connection, key_ids: Collection[int], first: int, beyond: int) -> int:
+    """Returns how many rows have a token under one of the masking keys, in pages as for `retokenize_pages`."""
+    under = " OR ".join(f"split_part({column}, '.', 1) = ANY(:key_ids)" for column in _COLUMNS)
+    statement = f"SELECT count(*) FROM {login_table(connection)} WHERE {_OF_PAGES} AND ({under})"
+    values = {"key_ids": list(map(str, key_ids)), **_pages(first, beyond)}
+    return int(connection.scalars(named("count_rows_under_keys", statement), values).one())
+
+
+def tokens_without_value(connection: Connection, prefix: str, first: int, beyond: int) -> list[tuple[str, str]]:
+    """Returns fields and old tokens of rows whose value has left the vault unmoved, in pages as above."""
+    table = login_table(connection)
+    statement = " UNION ".join(
+        f"SELECT '{field}', {column} FROM {table} WHERE {_OF_PAGES} AND NOT starts_with({column}, :prefix)"
+        f" AND split_part({column}, '.', 1) IN (SELECT CAST(key_id AS text) FROM loginetl.keys WHERE role = 'masking')"
+        f" AND NOT EXISTS (SELECT FROM loginetl.token_map WHERE old_token = {column})"
+        f" AND NOT EXISTS (SELECT FROM loginetl.pii_vault WHERE token = {column})"
+        for field, column in TOKEN_COLUMNS.items()
+    )
+    values = {"prefix": prefix, **_pages(first, beyond)}
+    return list(connection.execute(named("tokens_without_value", statement), values).tuples())
 
 
 def unneeded_tokens(

@@ -1,12 +1,25 @@
 """The rejected messages: reason in plaintext, body encrypted. Works in the caller's transaction."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Delete, Row, Update, cast, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Delete,
+    LargeBinary,
+    Row,
+    Update,
+    cast,
+    delete,
+    func,
+    select,
+    update,
+)
 from tink import aead
 
 from loginetl_assets.logins.encryption import encrypt
@@ -118,6 +131,13 @@ def encrypted_body(connection: Connection, message_uuid: UUID) -> bytes:
     statement = select(table.c.encrypted_body).where(table.c.message_uuid == message_uuid)
     body: bytes = connection.scalars(named("read_rejected_body", statement)).one()
     return body
+
+
+def count_under(connection: Connection, rejects_key_ids: Collection[int]) -> int:
+    """Returns how many bodies are encrypted with one of these keys, by the id that Tink writes before a ciphertext."""
+    headers = [b"\x01" + key_id.to_bytes(4, "big") for key_id in rejects_key_ids]
+    count = select(func.count()).where(among(func.substr(table.c.encrypted_body, 1, 5, type_=LargeBinary), headers))
+    return connection.scalars(named("count_rejections_under_keys", count)).one()
 
 
 def page(

@@ -52,6 +52,7 @@ GRANT SELECT, DELETE ON loginetl.rejected_logins TO {PRIVACY};
 GRANT SELECT, INSERT, DELETE ON loginetl.erasures TO {PRIVACY};
 
 GRANT SELECT, INSERT ON loginetl.keys TO {LOADER}, {PRIVACY};
+GRANT UPDATE (retired_at) ON loginetl.keys TO {PRIVACY};
 GRANT SELECT, INSERT, UPDATE ON loginetl.batches TO {LOADER}, {PRIVACY};
 GRANT SELECT, INSERT, UPDATE, DELETE ON loginetl.activity, loginetl.activity_changes TO {LOADER}, {PRIVACY};
 GRANT EXECUTE ON FUNCTION loginetl.remove_values_without_rows(text[]) TO {LOADER}, {PRIVACY};

@@ -6,7 +6,21 @@ Works in the caller's transaction.
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Text, delete, exists, func, literal, not_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    delete,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from loginetl_assets.storage.statements import among, named
@@ -144,6 +158,33 @@ def drop_empty_data_keys(connection: Connection) -> None:
     """Removes data keys that have no value any more. Requires the exclusive lock."""
     in_use = exists().where(pii_vault.c.data_key_id == vault_data_keys.c.data_key_id)
     connection.execute(named("drop_empty_data_keys", delete(vault_data_keys).where(not_(in_use))))
+
+
+def _under(token: ColumnElement[str], masking_key_ids: Collection[int]) -> ColumnElement[bool]:
+    return among(func.split_part(token, ".", 1, type_=Text), list(map(str, masking_key_ids)))
+
+
+def count_values_under(connection: Connection, masking_key_ids: Collection[int]) -> int:
+    """Returns how many values have a token under one of the masking keys."""
+    count = select(func.count()).select_from(pii_vault).where(_under(pii_vault.c.token, masking_key_ids))
+    return connection.scalars(named("count_values_under_keys", count)).one()
+
+
+def forget_tokens_under(connection: Connection, masking_key_ids: Collection[int]) -> None:
+    """Forgets which tokens under the masking keys were replaced by which, and which were erased."""
+    pairs = delete(token_map).where(
+        or_(_under(token_map.c.old_token, masking_key_ids), _under(token_map.c.new_token, masking_key_ids))
+    )
+    connection.execute(named("forget_pairs_under_keys", pairs))
+    erased = delete(erased_tokens).where(_under(erased_tokens.c.token, masking_key_ids))
+    connection.execute(named("forget_erased_under_keys", erased))
+
+
+def count_data_keys_under(connection: Connection, officer_key_ids: Collection[int]) -> int:
+    """Returns how many data keys are encrypted for one of these keys of the officer's."""
+    under = among(vault_data_keys.c.officer_key_id, officer_key_ids)
+    count = select(func.count()).select_from(vault_data_keys).where(under)
+    return connection.scalars(named("count_data_keys_under_keys", count)).one()
 
 
 def officer_key_ids(connection: Connection) -> set[int]:
