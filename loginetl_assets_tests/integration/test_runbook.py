@@ -526,6 +526,22 @@ def test_the_bucket_is_restored_from_a_backup(stage: Stage) -> None:
     assert stage.execute("SELECT state FROM loginetl.batches ORDER BY 1") == [("loaded",), ("lost",)]
 
 
+def test_the_masking_key_leaked(stage: Stage, tmp_path: Path) -> None:
+    stage.send(login(user_id="anna"))
+    stage.run()
+    (leaked,) = stage.services.keyring.key_ids(KeysetRole.MASKING)
+    keyset = stage.settings.home / "keys" / "masking.json"
+
+    said = stage.operator.follow(
+        "The masking key leaked", MASKING_KEYSET=keyset, KEPT=tmp_path / "kept.json", INCIDENT="the laptop was stolen"
+    )
+
+    assert "retired" in said
+    (tokens,) = stage.execute("SELECT masked_ip, masked_device_id FROM user_logins")
+    assert not any(token.startswith(f"{leaked}.") for token in tokens)
+    assert stage.services.keyring.key_ids(KeysetRole.MASKING) != (leaked,)
+
+
 def test_row_level_security_hides_rows(stage: Stage, settings: Settings, role: str) -> None:
     stage.send(login(user_id="anna"), login(user_id="bert"))
     stage.run()
