@@ -30,20 +30,23 @@ td,pre,h1+p{overflow-wrap:anywhere}td{min-width:6.5em}time{white-space:nowrap}pr
 h2{break-after:avoid}}
 """
 
+_FOOTER = (
+    "All times are UTC. Not searched: messages that are still on the queue, backups, exports and other copies. Made by"
+    " loginetl."
+)
 _COLUMNS = [field for field in FIELDS if field.name != "user_id"]
 
 
 def render_subject_page(report: SubjectReport) -> str:
     """Returns the HTML document."""
-    sections = (_values(report), _versions(report), _days(report), _logins(report), _rejected(report), _landing(report))
+    parts = (_values, _versions, _days, _logins, _rejected, _landing, _erasures)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
         f"<title>Stored data of one user</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>Stored data of one user</h1><p>User id: <strong>{_text(report.user_id)}</strong></p>{_summary(report)}"
-        f"{''.join(sections)}</main><footer><p>All times are UTC. Not searched: messages that are still on the queue,"
-        " backups, exports and other copies. Made by loginetl.</p></footer></body></html>\n"
+        f"{''.join(part(report) for part in parts)}</main><footer><p>{_FOOTER}</p></footer></body></html>\n"
     )
 
 
@@ -91,6 +94,11 @@ def _landing(report: SubjectReport) -> str:
         " some time after they were loaded."
     )
     return _section("Messages as sent", text, ("sent", "state", "message"), rows)
+
+
+def _erasures(report: SubjectReport) -> str:
+    text = "The user id is stored encrypted since, so that the erasure can be repeated after a backup is restored."
+    return _section("Earlier erasures", text, ("erased",), [(at,) for at in report.erasures])
 
 
 def _meaning(reason: str) -> str:

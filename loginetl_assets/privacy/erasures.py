@@ -57,6 +57,11 @@ class ErasureList:
             parts.append((part, datetime.fromisoformat(record["erased_at"]).date()))
         return Erased(parts)
 
+    def of_user(self, officer: Officer, user_id: str) -> list[datetime]:
+        """Returns when a user was erased by id; completes the list and raises as above."""
+        records = (record for _, _, record in self._complete(officer))
+        return sorted(datetime.fromisoformat(one["erased_at"]) for one in records if one.get("user_id") == user_id)
+
     def reencrypt(self, officer: Officer) -> int:
         """Encrypts the list for the vault keyset's primary key; returns how many entries were not; errors as above."""
         (primary, *_), moved = self.keys.key_ids(KeysetRole.VAULT), 0

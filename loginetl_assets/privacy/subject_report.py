@@ -19,6 +19,7 @@ from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.contract import TOKEN_COLUMNS
 from loginetl_assets.logins.message import Login, read_login
 from loginetl_assets.logins.versions import version_text
+from loginetl_assets.privacy.erasures import ErasureList
 from loginetl_assets.privacy.recover import MAX_TOKENS, Outcome, Recovered, recover
 from loginetl_assets.privacy.search import SubjectSearch
 from loginetl_assets.privacy.subjects import User
@@ -95,13 +96,14 @@ class SubjectReport:
     values: Sequence[UsedValue]
     rejected: Sequence[RejectedMessage]
     landing: Sequence[LandedMessage]
+    erasures: Sequence[datetime]  # by user id, which is on the list of erasures since
     unreadable_batches: int  # quarantined or damaged
     undecryptable_bodies: int  # of rejected messages
 
     @property
     def found_anything(self) -> bool:
         """Whether anything of the user is stored."""
-        return bool(self.logins or self.rejected or self.landing)
+        return bool(self.logins or self.rejected or self.landing or self.erasures)
 
     @property
     def incomplete(self) -> list[str]:
@@ -157,6 +159,7 @@ def read_subject(
         values=_values(logins, recovered),
         rejected=rejected,
         landing=landed,
+        erasures=ErasureList(database, landing, keys).of_user(officer, user_id),
         unreadable_batches=unreadable,
         undecryptable_bodies=search.undecryptable_bodies,
     )

@@ -23,9 +23,10 @@ from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user, tokens_of_value
 from loginetl_assets.privacy.rotate import reencrypt_data_keys, retokenize
+from loginetl_assets.privacy.subject_report import read_subject
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
-from loginetl_assets.settings import KeysetRole, Settings
+from loginetl_assets.settings import AppVersion, KeysetRole, Settings
 from loginetl_assets.storage import audit
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.roles import ANALYST, LOADER, PRIVACY, grant_roles
@@ -396,6 +397,10 @@ def test_privacy_recovers_and_erases(pipeline: Pipeline, logins: Logins) -> None
     pipeline.send([login(user_id="a", ip="192.0.2.2")])
     pipeline.drain(visibility_seconds=30)
     pipeline.mask()
+    one = Services(logins.privacy)
+    options = {"reason": "test", "app_version": AppVersion.PACKED}
+    report = read_subject(database, one.landing(), one.keyring, officer, "a", **options)  # type: ignore[arg-type]
+    assert (len(report.logins), len(report.rejected), len(report.landing)) == (1, 1, 3)
     left = QueuedMessage(str(uuid4()), 1_700_000_000_000, login(user_id="a", ip="192.0.2.3").encode())
     write_messages(pipeline.services.landing(), pipeline.services.keyring.landing, [left])  # by a drain that died
     _erase(logins.privacy, "a")

@@ -13,9 +13,10 @@ from loginetl_assets.errors import OperatorError
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.rotate import retokenize
+from loginetl_assets.privacy.subject_report import read_subject
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.services import Services
-from loginetl_assets.settings import Settings
+from loginetl_assets.settings import AppVersion, Settings
 from loginetl_assets.storage.roles import LOADER, PRIVACY, grant_roles
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
@@ -114,10 +115,21 @@ def test_retention_that_does_not_see_every_row_tells_what_it_could_not_read(
     assert [message for message in messages if "1 objects of the landing" in message]
 
 
-def test_recovery_of_a_user_whose_rows_are_hidden_says_so(pipeline: Pipeline, restricted: Settings) -> None:
+def test_recovery_and_report_of_a_user_whose_rows_are_hidden_say_so(pipeline: Pipeline, restricted: Settings) -> None:
     _load_both(pipeline)
     with pytest.raises(OperatorError, match=REFUSAL):
         tokens_of_user(Services(restricted).database(), BERT)
+    one = Services(restricted)
+    with pytest.raises(OperatorError, match=REFUSAL):
+        read_subject(
+            one.database(),
+            one.landing(),
+            one.keyring,
+            one.officer(),
+            BERT,
+            reason="test",
+            app_version=AppVersion.PACKED,
+        )
 
 
 def test_the_check_for_duplicates_warns_where_it_does_not_see_every_row(

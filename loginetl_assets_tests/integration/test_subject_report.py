@@ -134,6 +134,16 @@ def test_a_message_that_is_replayed_meanwhile_is_not_missed(filled: Pipeline, mo
     assert {one.body for one in report.landing} == {LOADED[2], BROKEN}
 
 
+def test_what_an_erasure_leaves_of_a_user_is_in_the_report(filled: Pipeline) -> None:
+    one = filled.services
+    Erasure(one.database(), one.landing(), one.keyring, subject_of(ANNA, [], one.keyring)).run(WHY)
+    report = _report(filled)
+    assert (report.logins, report.values, report.rejected, report.landing) == ([], [], [], [])
+    assert len(report.erasures) == 1
+    assert report.found_anything
+    assert not _report(filled, BERT).erasures
+
+
 def test_what_could_not_be_read_is_named(filled: Pipeline) -> None:
     landed = filled.query("SELECT object_path FROM loginetl.batches WHERE state = 'landed'")
     filled.services.landing().delete([row.object_path for row in landed])

@@ -23,7 +23,7 @@ from loginetl_assets.storage.batches import BatchState
 HOSTILE = "<script>alert(1)</script><img src=//x.example/?> \x1b[2J\u202e\" onload='x' &amp;"
 AT = datetime(2026, 3, 1, 12, 30, 15, tzinfo=UTC)
 DAY = date(2026, 3, 1)
-NOTHING = SubjectReport("anna", AT, [], {}, [], [], [], [], 0, 0)
+NOTHING = SubjectReport("anna", AT, [], {}, [], [], [], [], [], 0, 0)
 
 
 def _report(text: str) -> SubjectReport:
@@ -53,6 +53,7 @@ def _report(text: str) -> SubjectReport:
         ],
         rejected=[RejectedMessage(**message, is_login=False, rejected_at=AT, reason="not_json", field=None)],  # type: ignore[arg-type]
         landing=[LandedMessage(**message, is_login=True, batch_id=3, batch_state=BatchState.LOADED)],  # type: ignore[arg-type]
+        erasures=[AT],
         unreadable_batches=2,
         undecryptable_bodies=0,
     )
@@ -93,9 +94,9 @@ def test_the_page_can_be_read_aloud_and_by_the_keyboard() -> None:
     read = _Read(render_subject_page(_report("harmless")))
     assert ("lang", "en") in read.attributes
     assert read.tags.count("h1") == read.tags.count("main") == 1
-    assert read.tags.count("table") == read.tags.count("caption") == read.tags.count("thead") == 6
+    assert read.tags.count("table") == read.tags.count("caption") == read.tags.count("thead") == 7
     assert read.attributes.count(("scope", "col")) == read.tags.count("th")
-    assert read.attributes.count(("tabindex", "0")) == 6
+    assert read.attributes.count(("tabindex", "0")) == 7
 
 
 def test_the_page_says_what_is_missing_and_whose_text_it_may_be() -> None:
@@ -111,7 +112,7 @@ def test_the_page_says_what_is_missing_and_whose_text_it_may_be() -> None:
 def test_a_page_of_nothing_says_so() -> None:
     text = _Read(render_subject_page(NOTHING)).text
     assert "On 2026-03-01 12:30:15 there were 0 logins, 0 encrypted values, 0 rejected messages" in text
-    assert text.count("None.") == 6
+    assert text.count("None.") == 7
     assert "Not complete" not in text
 
 
