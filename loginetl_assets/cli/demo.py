@@ -45,6 +45,7 @@ def _meanings(table: str) -> dict[str, str]:
 _NEXT = {
     "ui": "the Dagster UI; messages sent meanwhile are loaded",
     "send --sample": "100 more messages",
+    "report": "charts of the logins, in one HTML file",
     "status": "what is where, and what is wrong",
     "psql -c 'TABLE loginetl.shared_devices'": "shared devices",
     "rejected list": "rejected messages",
