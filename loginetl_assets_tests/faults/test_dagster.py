@@ -292,8 +292,10 @@ class Deployment:
 
         def look() -> InstigatorTick | None:
             tick, found = self._last_tick(sensor), self._sensor(sensor)
-            written = found and found[1].last_tick_timestamp == begun.timestamp  # the last that the daemon does
-            return tick if tick and tick.tick_id == begun.tick_id and written else None
+            # The daemon writes both at a tick's end, in either order.
+            written = found and found[1].last_tick_timestamp == begun.timestamp
+            is_over = tick and tick.tick_id == begun.tick_id and tick.status is not TickStatus.STARTED
+            return tick if is_over and written else None
 
         ended = eventually(f"the tick of {sensor} ends", look, seconds=TICK_SECONDS)
         self._turn_clock(sensor, time.time() + 86_400)
