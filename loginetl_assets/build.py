@@ -26,7 +26,7 @@ from loginetl_assets.automation.sensors import (
     queue_depth_sensor,
     recovered_run_sensor,
 )
-from loginetl_assets.checks.health import health
+from loginetl_assets.checks.health import pipeline_health
 from loginetl_assets.checks.masked_logins import masked_logins_are_sound, rejection_rate
 from loginetl_assets.checks.user_logins import user_logins_are_sound
 from loginetl_assets.resources import (
@@ -85,7 +85,7 @@ def build_definitions(
             ),
             login_activity,
         ],
-        asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound, health],
+        asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound, pipeline_health],
         jobs=[login_etl, process_landed, replay_job, retention],
         sensors=[
             queue_depth_sensor(

@@ -179,6 +179,7 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
     app_version: str
     identity: str
     max_rejection_rate: float
+    max_duplicate_rate: float
 
     @classmethod
     def of(cls, settings: Settings) -> "RulesResource":

@@ -267,6 +267,14 @@ class Settings:
         "above this share of rejected messages the checks `rejection_rate` (of a run) and `health` (of a day) warn",
         default="0.05",
     )
+    max_duplicate_rate: float = setting(
+        "LOGINETL_MAX_DUPLICATE_RATE",
+        number(0, 1),
+        "above this share of rows that the table has more than once (of a run's distinct rows) the check `duplicates`"
+        " warns. A user who logs in twice on one day, from one device and address, is such a row: so the default is no"
+        " limit",
+        default="1",
+    )
     freshness_hours: float = setting(
         "LOGINETL_FRESHNESS_HOURS",
         number(0.1, 8_760),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -17,13 +18,20 @@ from loginetl_assets.assets.metadata import (
     RAW,
     column_schema,
     rate,
+    rejected_by_reason,
 )
 from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.logins.contract import MASKED_FIELDS
+from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, RulesResource
 from loginetl_assets.steps.mask import mask_pending
 from loginetl_assets.steps.progress import Progress
+from loginetl_assets.storage.batches import batches_of_run
+from loginetl_assets.storage.rejections import Selection, by_reason
 from loginetl_assets.storage.table_sizes import table_rows
+
+# A plot that has a number of each run shows when a reason began. Those of the load are on user_logins.
+_NO_REJECTIONS = {reason.value: 0 for reason in Reason if reason is not Reason.REFUSED_BY_TABLE}
 
 
 class MaskingConfig(dg.Config):
@@ -70,6 +78,8 @@ _spec = partial(dg.AssetSpec, deps=[RAW], group_name="logins")
                     ("rejected_at", "timestamptz", "When it was read."),
                     ("reason", "text", "One of a closed list."),
                     ("field", "text", "Which field is to blame, if one is."),
+                    ("sqlstate", "text", "Of a row that the table refused: the code of Postgres's error."),
+                    ("constraint_name", "text", "Of such a row: the constraint or unique index, if one did."),
                     ("encrypted_body", "bytea", "The body, encrypted with the rejects key."),
                 ),
             },
@@ -118,10 +128,14 @@ def masked_logins(
         shown = {**totals.as_metadata(), **rate(totals.messages, time.monotonic() - started)}
         with opened.transaction() as connection:
             rejected, vault = (table_rows(connection, f"loginetl.{name}") for name in ("rejected_logins", "pii_vault"))
+            masked = [batch.batch_id for batch in batches_of_run(connection, context.run.run_id, "masked")]
+            reasons = _NO_REJECTIONS | by_reason(connection, Selection(batch_ids=masked))
         rows = {"masked_logins": totals.masked, "rejected_logins": rejected, "pii_vault": vault}
         for asset, count in rows.items():
-            not_masked = {NOT_MASKED: str(failed)} if failed and asset == "masked_logins" else {}
-            yield dg.MaterializeResult(asset_key=asset, metadata={"dagster/row_count": count, **shown, **not_masked})
+            more: dict[str, Any] = rejected_by_reason(reasons) if asset == "rejected_logins" else {}
+            if failed and asset == "masked_logins":
+                more = {NOT_MASKED: str(failed)}
+            yield dg.MaterializeResult(asset_key=asset, metadata={"dagster/row_count": count, **shown, **more})
         if failed:
             context.log.error(str(failed))
             if not _load_follows(context):

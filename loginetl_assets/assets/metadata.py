@@ -1,11 +1,13 @@
 """Column schemas, lineage and rates, as Dagster's metadata; counts only, never rows."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
 
+QUEUE = dg.AssetKey("login_queue")
 RAW = dg.AssetKey("raw_login_messages")
 MASKED = dg.AssetKey("masked_logins")
 LOADED = dg.AssetKey("user_logins")
@@ -28,6 +30,11 @@ LOGIN_COLUMNS = tuple((column.name, column.sql_type, column.description) for col
 _SOURCES = {"message_uuid": "message_id", **{column.name: column.source for column in COLUMNS}}
 MASKED_LINEAGE = dg.TableColumnLineage({name: [dg.TableColumnDep(RAW, source)] for name, source in _SOURCES.items()})
 TABLE_LINEAGE = dg.TableColumnLineage({name: [dg.TableColumnDep(MASKED, name)] for name in COLUMN_NAMES})
+
+
+def rejected_by_reason(counts: Mapping[str, int]) -> dict[str, int]:
+    """Returns a number for each reason, by which its history is plotted."""
+    return {f"rejected {reason}": count for reason, count in counts.items()}
 
 
 def rate(count: int, seconds: float) -> dict[str, Any]:

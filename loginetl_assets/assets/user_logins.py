@@ -5,13 +5,24 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from loginetl_assets.assets.metadata import LOGIN_COLUMNS, NOT_MASKED, OWNERS, TABLE_LINEAGE, column_schema, rate
+from loginetl_assets.assets.metadata import (
+    LOGIN_COLUMNS,
+    NOT_MASKED,
+    OWNERS,
+    TABLE_LINEAGE,
+    column_schema,
+    rate,
+    rejected_by_reason,
+)
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.failures import check_batches, failures_without_values
+from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource
 from loginetl_assets.steps.load import load_pending
 from loginetl_assets.steps.progress import Progress
+from loginetl_assets.storage.batches import batches_of_run
 from loginetl_assets.storage.login_table_record import login_table
+from loginetl_assets.storage.rejections import Selection, by_reason
 from loginetl_assets.storage.table_sizes import table_rows
 
 
@@ -51,11 +62,14 @@ def user_logins(
         with opened.transaction() as connection:
             table = login_table(connection)
             rows = table_rows(connection, table)
+            loaded = [batch.batch_id for batch in batches_of_run(connection, context.run.run_id, "loaded")]
+            refused = by_reason(connection, Selection(batch_ids=loaded, reason=Reason.REFUSED_BY_TABLE))
         yield dg.MaterializeResult(
             metadata={
                 "dagster/row_count": rows,
                 "dagster/table_name": table,
                 **totals.as_metadata(),
+                **rejected_by_reason(refused),
                 **rate(totals.loaded, time.monotonic() - started),
             }
         )

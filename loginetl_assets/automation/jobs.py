@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from pydantic import Field
 
+from loginetl_assets.checks.health import QUEUE_HEALTH
 from loginetl_assets.dagster_instance import OurRuns, label_of
 from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, PayloadsResource
@@ -22,17 +23,20 @@ RETENTION = "retention"
 # hour. A drain stops receiving after 10 minutes. Runs whose worker is gone are found by their missing heartbeat.
 BOUNDED = {"dagster/max_runtime": "3600"}
 
+# The queue itself is not materialized, so its check is not part of a selection of assets.
+_CHECKED = dg.AssetSelection.groups("logins") | dg.AssetSelection.checks(QUEUE_HEALTH)
+
 # In one process: three assets and their checks take 3 s there and 12 to 15 s with a process per step (two cores).
 login_etl = dg.define_asset_job(
     LOGIN_ETL,
-    selection=dg.AssetSelection.groups("logins"),
+    selection=_CHECKED,
     executor_def=dg.in_process_executor,
     description="Drains the queue, masks, loads and checks: all that is pending, within the drain's bounds.",
 )
 
 process_landed = dg.define_asset_job(
     PROCESS_LANDED,
-    selection=dg.AssetSelection.groups("logins") - dg.AssetSelection.assets("raw_login_messages"),
+    selection=_CHECKED - dg.AssetSelection.assets("raw_login_messages"),
     executor_def=dg.in_process_executor,
     description="Masks, loads and checks what has landed, and leaves the queue alone: after a replay, or, with"
     " `reprocess`, once a rule or a setting was corrected.",

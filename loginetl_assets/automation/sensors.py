@@ -12,6 +12,8 @@ import dagster as dg
 from loginetl_assets.automation.dead_runs import fail_runs_without_worker
 from loginetl_assets.automation.jobs import BOUNDED, LOGIN_ETL, PROCESS_LANDED, REPLAY_REJECTED, RETENTION
 from loginetl_assets.automation.notifiers import Alerts
+from loginetl_assets.automation.observations import observe_queue, report_health
+from loginetl_assets.checks.health import evaluations
 from loginetl_assets.conditions import Condition
 from loginetl_assets.dagster_instance import ENDED, INSTALLATION_TAG, OurRuns, label_of, read_automation
 from loginetl_assets.errors import OperatorError, TransientError
@@ -63,8 +65,8 @@ def queue_depth_sensor(
         job_name=LOGIN_ETL,
         minimum_interval_seconds=TICK_SECONDS,
         default_status=default_status,
-        description="Starts drains while messages wait on the queue or batches wait in the landing; reports runs failed"
-        " whose worker has died.",
+        description="Starts drains while messages wait on the queue or batches wait in the landing; observes the asset"
+        " login_queue; reports runs failed whose worker has died.",
     )
     def queue_depth(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
@@ -76,9 +78,11 @@ def queue_depth_sensor(
                 context.log.warning(f"run {run_id} has no living worker and was reported failed")  # noqa: G004 - an id
             with opened.transaction() as connection:
                 pending = batches.totals(connection).pending_batches
-            queued = queue.get_client().depth().queued
+            login_queue = queue.get_client()
+            depth = login_queue.depth()
+            observe_queue(context.instance, login_queue, depth)
             at_work = ours.records(statuses=[one for one in dg.DagsterRunStatus if one not in ENDED])
-            backlog = Backlog(queued, pending, len(_drains(at_work)), len(at_work))
+            backlog = Backlog(depth.queued, pending, len(_drains(at_work)), len(at_work))
         except (OperatorError, TransientError) as error:
             # A skipped tick says so in the UI; a failing one would fill the daemon's log for as long as it lasts.
             return dg.SkipReason(str(error))
@@ -180,7 +184,8 @@ def _failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dagst
 def health_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Builds the sensor that sends an alert when a condition of the pipeline's health starts, and when it is resolved.
 
-    The active conditions are its cursor, and each quarantined batch, so each alerts once, however long it lasts and
+    It writes what it finds as results of the checks of health, too, so that the graph shows it where no run does. The
+    active conditions are its cursor, and each quarantined batch, so each alerts once, however long it lasts and
     however many runs see it.
     """
 
@@ -188,17 +193,18 @@ def health_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> 
         name="health",
         minimum_interval_seconds=HEALTH_SECONDS,
         default_status=default_status,
-        description="Alerts once for each of: quarantined batches, messages that wait too long, a queue or database"
-        " that is unreachable, too many rejections; and again when it is resolved.",
+        description="Keeps the checks `health` and `queue_health` up to date between runs. Alerts once for each of:"
+        " quarantined batches, messages that wait too long, a queue or database that is unreachable, too many"
+        " rejections; and again when it is resolved.",
     )
     def health(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
     ) -> dg.SkipReason:
         known: set[str] = set(json.loads(context.cursor or "[]"))
         known_conditions = {_condition_of(mark) for mark in known}
+        settings, found = database.services.settings, None
         try:
             found = read_health(database.get_client(), queue.get_client())
-            settings = database.services.settings
             active = found.conditions(**settings.thresholds)
             if automation := read_automation(context.instance, settings, _code_location(context)):
                 # This sensor is on, so a daemon evaluates it.
@@ -210,6 +216,8 @@ def health_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> 
             # The others are unknown.
             active = {**dict.fromkeys(known_conditions, ""), Condition.DATABASE_UNREACHABLE: str(error)}
             marks = known | active.keys()
+        # First: an alert that is not delivered ends the tick.
+        report_health(context.instance, evaluations(found, active, settings))
         for name in {_condition_of(mark) for mark in marks - known}:
             alerts.condition_changed(Condition(name), active[name], active=True)
         for name in known_conditions - active.keys():

@@ -3,12 +3,15 @@
 Limits are SQS's own: ten messages a call, 1 MiB a message (Amazon SQS Developer Guide, "message quotas").
 """
 
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 import boto3
@@ -55,11 +58,14 @@ class QueueDepth:
 class LoginQueue:
     """One queue; safe to use from many threads."""
 
-    def __init__(self, client: "SQSClient", url: str, *, embedded: bool = False) -> None:
-        """Takes a client for the queue's region or endpoint, and the queue's URL."""
+    def __init__(
+        self, client: "SQSClient", url: str, *, embedded: bool = False, open_metrics: Callable[[], Any] | None = None
+    ) -> None:
+        """Takes a client for the queue's region or endpoint, its URL, and where there is CloudWatch, how to open it."""
         self._client = client
         self._embedded = embedded
         self.url = url
+        self._open_metrics = open_metrics
 
     def receive(
         self, *, max_messages: int = MAX_PER_CALL, wait_seconds: int, visibility_seconds: int
@@ -156,6 +162,35 @@ class LoginQueue:
             response = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)
         return QueueDepth(*(int(response["Attributes"].get(name, 0)) for name in names))
 
+    def dead_letters(self) -> int | None:
+        """Returns how many messages wait on the queue that the redrive policy names; None if unknown, or none does."""
+        with suppress(*aws.AWS_ERRORS):
+            found = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
+            if policy := found.get("Attributes", {}).get("RedrivePolicy"):
+                account, name = json.loads(policy)["deadLetterTargetArn"].split(":")[-2:]
+                named = self._client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
+                return LoginQueue(self._client, named["QueueUrl"]).depth().queued
+        return None
+
+    def oldest_message_seconds(self) -> int | None:
+        """Returns the age of the oldest message, as CloudWatch has it from a minute or two ago; None if unknown."""
+        if self._open_metrics is None:
+            return None
+        now = datetime.now(UTC)
+        with suppress(*aws.AWS_ERRORS):
+            found = self._open_metrics().get_metric_statistics(
+                Namespace="AWS/SQS",
+                MetricName="ApproximateAgeOfOldestMessage",
+                Dimensions=[{"Name": "QueueName", "Value": self.url.rsplit("/", 1)[-1]}],
+                StartTime=now - timedelta(minutes=10),
+                EndTime=now,
+                Period=60,
+                Statistics=["Maximum"],
+            )
+            if points := found["Datapoints"]:
+                return int(max(points, key=lambda one: one["Timestamp"])["Maximum"])
+        return None
+
 
 def _in_calls(bodies: Iterable[str]) -> Iterator[list[str]]:
     """Yields bodies by calls: at most ten, and no more than one call may carry."""
@@ -215,7 +250,9 @@ def open_queue(
         )
     except (*aws.AWS_ERRORS, ValueError) as error:
         raise _explained(error, url, embedded=emulator) from None
-    return LoginQueue(client, url, embedded=emulator)
+    once = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5)
+    metrics = partial(session.client, "cloudwatch", region_name=region, config=once)
+    return LoginQueue(client, url, embedded=emulator, open_metrics=None if endpoint_url or endpoint else metrics)
 
 
 def _place(url: SplitResult, region: str | None) -> tuple[str, str | None]:

@@ -1,21 +1,85 @@
-"""The health of the whole pipeline, as a check on `user_logins`: what `loginetl status` shows, never blocking."""
+"""The health of the whole pipeline, as checks on `user_logins` and `login_queue`: what `loginetl status` shows.
+
+Runs evaluate them, and the health sensor in between; never blocking.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
+from loginetl_assets.assets.metadata import LOADED, QUEUE
+from loginetl_assets.conditions import Condition, Severity
 from loginetl_assets.dagster_instance import label_of, read_automation
 from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource
-from loginetl_assets.steps.health import read_health
+from loginetl_assets.settings import Settings
+from loginetl_assets.steps.health import Health, read_health
+
+HEALTH, QUEUE_HEALTH = dg.AssetCheckKey(LOADED, "health"), dg.AssetCheckKey(QUEUE, "queue_health")
+
+_OF_QUEUE = (Condition.QUEUE_UNREACHABLE, Condition.QUEUE_NOT_DRAINED)
 
 
-@dg.asset_check(
-    asset="user_logins",
-    description="Warns of quarantined batches, messages that wait too long, a queue that is not drained or is"
-    " unreachable, and too many rejections within a day; shows ages, counts and sizes.",
+def evaluations(
+    found: Health | None, conditions: Mapping[str, str], settings: Settings
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yields the results of both checks, that of the queue only where the database says how long it was not drained.
+
+    Args:
+        found: what was read; None where the database does not answer.
+        conditions: what is wrong, by name; a text is empty where it is not known whether it is wrong still.
+        settings: whose limits hold.
+    """
+    counts = found.as_metadata() if found else {}
+    if counts.get("last_loaded_at"):
+        counts["last_loaded_at"] = dg.MetadataValue.timestamp(counts["last_loaded_at"])
+    summary = found.summary(**settings.thresholds) if found else ""
+    yield _evaluation(HEALTH, conditions, summary, counts)
+    if found:
+        depth = {name: counts[name] for name in ("queued", "delayed", "in_flight")}
+        of_queue = {name: text for name, text in conditions.items() if name in _OF_QUEUE}
+        said = (
+            "The queue answers, and is drained: {queued} messages wait, {in_flight} are in flight, {delayed} delayed."
+        )
+        yield _evaluation(QUEUE_HEALTH, of_queue, said.format_map(depth), depth)
+
+
+def _evaluation(
+    key: dg.AssetCheckKey, conditions: Mapping[str, str], healthy: str, counts: Mapping[str, Any]
+) -> dg.AssetCheckEvaluation:
+    said = [f"{name}: {text or 'not known at the moment'}" for name, text in conditions.items()]
+    urgent = any(Condition(name).severity in {Severity.CRITICAL, Severity.ERROR} for name in conditions)
+    return dg.AssetCheckEvaluation(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=not conditions,
+        severity=dg.AssetCheckSeverity.ERROR if urgent else dg.AssetCheckSeverity.WARN,
+        description="; ".join(said) or healthy,
+        metadata={"conditions": ", ".join(conditions) or "none", **counts},
+    )
+
+
+@dg.multi_asset_check(
+    name="pipeline_health",
+    can_subset=True,
+    specs=[
+        dg.AssetCheckSpec(
+            HEALTH.name,
+            asset=HEALTH.asset_key,
+            description="No batch is quarantined, no message waits too long, queue and database answer, and of a day's"
+            " messages no more were rejected than LOGINETL_MAX_REJECTION_RATE allows.",
+        ),
+        dg.AssetCheckSpec(
+            "queue_health",
+            asset=QUEUE,
+            description="The queue answers, and its messages are drained.",
+        ),
+    ],
 )
-def health(
+def pipeline_health(
     context: dg.AssetCheckExecutionContext, database: LoginDatabaseResource, queue: LoginQueueResource
-) -> dg.AssetCheckResult:
+) -> Iterator[dg.AssetCheckResult]:
     """Reads queue and ledger at this moment, whatever this run did."""
     with failures_without_values():
         found = read_health(database.get_client(), queue.get_client())
@@ -23,13 +87,7 @@ def health(
         conditions = found.conditions(**settings.thresholds)
         if automation := read_automation(context.instance, settings, label_of(context.run)):
             conditions |= automation.conditions(settings)
-        loaded_at = found.totals.last_loaded_at
-        return dg.AssetCheckResult(
-            passed=not conditions,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={
-                **conditions,
-                **found.as_metadata(),
-                "last_loaded_at": dg.MetadataValue.timestamp(loaded_at) if loaded_at else None,
-            },
-        )
+        for one in evaluations(found, conditions, settings):
+            if one.asset_check_key in context.selected_asset_check_keys:
+                parts = ("asset_key", "check_name", "passed", "severity", "description", "metadata")
+                yield dg.AssetCheckResult(**{part: getattr(one, part) for part in parts})

@@ -1,4 +1,4 @@
-"""`loginetl rejected`: list, show, replay and drop the messages that could not be loaded."""
+"""`loginetl rejected`: list, summarize, show, replay and drop the messages that could not be loaded."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from loginetl_assets.cli.console import AsJson, Yes, confirm, err, out, print_json, print_rows
+from loginetl_assets.cli.console import AsJson, Yes, confirm, err, note, out, print_json, print_rows
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.cli.run import process_landed
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from loginetl_assets.storage.database import LoginDatabase
     from loginetl_assets.storage.rejections import Selection
 
-app = typer.Typer(no_args_is_help=True, help="List, show, replay and drop messages that could not be loaded.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, summarize, show, replay and drop messages that could not be loaded."
+)
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Message ids, as `loginetl rejected list` shows them.")]
 OfReason = Annotated[str, typer.Option("--reason", help="Only this reason.")]
@@ -36,7 +38,25 @@ def list_rejected(
     _, database, which = _selected([], reason, since, until)
     with database.transaction() as connection:
         rows = newest(connection, which, limit=limit)
-    print_rows(rows, "message_uuid", "batch_id", "sent_at", "rejected_at", "reason", "field", as_json=as_json)
+    said = [name for name in ("field", "sqlstate", "constraint_name") if any(getattr(row, name) for row in rows)]
+    names = ("message_uuid", "batch_id", "sent_at", "rejected_at", "reason", *said)
+    print_rows(rows, *names, as_json=as_json)
+
+
+@app.command()
+def summary(reason: OfReason = "", since: Since = "", until: Until = "", as_json: AsJson = False) -> None:
+    """Count rejected messages by what was wrong: reason, field, SQLSTATE and constraint; when first, when last."""
+    from loginetl_assets.logins.rejection import Reason
+    from loginetl_assets.storage.rejections import summarize
+
+    _, database, which = _selected([], reason, since, until)
+    with database.transaction() as connection:
+        rows = summarize(connection, which)
+    said = [name for name in ("field", "sqlstate", "constraint_name") if any(getattr(row, name) for row in rows)]
+    print_rows(rows, "messages", "reason", *said, "first_rejected_at", "last_rejected_at", as_json=as_json)
+    if not as_json:
+        for one in dict.fromkeys(Reason(row.reason) for row in rows):
+            note(f"{one}: {escape(one.meaning)}")
 
 
 @app.command()

@@ -45,7 +45,7 @@ class RunSummary(StepTotals):
     rejections: Counter[str] = field(default_factory=Counter)  # by reason
     runs_with_many_rejected: int = 0  # more than LOGINETL_MAX_REJECTION_RATE allows
     steps_tried_again: int = 0
-    warnings: tuple[str, ...] = ()  # checks that did not pass, at WARN
+    warnings: tuple[str, ...] = ()  # checks that did not pass
     report_failures: tuple[str, ...] = ()  # why the report was not made; all else was done
     seconds: float = 0.0
 
@@ -67,7 +67,7 @@ class RunSummary(StepTotals):
         return cls(
             **totals,
             steps_tried_again=sum(event.is_step_restarted for event in result.all_events),
-            warnings=tuple(_not_passed(result, dg.AssetCheckSeverity.WARN)),
+            warnings=tuple(f"{check.asset_key.to_user_string()}: {check.check_name}" for check in _not_passed(result)),
             report_failures=() if result.success else (_failure(result),),
         )
 
@@ -206,14 +206,10 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
     failures = (event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure)
     if said := next((data.description for data in failures if data and data.description), None):
         return said
-    failed = _not_passed(result, dg.AssetCheckSeverity.ERROR)
-    what = f"checks of run {result.run_id} failed ({', '.join(failed)})" if failed else f"run {result.run_id} failed"
-    return f"{what}: see it in the Dagster UI (`loginetl ui`)"
+    failed = [check for check in _not_passed(result) if check.severity is dg.AssetCheckSeverity.ERROR]
+    said = "; ".join(f"check {check.check_name} did not pass: {check.description}" for check in failed)
+    return said or f"run {result.run_id} failed: see it in the Dagster UI (`loginetl ui`)"
 
 
-def _not_passed(result: dg.ExecuteInProcessResult, severity: dg.AssetCheckSeverity) -> list[str]:
-    return [
-        f"{check.asset_key.to_user_string()}: {check.check_name}"
-        for check in result.get_asset_check_evaluations()
-        if not check.passed and check.severity is severity
-    ]
+def _not_passed(result: dg.ExecuteInProcessResult) -> list[dg.AssetCheckEvaluation]:
+    return [check for check in result.get_asset_check_evaluations() if not check.passed]

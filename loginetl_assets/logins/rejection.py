@@ -49,7 +49,12 @@ class Reason(StrEnum):
 
 
 class Rejection(NamedTuple):
-    """A reason and, where one field is to blame, its name (the contract's or event_id; never the sender's text)."""
+    """A reason and, where one field is to blame, its name (the contract's or event_id; never the sender's text).
+
+    Of a row that the table refused: what Postgres said, as far as that names no value.
+    """
 
     reason: Reason
     field: str | None = None
+    sqlstate: str | None = None
+    constraint_name: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from loginetl_assets.aws.sqs import LoginQueue, QueueDepth
 from loginetl_assets.conditions import Condition
-from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.errors import OperatorError, TransientError, counted
 from loginetl_assets.storage import batches, live_runs
 from loginetl_assets.storage.batches import Batch, BatchState, Totals
 from loginetl_assets.storage.database import LoginDatabase
@@ -69,6 +69,15 @@ class Health:
             },
         }
 
+    def summary(self, *, max_rejection_rate: float, freshness_hours: float) -> str:
+        """Returns what is found where no condition holds, in a sentence."""
+        return (
+            f"No batch is quarantined, {counted(self.totals.pending, 'message')} wait in the landing and"
+            f" {self.depth.queued if self.depth else 0:,} on the queue, none for more than {freshness_hours:g} h, and"
+            f" {self.rejection_rate:.2%} of {counted(self.masked_lately, 'message')} were rejected within"
+            f" {REJECTION_WINDOW.total_seconds() / 3600:g} h, where {max_rejection_rate:.2%} are allowed."
+        )
+
     @property
     def _messages_wait(self) -> bool:
         return self.depth is not None and self.depth.queued > 0
@@ -117,7 +126,7 @@ class Health:
         if self.rejection_rate > max_rejection_rate:
             found[Condition.TOO_MANY_REJECTED] = (
                 f"{self.rejected_lately} of {self.masked_lately} messages were rejected within"
-                f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected list`"
+                f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected summary`"
             )
         if mismatched := self.totals.mismatched_batches:
             found[Condition.COUNT_MISMATCH] = (

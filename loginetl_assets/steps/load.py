@@ -11,7 +11,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import UnreadableError, read_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.masking import RejectedMessage, violations
-from loginetl_assets.logins.rejection import Reason, Rejection
+from loginetl_assets.logins.rejection import Rejection
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import each_batch
 from loginetl_assets.steps.progress import BatchDone, ignore
@@ -71,13 +71,15 @@ def _load(landing: Landing, keys: Keyring, run_id: str, connection: Connection, 
     return LoadTotals(rows=logins.height, batches=1, loaded=outcome.inserted, rejected=rejected, duplicates=duplicates)
 
 
-def _reject(landing: Landing, keys: Keyring, connection: Connection, batch: Batch, refused: list[str]) -> int:
+def _reject(
+    landing: Landing, keys: Keyring, connection: Connection, batch: Batch, refused: dict[str, Rejection]
+) -> int:
     """Keeps the bodies of rows that the table refused, as those of other rejected messages."""
     if not refused:
         return 0
     bodies = {str(message.uuid): message for message in read_batch(landing, keys, batch)}
-    reason = Rejection(Reason.REFUSED_BY_TABLE)
-    return rejections.add(connection, batch, keys.rejects, (RejectedMessage(bodies[uuid], reason) for uuid in refused))
+    rejected = (RejectedMessage(bodies[uuid], rejection) for uuid, rejection in refused.items())
+    return rejections.add(connection, batch, keys.rejects, rejected)
 
 
 def _refuse_violations(batch: Batch, logins: pl.DataFrame) -> None:

@@ -63,12 +63,18 @@ class Sums(Results, StepTotals):
 
 @dataclass(frozen=True)
 class Duplicates(StepTotals):
-    """What the table has more than once."""
+    """What the table has more than once, of the rows of some batches."""
 
-    duplicate_rows: int = 0
+    distinct_rows: int = 0  # of the batches
+    duplicate_rows: int = 0  # of these, those that the table has more than once
     shared_devices: int = 0
     shared_ips: int = 0
     filtered_by_row_level_security: int = 0  # 1 where rows may be hidden from the counts above
+
+    @property
+    def rate(self) -> float:
+        """The share of distinct rows that the table has more than once."""
+        return self.duplicate_rows / self.distinct_rows if self.distinct_rows else 0.0
 
 
 def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tuple[Read, Repeats, Sums, Duplicates]:
@@ -77,7 +83,7 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
     It costs what those batches cost: look-ups by index, never a scan of the table.
     """
     with database.snapshot() as connection:
-        batches = touched_by_run(connection, "loaded", run_id)
+        batches = touched_by_run(connection, run_id, "loaded")
         ids = [batch.batch_id for batch in batches]
         settled = message_ids.count_by_outcome(connection, ids)
         encrypted_rejections = rejections.count(connection, ids)
@@ -86,8 +92,10 @@ def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tup
         with_outcome, rejected = message_ids.count_ended(connection, ids_read)
         # A row that the table refused may hold what is not even a text to Postgres.
         accepted = logins.filter(~pl.col("message_uuid").is_in([str(one) for one in rejected]))
+        distinct_rows, repeated = duplicate_rows(connection, accepted)
         duplicates = Duplicates(
-            duplicate_rows=duplicate_rows(connection, accepted),
+            distinct_rows=distinct_rows,
+            duplicate_rows=repeated,
             shared_devices=_shared(connection, logins, "masked_device_id"),
             shared_ips=_shared(connection, logins, "masked_ip"),
             filtered_by_row_level_security=int(is_filtered(connection)),

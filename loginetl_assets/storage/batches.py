@@ -14,7 +14,7 @@ from operator import sub
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, Update, false, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, Update, false, func, insert, or_, select, update
 
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.message import QueuedMessage
@@ -141,15 +141,23 @@ def list_batches(
     return _batches(connection, "list_batches", statement)
 
 
-def touched_by_run(connection: Connection, action: Literal["masked", "loaded"], run_id: str) -> list[Batch]:
-    """Returns batches that a Dagster run masked or loaded; without any, the last one that retention has not purged.
+Action = Literal["masked", "loaded"]
+
+
+def batches_of_run(connection: Connection, run_id: str, *actions: Action) -> list[Batch]:
+    """Returns batches to which a Dagster run did one of the actions."""
+    of_run = or_(*(table.c[f"{action}_run_id"] == run_id for action in actions))
+    return _batches(connection, "list_batches_of_run", _rows().where(of_run).order_by(table.c.batch_id))
+
+
+def touched_by_run(connection: Connection, run_id: str, *actions: Action) -> list[Batch]:
+    """Returns batches as `batches_of_run`; without any, the last one of the first action that retention has not purged.
 
     The second is what a check reads that is run by itself. A purged batch's message ids may be gone.
     """
-    of_run = _rows().where(table.c[f"{action}_run_id"] == run_id).order_by(table.c.batch_id)
-    at = table.c[f"{action}_at"]
+    at = table.c[f"{actions[0]}_at"]
     latest = _rows().where(at.is_not(None), _IN_LANDING).order_by(at.desc(), table.c.batch_id.desc()).limit(1)
-    return _batches(connection, "list_batches_of_run", of_run) or _batches(connection, "read_latest_batch", latest)
+    return batches_of_run(connection, run_id, *actions) or _batches(connection, "read_latest_batch", latest)
 
 
 def batches_in_landing(connection: Connection) -> list[int]:

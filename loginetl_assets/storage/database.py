@@ -94,6 +94,11 @@ _DRIVER_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError)
 class RowsRefusedError(Exception):
     """Postgres refused rows that were written within `attempt`; nothing of it stayed, and the transaction goes on."""
 
+    def __init__(self, sqlstate: str | None = None, constraint_name: str | None = None) -> None:
+        super().__init__()
+        self.sqlstate = sqlstate
+        self.constraint_name = constraint_name
+
 
 class LoginDatabase:
     """The database that holds `user_logins` and the ledger."""
@@ -292,7 +297,9 @@ def attempt(connection: Connection) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         # COPY runs past SQLAlchemy, and its context quotes the row: what was sent must not look like a trigger's words.
         if isinstance(cause, psycopg.Error) and _refuses_rows(cause, copying=cause is error):
-            raise RowsRefusedError from None
+            # A trigger's own words (RAISE … USING CONSTRAINT) may be made of the row.
+            name = None if _is_of_a_language(cause) else cause.diag.constraint_name
+            raise RowsRefusedError(cause.sqlstate, name) from None
         raise
 
 
@@ -310,8 +317,12 @@ def _refuses_rows(error: psycopg.Error, *, copying: bool) -> bool:
     if diag.source_function == "ExecWithCheckOptions":  # a policy of row-level security
         return True
     if code.startswith(_TRANSIENT):  # a time-out or a lock within a trigger is one, unless its own words say so
-        return (diag.source_file or "").startswith("pl")  # pl_exec.c, plperl.c, plpy_elog.c
+        return _is_of_a_language(error)
     return "PL/" in (diag.context or "")
+
+
+def _is_of_a_language(error: psycopg.Error) -> bool:
+    return (error.diag.source_file or "").startswith("pl")  # pl_exec.c, plperl.c, plpy_elog.c
 
 
 def _is_unknown(code: str) -> bool:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, func, select
 from loginetl_assets.errors import OperatorError
 from loginetl_assets.logins.contract import COLUMN_NAMES, COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA
+from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.storage import activity, message_ids
 from loginetl_assets.storage.batches import Batch
 from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_rows
@@ -84,7 +85,7 @@ class Loaded:
     """How many of a batch's rows were inserted, and which were refused; the rest were settled before."""
 
     inserted: int
-    refused: list[str]  # message ids
+    refused: dict[str, Rejection]  # by message id
 
 
 def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> Loaded:
@@ -94,7 +95,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
     until the row is alone, at the cost of two attempts each time. The frame is of `MASKED_SCHEMA`.
     """
     connection.execute(_CREATE_NEW_LOGINS)
-    inserted, refused = 0, list[str]()
+    inserted, refused = 0, dict[str, Rejection]()
     parts = [logins]
     while parts:
         part = parts.pop()
@@ -102,9 +103,11 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
             with attempt(connection):
                 new = _insert(connection, batch, part)
             inserted += new  # only what stayed
-        except RowsRefusedError:
+        except RowsRefusedError as error:
             if part.height == 1:
-                refused.append(part["message_uuid"].item())
+                refused[part["message_uuid"].item()] = Rejection(
+                    Reason.REFUSED_BY_TABLE, sqlstate=error.sqlstate, constraint_name=error.constraint_name
+                )
             else:
                 half = part.height // 2
                 parts += [part[half:], part[:half]]  # the first half is next: rows keep their order
@@ -137,8 +140,8 @@ def tokens_of_several_users(connection: Connection, column: str, tokens: Sequenc
     return int(connection.scalars(named("count_shared_tokens", shared), {"tokens": list(tokens)}).one())
 
 
-def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> int:
-    """Returns how many distinct logins of a frame the table has more than once, as exact duplicates; by index."""
+def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> tuple[int, int]:
+    """Returns how many distinct logins a frame has, and how many of them the table has more than once; by index."""
     distinct = logins.select(COLUMN_NAMES).unique()
     connection.execute(_CREATE_SEEN_LOGINS)
     copy_rows(connection, "pg_temp.seen_logins", COLUMN_NAMES, distinct.iter_rows())
@@ -150,7 +153,7 @@ def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> int:
         "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
         f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
     )
-    return int(connection.scalars(named("count_duplicate_rows", repeated)).one())
+    return distinct.height, connection.scalars(named("count_duplicate_rows", repeated)).one()
 
 
 def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:

@@ -1,5 +1,6 @@
 """The rejected messages: reason in plaintext, body encrypted. Works in the caller's transaction."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +25,7 @@ from tink import aead
 
 from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.masking import RejectedMessage
-from loginetl_assets.logins.rejection import Reason
+from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.storage.batches import Batch, lock_batches, move_rejected
 from loginetl_assets.storage.database import copy_rows
 from loginetl_assets.storage.statements import among, named
@@ -34,7 +35,7 @@ from loginetl_assets.storage.tables import rejected_logins as table
 _CREATE_TEMPORARY = named(
     "create_new_rejections",
     "CREATE TEMP TABLE new_rejections (message_uuid uuid, sent_at_ms bigint, reason text, field text,"
-    " encrypted_body bytea) ON COMMIT DROP",
+    " sqlstate text, constraint_name text, encrypted_body bytea) ON COMMIT DROP",
 )
 _ADD = named(
     "add_rejections",
@@ -42,8 +43,10 @@ _ADD = named(
     "  INSERT INTO loginetl.processed_messages (message_uuid, batch_id, outcome)"
     "  SELECT message_uuid, :batch_id, 'rejected' FROM pg_temp.new_rejections ORDER BY message_uuid"
     "  ON CONFLICT DO NOTHING RETURNING message_uuid)"
-    " INSERT INTO loginetl.rejected_logins (message_uuid, batch_id, sent_at, reason, field, encrypted_body)"
-    " SELECT message_uuid, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, encrypted_body"
+    " INSERT INTO loginetl.rejected_logins"
+    "  (message_uuid, batch_id, sent_at, reason, field, sqlstate, constraint_name, encrypted_body)"
+    " SELECT message_uuid, :batch_id, to_timestamp(sent_at_ms / 1000.0), reason, field, sqlstate, constraint_name,"
+    "  encrypted_body"
     " FROM pg_temp.new_rejections JOIN fresh USING (message_uuid)",
 )
 
@@ -58,9 +61,9 @@ def forget_batch(connection: Connection, batch: Batch) -> None:
 def add(connection: Connection, batch: Batch, rejects: aead.Aead, rejected: Iterable[RejectedMessage]) -> int:
     """Adds messages that were not settled before, each body encrypted and bound to its id; returns how many."""
     connection.execute(_CREATE_TEMPORARY)
-    columns = ("message_uuid", "sent_at_ms", "reason", "field", "encrypted_body")
+    columns = ("message_uuid", "sent_at_ms", *Rejection._fields, "encrypted_body")
     rows = (
-        (one.uuid, one.sent_at_ms, why.reason.value, why.field, encrypt(rejects, one.body, str(one.uuid)))
+        (one.uuid, one.sent_at_ms, why.reason.value, *why[1:], encrypt(rejects, one.body, str(one.uuid)))
         for one, why in rejected
     )
     copy_rows(connection, "pg_temp.new_rejections", columns, rows)
@@ -73,12 +76,6 @@ def count(connection: Connection, batch_ids: Sequence[int]) -> int:
     return connection.scalars(named("count_rejections", statement)).one()
 
 
-def by_reason(connection: Connection) -> dict[str, int]:
-    """Returns how many messages were rejected for each reason."""
-    statement = select(table.c.reason, func.count()).group_by(table.c.reason).order_by(table.c.reason)
-    return dict(connection.execute(named("count_rejections_by_reason", statement)).tuples().all())
-
-
 @dataclass(frozen=True)
 class RejectedLogin:
     """A rejected message as it may be shown: no body."""
@@ -89,6 +86,8 @@ class RejectedLogin:
     rejected_at: datetime
     reason: str
     field: str | None
+    sqlstate: str | None
+    constraint_name: str | None
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,53 @@ class Selection:
     reason: Reason | None = None
     since: datetime | None = None  # rejected at or after
     until: datetime | None = None  # rejected before
+    batch_ids: Sequence[int] | None = None
 
     def conditions(self) -> Iterator[ColumnElement[bool]]:
         """Yields what must hold of a row."""
         if self.message_uuids:
             yield among(table.c.message_uuid, self.message_uuids)
+        if self.batch_ids is not None:
+            yield among(table.c.batch_id, self.batch_ids)
         if self.reason is not None:
             yield table.c.reason == self.reason.value
         if self.since is not None:
             yield table.c.rejected_at >= self.since
         if self.until is not None:
             yield table.c.rejected_at < self.until
+
+
+@dataclass(frozen=True)
+class RejectedAlike:
+    """The messages that were rejected for one reason."""
+
+    messages: int
+    reason: str
+    field: str | None
+    sqlstate: str | None
+    constraint_name: str | None
+    first_rejected_at: datetime
+    last_rejected_at: datetime
+
+
+def summarize(connection: Connection, which: Selection) -> list[RejectedAlike]:
+    """Returns the selected messages by what was wrong with them, the most frequent first."""
+    alike, at = [table.c[name] for name in Rejection._fields], table.c.rejected_at
+    statement = (
+        select(func.count().label("messages"), *alike, func.min(at), func.max(at))
+        .where(*which.conditions())
+        .group_by(*alike)
+        .order_by(func.count().desc(), *alike)
+    )
+    return [RejectedAlike(*row) for row in connection.execute(named("summarize_rejections", statement))]
+
+
+def by_reason(connection: Connection, which: Selection = Selection()) -> Counter[str]:
+    """Returns how many of the messages were rejected for each reason; refused rows by SQLSTATE and constraint, too."""
+    counts = Counter[str]()
+    for one in summarize(connection, which):
+        counts[" ".join(filter(None, (one.reason, one.sqlstate, one.constraint_name)))] += one.messages
+    return counts
 
 
 def newest(connection: Connection, which: Selection, *, limit: int) -> list[RejectedLogin]:

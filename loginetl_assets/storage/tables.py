@@ -178,6 +178,10 @@ rejected_logins = Table(
     Column("reason", Text, nullable=False),
     Column("field", Text),
     Column("encrypted_body", LargeBinary, nullable=False),
+    Column("sqlstate", Text, comment="Of a row that the table refused: the code of Postgres's error."),
+    Column(
+        "constraint_name", Text, comment="Of a row that the table refused: the constraint or unique index, if one did."
+    ),
     comment="Messages that no validation rule accepts: reason in plaintext, body encrypted.",
 )
 Index("rejected_logins_by_batch", rejected_logins.c.batch_id)

@@ -500,7 +500,7 @@ def test_a_run_shows_its_results(loaded: Loaded) -> None:
     assert cell(said, "rejected") == "1"
     assert cell(said, "not_a_login") == "1"
     assert cell(said, "duplicate rows") == "1"
-    assert "user_logins: duplicates" in loaded.ran.stderr
+    assert "check did not pass" not in loaded.ran.stderr, "two logins of one user on one day are no fault"
 
 
 def test_a_run_shows_no_value_of_a_message(loaded: Loaded) -> None:
@@ -631,7 +631,9 @@ def test_rejected_list_gives_reasons_and_no_body(loaded: Loaded) -> None:
 
     assert found
     for row in found:
-        assert sorted(row) == ["batch_id", "field", "message_uuid", "reason", "rejected_at", "sent_at"]
+        assert sorted(row) == [
+            *("batch_id", "constraint_name", "field", "message_uuid", "reason", "rejected_at", "sent_at", "sqlstate")
+        ]
         assert row["reason"] == "not_a_login"
     assert printed.count("not_a_login") == len(found)
     assert "oops" not in printed + json.dumps(found)
@@ -814,6 +816,13 @@ def test_rows_that_the_table_refuses_are_for_a_person_to_look_at(cli: Cli, other
     ran = beside("run", exit_code=3)
     assert "needs attention: the table refused 1 row:" in ran.stderr
     assert "LOGINETL_MAX_REJECTION_RATE" not in ran.stderr
+    (summary,) = json.loads(beside("rejected", "summary", "--reason", "refused_by_table", "--json").stdout)
+    said = {name: summary[name] for name in ("messages", "field", "sqlstate", "constraint_name")}
+    assert said == {"messages": 1, "field": None, "sqlstate": "23514", "constraint_name": "no_refused"}
+    printed = beside("rejected", "summary")
+    assert "no_refused" in printed.stdout
+    assert "refused_by_table: The login table refuses the row" in printed.stderr
+    assert "23514" in beside("rejected", "list").stdout
     beside("rejected", "drop", "--reason", "refused_by_table", "--yes")
     beside("psql", "-c", "ALTER TABLE user_logins DROP CONSTRAINT no_refused")
 

@@ -304,7 +304,7 @@ def test_any_storable_text_is_read_back_from_postgres_as_it_was_sent(
         )
         batch = batches.claim_batch(connection, [BatchState.LANDED])
         assert batch is not None
-        assert load_logins(connection, batch, masked) == Loaded(masked.height, refused=[])
+        assert load_logins(connection, batch, masked) == Loaded(masked.height, refused={})
 
     stored = pl.DataFrame(
         [tuple(row) for row in pipeline.query("SELECT * FROM user_logins")],

@@ -1,5 +1,6 @@
 """Sensors and retention, on real Dagster instances."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 from sqlalchemy import Connection
 
 from loginetl_assets import dagster_instance
+from loginetl_assets.automation import observations
 from loginetl_assets.automation.jobs import LOGIN_ETL
 from loginetl_assets.automation.notifiers import Alert
 from loginetl_assets.aws.sqs import QueueDepth
@@ -110,6 +112,45 @@ def test_messages_that_no_receiver_can_have_yet_start_no_run(small_runs: Pipelin
     assert small_runs.requested_runs() == 0
     small_runs.send([login()])
     assert small_runs.requested_runs() == 1
+
+
+def _observed(pipeline: Pipeline) -> list[dict[str, object]]:
+    """What was observed of the queue, newest first."""
+    records = pipeline.instance.fetch_observations(dg.AssetKey("login_queue"), limit=100).records
+    found = [record.asset_observation for record in records]
+    return [{name: value.value for name, value in one.metadata.items()} for one in found if one]
+
+
+def test_the_sensor_observes_the_queue(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline.tick()
+    pipeline.tick()
+    empty = {"queued": 0, "in_flight": 0, "delayed": 0}
+    assert _observed(pipeline) == [empty], "nothing has changed"
+    pipeline.send([login()])
+    pipeline.tick()
+    assert _observed(pipeline) == [empty], "it was observed a moment ago"
+    monkeypatch.setattr(observations, "MIN_INTERVAL", timedelta())
+    pipeline.tick()
+    pipeline.tick()
+    assert _observed(pipeline) == [{**empty, "queued": 1}, empty]
+    monkeypatch.setattr(observations, "MAX_INTERVAL", timedelta())
+    pipeline.tick()
+    assert len(_observed(pipeline)) == 3, "a plot shows that nothing happened, too"
+
+
+def test_an_observation_has_the_depth_of_the_dead_letter_queue(pipeline: Pipeline) -> None:
+    assert pipeline.settings.queue_url is not None
+    queue_url, sqs = pipeline.settings.queue_url, sqs_client(pipeline.settings.queue_url)
+    dead = sqs.create_queue(QueueName=f"{queue_url.rsplit('/', 1)[-1]}-dead")["QueueUrl"]
+    sqs.send_message(QueueUrl=dead, MessageBody=login())
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 5})
+    sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"RedrivePolicy": policy})
+    pipeline.tick()
+    (found,) = _observed(pipeline)
+    assert found["dead_letters"] == 1
+    sqs.delete_queue(QueueUrl=dead)
+    assert pipeline.services.queue().dead_letters() is None
 
 
 def test_runs_in_flight_count_against_the_backlog(small_runs: Pipeline) -> None:

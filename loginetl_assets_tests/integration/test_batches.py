@@ -259,8 +259,8 @@ def test_a_check_sees_the_batches_of_its_run_or_the_latest_that_is_there(rules: 
     touched("c", 0, object_purged_at=NOW)
     rules.add()
     with rules.open() as connection:
-        assert _ids(batches.touched_by_run(connection, action, "a")) == of_run
-        assert _ids(batches.touched_by_run(connection, action, "nobody")) == [latest]
+        assert _ids(batches.touched_by_run(connection, "a", action)) == of_run
+        assert _ids(batches.touched_by_run(connection, "nobody", action)) == [latest]
 
 
 def test_a_batch_that_cannot_be_read_is_reported_with_its_reason(rules: Rules) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import polars as pl
 import pytest
 from sqlalchemy import Connection, text
@@ -88,6 +89,41 @@ def test_the_allowed_rejection_rate_is_a_setting(pipeline: Pipeline, tmp_path: P
         assert checks(lenient.run())["rejection_rate"]
 
 
+def _said(result: dg.ExecuteInProcessResult, check: str) -> str:
+    (found,) = (one for one in result.get_asset_check_evaluations() if one.check_name == check)
+    return found.description or ""
+
+
+def test_every_check_says_what_it_found(pipeline: Pipeline) -> None:
+    pipeline.send([login(), "{}", login(ip="nowhere")])
+    result = pipeline.run()
+    said = {one.check_name: one.description for one in result.get_asset_check_evaluations()}
+    specs = pipeline.definitions.resolve_asset_graph().asset_check_keys
+    assert said.keys() == {key.name for key in specs}
+    for name, sentence in said.items():
+        assert sentence, name
+        assert "nowhere" not in sentence
+    assert said["rejection_rate"] == (
+        "Of 3 messages, 2 (66.67%) were rejected, and 5.00% are allowed: 1 bad_ip, 1 not_a_login. `loginetl rejected"
+        " summary` lists the reasons, `loginetl rejected show` the shapes of bodies; once rule, sender or table is"
+        " corrected, `loginetl rejected replay` loads them."
+    )
+    assert "Of 3 messages in 1 batch, 1 loaded + 0 duplicates + 2 rejected" in (said["counts_reconcile"] or "")
+
+
+def test_rejections_are_plotted_by_reason(pipeline: Pipeline) -> None:
+    pipeline.send([login(), "{}", login(ip="nowhere"), login(ip="")])
+    result = pipeline.run()
+    (found,) = (one for one in result.get_asset_check_evaluations() if one.check_name == "rejection_rate")
+    counts = {name: value.value for name, value in found.metadata.items() if name.startswith("rejected ")}
+    assert counts == {"rejected bad_ip": 1, "rejected empty": 1, "rejected not_a_login": 1}
+    of_asset = metadata(result, "rejected_logins")
+    assert counts.items() <= of_asset.items()
+    assert of_asset["rejected not_json"] == 0, "a plot needs the zeros"
+    of_asset = metadata(pipeline.run(), "rejected_logins")
+    assert not any(count for name, count in of_asset.items() if name.startswith("rejected ")), "of this run alone"
+
+
 def test_a_message_that_was_loaded_twice_is_found(pipeline: Pipeline) -> None:
     pipeline.send([login(), login(user_id="u-2")])
     pipeline.run()
@@ -145,14 +181,23 @@ def test_duplicates_are_counted_and_never_shown(pipeline: Pipeline) -> None:
     assert counts["duplicate_rows"] == 1
     assert counts["shared_devices"] == 1
     assert counts["shared_ips"] == 1
-    assert not found.passed
+    assert (counts["distinct_rows"], counts["duplicate_rate"]) == (3, 0.3333)
+    assert found.passed, "two logins of one user on one day are no fault"
 
 
-def test_a_repeated_login_is_found_in_an_earlier_batch(pipeline: Pipeline) -> None:
-    pipeline.send([login(locale=None)])
-    assert checks(pipeline.run())["duplicates"]
-    pipeline.send([login(locale=None)])
-    assert not checks(pipeline.run())["duplicates"]
+def test_a_repeated_login_is_found_in_an_earlier_batch_and_its_limit_is_a_setting(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    with Pipeline.on(replace(pipeline.settings, max_duplicate_rate=0.5), tmp_path / "other") as strict:
+        strict.send([login(locale=None)])
+        assert checks(strict.run())["duplicates"]
+        strict.send([login(locale=None)])
+        result = strict.run()
+        assert not checks(result)["duplicates"]
+        assert result.success
+        assert "LOGINETL_MAX_DUPLICATE_RATE allows 50.00%" in _said(result, "duplicates")
+        strict.send([login(user_id="another")])
+        assert checks(strict.run())["duplicates"], "of this run's rows none is in the table twice"
 
 
 def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipeline) -> None:
@@ -170,7 +215,7 @@ def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipel
     scans = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'user_logins'"
     read_before = pipeline.query(scans)[0][0]
     with pipeline.services.database().transaction() as connection:
-        (batch,) = batches.touched_by_run(connection, "loaded", "none")
+        (batch,) = batches.touched_by_run(connection, "none", "loaded")
         logins = read_masked(pipeline.services.landing(), batch.masked_path)
         duplicate_rows(connection, logins)
         tokens_of_several_users(connection, "masked_ip", logins["masked_ip"].to_list())

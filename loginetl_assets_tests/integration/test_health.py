@@ -4,22 +4,26 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType
 from dagster._daemon.types import DaemonHeartbeat
 
+from loginetl_assets.automation import observations
 from loginetl_assets.automation.notifiers import Alert
+from loginetl_assets.checks.health import HEALTH, QUEUE_HEALTH
 from loginetl_assets.dagster_instance import SENSORS, read_automation
 from loginetl_assets.errors import TransientError
 from loginetl_assets.settings import Automation, Environment, Settings
 from loginetl_assets.steps.health import Health, read_health
 from loginetl_assets.storage import batches, live_runs
-from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login
+from loginetl_assets_tests.support.pipeline import SAMPLE, Pipeline, checks, login, sqs_client
 
 RULES = {"max_rejection_rate": 0.05, "freshness_hours": 24.0}
 
@@ -127,7 +131,7 @@ def test_each_condition_is_named_with_what_fixes_it(pipeline: Pipeline) -> None:
     pipeline.execute("UPDATE loginetl.batches SET loaded_at = now() - interval '25 hours'")
     assert list(_look(pipeline).conditions(**RULES)) == ["queue_not_drained"]
     pipeline.process()
-    assert "loginetl rejected list" in _look(pipeline).conditions(**RULES)["too_many_rejected"]
+    assert "loginetl rejected summary" in _look(pipeline).conditions(**RULES)["too_many_rejected"]
 
     pipeline.execute("UPDATE loginetl.batches SET masked_at = now() - interval '25 hours'")
     assert _look(pipeline).conditions(**RULES) == {}
@@ -167,6 +171,90 @@ def _conditions(instance: dg.DagsterInstance, settings: Settings, location: str 
     state = read_automation(instance, settings, location)
     assert state is not None
     return sorted(state.conditions(settings))
+
+
+def _health(instance: dg.DagsterInstance, asset: str, check: str) -> dg.AssetCheckEvaluation:
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(dg.AssetKey(asset), check))
+    assert record is not None
+    assert record.evaluation is not None
+    return record.evaluation
+
+
+def _written(instance: dg.DagsterInstance) -> int:
+    """How many results of checks there are that no run wrote."""
+    return len(instance.all_logs("", of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION))
+
+
+def test_a_deleted_queue_turns_the_graph_red_until_it_is_there_again(lasting: Pipeline, recorder: _Recorder) -> None:
+    sensor, queue_url, instance = _Sensor(lasting), lasting.settings.queue_url or "", lasting.instance
+    sqs, name = sqs_client(queue_url), queue_url.rsplit("/", 1)[-1]
+    lasting.run()
+    sensor.tick()
+    assert _written(instance) == 0, "the run has just said so"
+
+    sqs.delete_queue(QueueUrl=queue_url)
+    recorder.broken = True  # an alert that is not delivered keeps the graph from nothing
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            sensor.tick()
+    of_queue, of_table = _health(instance, "login_queue", "queue_health"), _health(instance, "user_logins", "health")
+    for found in (of_queue, of_table):
+        assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+        assert (found.description or "").startswith("queue_unreachable: there is no queue")
+    assert _written(instance) == 2, "once, however long it lasts"
+
+    sqs.create_queue(QueueName=name)
+    recorder.broken = False
+    sensor.tick()
+    assert _health(instance, "login_queue", "queue_health").passed
+    assert _health(instance, "user_logins", "health").passed
+    assert _written(instance) == 4
+    of_sensor = _health(instance, "user_logins", "health")
+    lasting.run()
+    of_run = _health(instance, "user_logins", "health")
+    assert of_run.target_materialization_data
+    assert (of_run.description, of_run.metadata.keys()) == (of_sensor.description, of_sensor.metadata.keys())
+
+
+def test_a_dead_database_turns_the_graph_red_until_it_answers(lasting: Pipeline) -> None:
+    dead = replace(lasting.settings, database_url="postgresql://nobody@127.0.0.1:9/none")
+    _Sensor(Pipeline(dead, lasting.instance, notifier=_Recorder())).tick()
+    found = _health(lasting.instance, "user_logins", "health")
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert "database_unreachable: Postgres cannot be reached" in (found.description or "")
+    _Sensor(lasting).tick()
+    assert _health(lasting.instance, "user_logins", "health").passed
+
+
+def test_a_result_that_does_not_change_is_written_once_in_a_while(
+    lasting: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = _Sensor(lasting)
+    for _ in range(2):
+        sensor.tick()
+    assert _written(lasting.instance) == 2, "one for each check"
+    monkeypatch.setattr(observations, "MAX_INTERVAL", timedelta())
+    sensor.tick()
+    assert _written(lasting.instance) == 4
+
+
+def test_a_run_that_is_about_to_report_is_not_anticipated_unless_it_ends_without(lasting: Pipeline) -> None:
+    instance, job = lasting.instance, lasting.definitions.resolve_job_def("login_etl")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    for key in (HEALTH, QUEUE_HEALTH):
+        planned = AssetCheckEvaluationPlanned(asset_key=key.asset_key, check_name=key.name)
+        instance.report_dagster_event(
+            dg.DagsterEvent(
+                dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value, job.name, event_specific_data=planned
+            ),
+            run.run_id,
+        )
+    sensor = _Sensor(lasting)
+    sensor.tick()
+    assert _written(instance) == 0
+    instance.report_run_failed(run)
+    sensor.tick()
+    assert _written(instance) == 2
 
 
 def test_automation_that_is_off_and_a_daemon_that_is_down_are_said(lasting: Pipeline) -> None:

@@ -37,7 +37,8 @@ def test_the_sample_gives_99_rows_of_seven_columns_and_one_rejection(pipeline: P
         "no_message_loaded_twice": True,
         "counts_reconcile": True,
         "health": True,
-        "duplicates": False,  # the sample has an exact duplicate
+        "queue_health": True,
+        "duplicates": True,
     }
 
 

@@ -15,6 +15,7 @@ from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import Settings
+from loginetl_assets.storage import rejections
 from loginetl_assets.storage.database import LoginDatabase, attempt, copy_rows
 from loginetl_assets.storage.roles import grant_roles
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
@@ -61,6 +62,10 @@ def trigger(pipeline: Pipeline, using: str = "") -> None:
 
 def trigger_with_a_code_of_its_own(pipeline: Pipeline) -> None:
     trigger(pipeline, "USING ERRCODE = 'LG001'")
+
+
+def trigger_that_makes_a_constraint_s_name_of_the_row(pipeline: Pipeline) -> None:
+    trigger(pipeline, "USING ERRCODE = '23514', CONSTRAINT = NEW.user_id")
 
 
 def raising(code: str) -> Callable[[Pipeline], None]:
@@ -125,22 +130,23 @@ def foreign_key_checked_at_commit(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    "refuse",
+    ("refuse", "said"),
     [
-        narrower_column,
-        check_constraint,
-        trigger,
-        trigger_with_a_code_of_its_own,
-        *map(raising, ("42501", "0A000", "55P03", "55000", "57014", "42P01", "XX000", "25006")),
-        trigger_that_needs_a_table_which_is_gone,
-        trigger_without_a_right_it_needs,
-        constraint_trigger_that_waits_for_the_commit,
-        index_that_has_no_room,
-        trigger_that_passes_rows_over,
-        foreign_key_checked_at_commit,
+        (narrower_column, "22001"),
+        (check_constraint, "23514 user_logins_user_id_check"),
+        (trigger, "P0001"),
+        (trigger_with_a_code_of_its_own, "LG001"),
+        (trigger_that_makes_a_constraint_s_name_of_the_row, "23514"),
+        *((raising(code), code) for code in ("42501", "0A000", "55P03", "55000", "57014", "42P01", "XX000", "25006")),
+        (trigger_that_needs_a_table_which_is_gone, "42P01"),
+        (trigger_without_a_right_it_needs, "42501"),
+        (constraint_trigger_that_waits_for_the_commit, "0A000"),
+        (index_that_has_no_room, "54000"),
+        (trigger_that_passes_rows_over, ""),
+        (foreign_key_checked_at_commit, "23503 user_logins_user_id_fkey"),
     ],
 )
-def test_a_row_that_the_table_refuses_does_not_sink_its_batch(pipeline: Pipeline, refuse: object) -> None:
+def test_a_row_that_the_table_refuses_does_not_sink_its_batch(pipeline: Pipeline, refuse: object, said: str) -> None:
     assert callable(refuse)
     refuse(pipeline)
     good = [f"u-{number}" for number in range(40)]
@@ -155,6 +161,12 @@ def test_a_row_that_the_table_refuses_does_not_sink_its_batch(pipeline: Pipeline
     totals = pipeline.totals()
     assert (totals.messages, totals.loaded, totals.rejected, totals.duplicates, totals.pending) == (43, 40, 3, 0, 0)
     assert metadata(result, "user_logins")["rejected"] == 2
+    assert metadata(result, "user_logins")[f"rejected {REFUSED} {said}".rstrip()] == 2
+    with pipeline.services.database().transaction() as connection:
+        assert rejections.by_reason(connection) == {"not_a_login": 1, f"{REFUSED} {said}".rstrip(): 2}
+    (rate,) = (one for one in result.get_asset_check_evaluations() if one.check_name == "rejection_rate")
+    assert rate.metadata["rejected"].value == 3, "those of the table count"
+    assert "refused-1" not in str(rate)
     assert checks(result)["counts_reconcile"]
     assert checks(result)["no_message_loaded_twice"]
 

@@ -31,9 +31,11 @@ Written by `make docs` from `loginetl_assets/logins/rejection.py`;
 [CONTRIBUTING.md](../CONTRIBUTING.md#a-rejection-reason) adds a reason.
 
 A rejected message is in `loginetl.rejected_logins` with one of these reasons and, where one field is the cause, its
-name. `loginetl rejected list` shows both. Where a meaning says what to change here, `loginetl rejected replay`
-with `--reason` then loads the messages. All others are for the sender to correct and to send again;
-`loginetl rejected drop` deletes their bodies.
+name; a row that the table refused, with the SQLSTATE of Postgres's error and the name of the constraint or unique
+index, never with the row. `loginetl rejected summary` counts by these, `loginetl rejected list` shows them, and the
+Dagster UI plots each reason: on `rejected_logins`, those of the table on `user_logins`, all of them at the check
+`rejection_rate`. Where a meaning says what to change here, `loginetl rejected replay` with `--reason` then loads the
+messages. All others are for the sender to correct and to send again; `loginetl rejected drop` deletes their bodies.
 
 | reason | meaning |
 | --- | --- |

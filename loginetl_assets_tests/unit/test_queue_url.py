@@ -1,9 +1,11 @@
 """How a queue is opened: what is said about its URL before anything is sent, and which options reach the client."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+import boto3
 import pytest
-from botocore.stub import Stubber
+from botocore.stub import ANY, Stubber
 
 from loginetl_assets.aws.session import open_session
 from loginetl_assets.aws.sqs import LoginQueue, open_queue
@@ -56,6 +58,40 @@ def test_a_queue_that_is_not_there_is_named_with_what_fixes_it_where_it_was(
         LoginQueue(client, url, embedded=embedded).depth()
     assert remedy in str(raised.value)
     assert ("LOGINETL_QUEUE_URL" in str(raised.value)) is not embedded
+
+
+def test_the_age_of_the_oldest_message_is_cloudwatchs_newest_number() -> None:
+    cloudwatch = boto3.client("cloudwatch", "eu-west-1", aws_access_key_id="k", aws_secret_access_key="k")
+    sqs = boto3.client("sqs", "eu-west-1", aws_access_key_id="k", aws_secret_access_key="k")
+    queue = LoginQueue(sqs, "https://sqs.eu-west-1.amazonaws.com/1/logins", open_metrics=lambda: cloudwatch)
+    asked = {
+        "Namespace": "AWS/SQS",
+        "MetricName": "ApproximateAgeOfOldestMessage",
+        "Dimensions": [{"Name": "QueueName", "Value": "logins"}],
+        **dict.fromkeys(("StartTime", "EndTime", "Period", "Statistics"), ANY),
+    }
+    points = [
+        {"Timestamp": datetime(2026, 1, 1, 0, minute, tzinfo=UTC), "Maximum": 60.0 * minute} for minute in (1, 3, 2)
+    ]
+    with Stubber(cloudwatch) as stubbed:
+        stubbed.add_response("get_metric_statistics", {"Datapoints": points}, asked)
+        assert queue.oldest_message_seconds() == 180
+        stubbed.add_response("get_metric_statistics", {"Datapoints": []}, asked)
+        assert queue.oldest_message_seconds() is None
+        stubbed.add_client_error("get_metric_statistics", "AccessDenied")
+        assert queue.oldest_message_seconds() is None, "who may not ask goes without"
+
+
+def test_only_a_queue_of_aws_itself_has_an_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "k")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", "http://127.0.0.1:9")
+    session, asked = open_session(), list[object]()
+    session.events.register("before-send.monitoring", lambda request, **_: asked.append(request))
+    assert open_queue("http://127.0.0.1:9/0/logins", session=session).oldest_message_seconds() is None
+    assert asked == []
+    assert open_queue("https://sqs.us-east-1.amazonaws.com/1/logins", session=session).oldest_message_seconds() is None
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("option", ["use_ssl", "verify"])
