@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from loginetl_assets.assets.catalog import in_catalog
 from loginetl_assets.assets.login_activity import login_activity
 from loginetl_assets.assets.masked_logins import masked_logins
 from loginetl_assets.assets.raw_login_messages import login_queue, raw_login_messages
@@ -73,18 +74,13 @@ def build_definitions(
     sensors = dg.DefaultSensorStatus.RUNNING if automatic else dg.DefaultSensorStatus.STOPPED
     schedules = dg.DefaultScheduleStatus.RUNNING if automatic else dg.DefaultScheduleStatus.STOPPED
     freshness = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=settings.freshness_hours))
+    of_table = user_logins.map_asset_specs(
+        lambda spec: spec.replace_attributes(freshness_policy=freshness).merge_attributes(
+            metadata={"dagster/table_name": str(settings.table)}
+        )
+    )
     return dg.Definitions(
-        assets=[
-            login_queue,
-            raw_login_messages,
-            masked_logins,
-            user_logins.map_asset_specs(
-                lambda spec: spec.replace_attributes(freshness_policy=freshness).merge_attributes(
-                    metadata={"dagster/table_name": str(settings.table)}
-                )
-            ),
-            login_activity,
-        ],
+        assets=in_catalog([login_queue, raw_login_messages, masked_logins, of_table, login_activity], settings),
         asset_checks=[masked_logins_are_sound, rejection_rate, user_logins_are_sound, pipeline_health],
         jobs=[login_etl, process_landed, replay_job, retention],
         sensors=[

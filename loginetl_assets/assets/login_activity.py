@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from loginetl_assets.assets.metadata import OWNERS, column_schema
+from loginetl_assets.assets.metadata import OWNERS, column_schema, data_version
 from loginetl_assets.failures import failures_without_values
 from loginetl_assets.report.page import render_markdown
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource, RulesResource
@@ -45,9 +45,10 @@ def login_activity(
         columns = [dg.TableColumn("reason"), dg.TableColumn("messages", "int")]
         records = [dg.TableRecord({"reason": one, "messages": count}) for one, count in read.rejections.items()]
         yield dg.MaterializeResult(
+            data_version=data_version(context),
             metadata={
                 "overview": dg.MetadataValue.md(render_markdown(read)),
                 **as_metadata(read),
                 "rejections": dg.MetadataValue.table(records, dg.TableSchema(columns)),
-            }
+            },
         )

@@ -17,6 +17,7 @@ from loginetl_assets.assets.metadata import (
     PRIVACY_OWNERS,
     RAW,
     column_schema,
+    data_version,
     rate,
     rejected_by_reason,
 )
@@ -135,7 +136,11 @@ def masked_logins(
             more: dict[str, Any] = rejected_by_reason(reasons) if asset == "rejected_logins" else {}
             if failed and asset == "masked_logins":
                 more = {NOT_MASKED: str(failed)}
-            yield dg.MaterializeResult(asset_key=asset, metadata={"dagster/row_count": count, **shown, **more})
+            yield dg.MaterializeResult(
+                asset_key=asset,
+                data_version=data_version(context),
+                metadata={"dagster/row_count": count, **shown, **more},
+            )
         if failed:
             context.log.error(str(failed))
             if not _load_follows(context):

@@ -37,6 +37,11 @@ def rejected_by_reason(counts: Mapping[str, int]) -> dict[str, int]:
     return {f"rejected {reason}": count for reason, count in counts.items()}
 
 
+def data_version(context: dg.AssetExecutionContext) -> dg.DataVersion:
+    """Returns the run's id. By code version and inputs alone a second drain would be the same data to Dagster."""
+    return dg.DataVersion(context.run.run_id)
+
+
 def rate(count: int, seconds: float) -> dict[str, Any]:
     """Seconds and rows a second, rounded for people."""
     return {"seconds": round(seconds, 3), "rows_per_second": round(count / seconds) if seconds > 0 else 0}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from loginetl_assets.assets.metadata import OWNERS, column_schema, rate
+from loginetl_assets.assets.metadata import OWNERS, column_schema, data_version, rate
 from loginetl_assets.aws.sqs import QueueDepth
 from loginetl_assets.failures import failures_without_values
 from loginetl_assets.logins.contract import FIELDS
@@ -84,7 +84,7 @@ class DrainConfig(dg.Config):
 @dg.asset(
     deps=[login_queue],
     group_name="logins",
-    kinds={"python", "sqs", "s3"},
+    kinds={"sqs"},
     owners=OWNERS,
     description=(
         "Batches of raw messages, encrypted (AES-256-GCM) in the landing and registered in `loginetl.batches`; a"
@@ -132,6 +132,7 @@ def raw_login_messages(
             )
         after = login_queue.depth()
         yield dg.MaterializeResult(
+            data_version=data_version(context),
             metadata={
                 "dagster/row_count": totals.messages,
                 **totals.as_metadata(),
@@ -140,7 +141,7 @@ def raw_login_messages(
                 "queue_depth_after": after.queued,
                 "queue_in_flight_after": after.in_flight,
                 **rate(totals.messages, time.monotonic() - started),
-            }
+            },
         )
 
 

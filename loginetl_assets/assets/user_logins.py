@@ -11,6 +11,7 @@ from loginetl_assets.assets.metadata import (
     OWNERS,
     TABLE_LINEAGE,
     column_schema,
+    data_version,
     rate,
     rejected_by_reason,
 )
@@ -62,16 +63,20 @@ def user_logins(
         with opened.transaction() as connection:
             table = login_table(connection)
             rows = table_rows(connection, table)
-            loaded = [batch.batch_id for batch in batches_of_run(connection, context.run.run_id, "loaded")]
-            refused = by_reason(connection, Selection(batch_ids=loaded, reason=Reason.REFUSED_BY_TABLE))
+            loaded = batches_of_run(connection, context.run.run_id, "loaded")
+            batch_ids = [batch.batch_id for batch in loaded]
+            refused = by_reason(connection, Selection(batch_ids=batch_ids, reason=Reason.REFUSED_BY_TABLE))
+        lags = [(one.loaded_at - one.oldest_sent_at).total_seconds() for one in loaded if one.loaded_at]
         yield dg.MaterializeResult(
+            data_version=data_version(context),
             metadata={
                 "dagster/row_count": rows,
                 "dagster/table_name": table,
                 **totals.as_metadata(),
                 **rejected_by_reason(refused),
+                **({"lag_seconds": round(max(lags), 1)} if lags else {}),
                 **rate(totals.loaded, time.monotonic() - started),
-            }
+            },
         )
         # Last, and for both steps: had the masking step failed, Dagster would have skipped the load of its batches.
         not_masked = _not_masked_by(context.instance, context.run.run_id)

@@ -19,7 +19,7 @@ from loginetl_assets.storage.rejections import Selection, by_reason
 
 
 @dg.multi_asset_check(
-    name="masked_logins_are_sound",
+    name="masked_logins_checks",
     can_subset=True,
     specs=[
         dg.AssetCheckSpec(

@@ -14,7 +14,7 @@ from loginetl_assets.storage.tables import COUNTS
 
 
 @dg.multi_asset_check(
-    name="user_logins_are_sound",
+    name="user_logins_checks",
     can_subset=True,
     specs=[
         dg.AssetCheckSpec(

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from loginetl_assets.assets.catalog import NUMBERS
 from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.message import QueuedMessage, encode_messages
 from loginetl_assets.settings import UnknownFields
@@ -294,3 +295,19 @@ def test_definitions_name_owners_kinds_and_a_description_for_every_asset(pipelin
     )
     assert table.freshness_policy is not None
     assert table.metadata["dagster/table_name"] == "public.user_logins"
+
+
+def test_a_run_reports_the_numbers_that_the_catalog_explains_and_new_data(pipeline: Pipeline) -> None:
+    pipeline.send([login()])
+    results = [pipeline.run(), pipeline.run()]
+    for asset, numbers in NUMBERS.items():
+        told = {name for name in metadata(results[0], asset) if not name.startswith(("dagster/", "rejected "))}
+        assert told == {*numbers}, asset
+    assert 0 <= metadata(results[0], "user_logins")["lag_seconds"] < 300
+    assert "lag_seconds" not in metadata(results[1], "user_logins"), "nothing was loaded"
+    versions = {
+        (event.asset_key, (event.step_materialization_data.materialization.tags or {})["dagster/data_version"])
+        for result in results
+        for event in result.get_asset_materialization_events()
+    }
+    assert len(versions) == 2 * 6
