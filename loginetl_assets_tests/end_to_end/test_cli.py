@@ -560,6 +560,7 @@ def test_the_demo_explains_what_became_of_the_sample(elsewhere: Cli) -> None:
     assert re.search(r"^duplicate rows +1  equal logins", said, re.MULTILINE)
     assert '{"xxx": "xxxx_xxxxx_xxx_xxxx", "xxx": "999"}' in said
     assert max(map(len, said.partition("\nNext\n")[0].splitlines())) <= 80
+    assert said.endswith("\nEvery message has its outcome, and every check passed.\n")
     typed = re.findall(rf"^{LOGINETL} (.+?)  \S", said, re.MULTILINE)
     assert "ui" in typed and "down" in typed
     for command in set(typed) - {"ui", "down", "send --sample"}:
