@@ -15,7 +15,7 @@ import pytest
 
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import TransientError
-from loginetl_assets.landing.object_store import MASKED
+from loginetl_assets.landing.object_store import BATCHES, MASKED
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.privacy.erase import Erasure, ErasureTotals
 from loginetl_assets.privacy.subjects import subject_of
@@ -48,7 +48,7 @@ def _versions(pipeline: Pipeline, addresses: Addresses) -> set[str]:
     """The keys of all versions and delete markers of batches and masked files."""
     found: dict[str, Any] = s3_client(addresses.sqs_endpoint).list_object_versions(Bucket=_bucket(pipeline))
     keys = [one["Key"].removeprefix("login/") for kind in ("Versions", "DeleteMarkers") for one in found.get(kind, ())]
-    return {key for key in keys if "/" in key}
+    return {key for key in keys if key.startswith((f"{BATCHES}/", f"{MASKED}/"))}
 
 
 def _named(pipeline: Pipeline) -> set[str]:

