@@ -116,7 +116,7 @@ def test_a_batch_that_breaks_the_rules_stops_no_other(pipeline: Pipeline) -> Non
     _replace_masked_file(pipeline, bad)
     result = pipeline.materialize("user_logins", expect_success=False)
     assert [row[0] for row in pipeline.rows()] == ["u-2"]
-    assert f"batch_ids [{bad}]" in said(result)
+    assert f"loginetl reprocess {bad}" in said(result)
 
 
 def _replace_masked_file(pipeline: Pipeline, batch_id: int) -> None:
