@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from loginetl_assets.errors import counted
+
 SECONDS_BETWEEN_LINES = 10.0
 
 # What a step calls with the number of messages of each batch that is done.
@@ -37,5 +39,5 @@ class Progress:
                 return
             self._written_at = now
             rate = round(self._messages / max(now - self._started_at, 0.001))
-            batches = f"{self._batches:,} batch{'es' if self._batches > 1 else ''}"
+            batches = counted(self._batches, "batch")
             self._write(f"{self._done} so far: {self._messages:,} messages in {batches}, {rate:,} messages a second")

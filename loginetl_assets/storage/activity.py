@@ -47,7 +47,9 @@ _FORGET = tuple(
     named(f"forget_{table}", f"DELETE FROM loginetl.{table} WHERE dimension <> '{Dimension.REJECTION}'")
     for table in ("activity", "activity_changes")
 )
-_IS_EMPTY = named("is_activity_empty", f"SELECT NOT EXISTS (SELECT FROM {_COUNTS} WHERE dimension <> 'rejection')")
+_IS_EMPTY = named(
+    "is_activity_empty", f"SELECT NOT EXISTS (SELECT FROM {_COUNTS} WHERE dimension <> '{Dimension.REJECTION}')"
+)
 _READ_DAYS = named(
     "read_activity_days",
     f"WITH days AS (SELECT day, sum(logins) AS logins, {_IS_DATED} AS dated FROM {_COUNTS}"

