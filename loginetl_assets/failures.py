@@ -1,11 +1,11 @@
-"""The error boundary of assets, checks and jobs: they raise a `Failure` or ask for a retry, and no text has a value."""
+"""The error boundary of assets, checks and jobs: they raise a `Failure` or request a retry, and no text has a value."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 
-from loginetl_assets.errors import OperatorError, TransientError, withheld
+from loginetl_assets.errors import OperatorError, TransientError, counted, withheld
 
 # Waits 5, 15, 35 s: long enough for a restart of Postgres or a queue. Not set on the assets: where a step has a policy,
 # Dagster retries after the interrupt of a cancelled run as after any failure, and the run continues.
@@ -13,11 +13,11 @@ _RETRY_TRANSIENT = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXP
 
 
 def check_batches(context: dg.AssetExecutionContext, failed: Exception | None, quarantined: int) -> None:
-    """Asks for another try of a step whose failed batches may pass, while one is left; warns of quarantined batches."""
+    """Requests a retry of a step whose batches failed transiently, while one is left; warns of quarantined batches."""
     if isinstance(failed, TransientError) and context.retry_number < _RETRY_TRANSIENT.max_retries:
         raise failed
     if quarantined:
-        context.log.warning(f"{quarantined} batches are quarantined: see `loginetl status`")  # noqa: G004 - a count
+        context.log.warning(f"quarantined: {counted(quarantined, 'batch')}; `loginetl status` says why")  # noqa: G004 - a count
 
 
 @contextmanager

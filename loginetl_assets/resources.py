@@ -162,7 +162,7 @@ class PayloadsResource(dg.ConfigurableResource[Payloads]):
 
 
 class KeyringResource(dg.ConfigurableResource[Keyring]):
-    """The pipeline's keysets: their settings are secrets, and so are not shown."""
+    """The pipeline's keysets. Their settings are secrets and are not shown."""
 
     services: dg.ResourceDependency[Services]
 
@@ -172,7 +172,7 @@ class KeyringResource(dg.ConfigurableResource[Keyring]):
 
 
 class RulesResource(dg.ConfigurableResource["RulesResource"]):
-    """The settings that decide how messages are received, validated and reported, as they are; nothing secret."""
+    """The settings that decide how messages are received, validated and reported; none is a secret."""
 
     visibility_seconds: int
     unknown_fields: str
@@ -188,7 +188,7 @@ class RulesResource(dg.ConfigurableResource["RulesResource"]):
 
     @property
     def masking(self) -> MaskingRules:
-        """Those of masking."""
+        """The rules of masking."""
         return MaskingRules(
             reject_unknown_fields=self.unknown_fields == UnknownFields.REJECT,
             major_only=self.app_version == AppVersion.MAJOR,

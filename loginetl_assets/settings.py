@@ -264,7 +264,8 @@ class Settings:
     max_rejection_rate: float = setting(
         "LOGINETL_MAX_REJECTION_RATE",
         number(0, 1),
-        "above this share of rejected messages the checks `rejection_rate` (of a run) and `health` (of a day) warn",
+        "above this share of rejected messages the checks `rejection_rate` (of a run) and `health` (of a day) warn;"
+        " from 90 % on `rejection_rate` is an error",
         default="0.05",
     )
     max_duplicate_rate: float = setting(

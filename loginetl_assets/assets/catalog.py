@@ -1,4 +1,4 @@
-"""What Dagster's catalog shows of every asset beside its declaration: tags, kinds, code version, source, meanings."""
+"""What Dagster's catalog shows of each asset besides its declaration: tags, kinds, code version, source, meanings."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -43,26 +43,26 @@ MEANINGS = {
     "messages": "messages that this run worked on",
     "batches": "batches that it finished",
     "bytes": "size of the objects that it wrote",
-    "undeleted": "landed messages that SQS did not delete: they come again and change nothing",
-    "postponed": "messages whose payload could not be read just now: they come again",
+    "undeleted": "landed messages that SQS did not delete: they are redelivered and change nothing",
+    "postponed": "messages whose payload could not be read for now: they are redelivered",
     "stopped_reason": "why the drain ended",
-    "processes": "processes that drained side by side",
+    "processes": "processes that drained in parallel",
     "queue_depth_before": "messages that waited on the queue at the start",
-    "queue_depth_after": "messages that waited at the end",
-    "queue_in_flight_after": "messages that some receiver held at the end",
+    "queue_depth_after": "messages that waited on the queue at the end",
+    "queue_in_flight_after": "messages in flight at the end: received and not deleted",
     "quarantined_batches": "batches that cannot be read: `loginetl status` says why",
     "masked": "logins in the masked files",
     "rejected": "messages that were kept with a reason instead of loaded",
-    "duplicates": "messages that were known already",
-    "loaded_before": "messages of a batch that was read again, which were loaded the first time",
-    "unknown_fields": "fields that the contract does not know",
-    "new_tokens": "values that the vault did not have",
+    "duplicates": "messages whose id was in the ledger already",
+    "loaded_before": "messages that were loaded before their batch was read again",
+    "unknown_fields": "fields that are not in the contract",
+    "new_tokens": "values that are new in the vault",
     "rows": "rows of the masked files",
-    "loaded": "rows that the table got",
+    "loaded": "rows inserted into the table",
     "batches_to_mask_again": "batches whose masked file is gone or damaged",
-    "lag_seconds": "from SQS's taking the oldest message that this run loaded to its load; none if it loaded nothing",
-    "seconds": "time that the step took",
-    "rows_per_second": "its rate",
+    "lag_seconds": "from SentTimestamp of the oldest message that this run loaded to its load; absent if none",
+    "seconds": "duration of the step",
+    "rows_per_second": "messages per second, in user_logins rows per second",
 }
 
 

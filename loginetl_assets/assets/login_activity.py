@@ -1,4 +1,4 @@
-"""login_activity: the report for people who would rather look than query."""
+"""login_activity: the report's numbers, for people who want charts and no SQL."""
 
 from collections.abc import Iterator
 
@@ -18,16 +18,21 @@ from loginetl_assets.storage.tables import Dimension
     kinds={"postgres"},
     owners=OWNERS,
     description=(
-        "Where all messages are, and how the table grows, from the login table and the ledger: here without any value"
-        " of a message, and with device types, versions and locales as one HTML file by `loginetl report`."
+        "Where all messages are and how the table grows, from the login table and the ledger. The metadata has no value"
+        " of a message; `loginetl report` writes one HTML file that also has device types, versions and locales."
+        "\n\nMetadata, totals and not of one run: `logins` and `logins_on_last_day` of the table; `shared_devices` and"
+        " `shared_ips` (estimates in a large table); `messages`, all that ever landed, and where they are now:"
+        " `loaded`, `duplicates`, `rejected`, `erased`, `lost`, `landed`, `masked`, `quarantined`; `adds_up`, whether"
+        " these sum up to `messages`; `typical_seconds`, the median from SentTimestamp to load in the newest interval;"
+        " `rejections` by reason."
     ),
     metadata={
         "dagster/table_name": "loginetl.activity",
         "dagster/column_schema": column_schema(
             ("day", "date", "The day of the logins; 0001-01-01 where they have none."),
-            ("dimension", "text", f"By what they are counted: {', '.join(Dimension)}."),
-            ("value", "text", "The value that they have in common; empty where it was not sent."),
-            ("logins", "bigint", "How many there are."),
+            ("dimension", "text", f"What is counted by: {', '.join(Dimension)}."),
+            ("value", "text", "The value of the dimension, or a reason; empty where none was sent."),
+            ("logins", "bigint", "The number of logins; of rejections, of messages."),
         ),
     },
 )

@@ -31,7 +31,7 @@ from loginetl_assets.storage.batches import batches_of_run
 from loginetl_assets.storage.rejections import Selection, by_reason
 from loginetl_assets.storage.table_sizes import table_rows
 
-# A plot that has a number of each run shows when a reason began. Those of the load are on user_logins.
+# A plot needs a number from each run, zeros too. Rows that the table refuses are counted by user_logins.
 _NO_REJECTIONS = {reason.value: 0 for reason in Reason if reason is not Reason.REFUSED_BY_TABLE}
 
 
@@ -40,9 +40,8 @@ class MaskingConfig(dg.Config):
 
     reprocess: bool = Field(
         default=False,
-        description="Read every batch again that is still in the landing, loaded and quarantined ones too (after a"
-        " rule or a key was changed), and lost ones that `batch_ids` names. A message that was loaded stays loaded and"
-        " is not loaded twice.",
+        description="Read every batch in the landing again, also loaded and quarantined ones (after a rule or a key was"
+        " changed), and lost ones that `batch_ids` names. A loaded message stays loaded and is not loaded twice.",
     )
     batch_ids: list[int] = Field(
         default_factory=list, description="Only these batches of `loginetl.batches`; empty for all."
@@ -75,12 +74,12 @@ _spec = partial(dg.AssetSpec, deps=[RAW], group_name="logins")
                 "dagster/column_schema": column_schema(
                     ("message_uuid", "uuid", "The message's id."),
                     ("batch_id", "bigint", "The batch it came with."),
-                    ("sent_at", "timestamptz", "When SQS took it."),
-                    ("rejected_at", "timestamptz", "When it was read."),
-                    ("reason", "text", "One of a closed list."),
-                    ("field", "text", "Which field is to blame, if one is."),
-                    ("sqlstate", "text", "Of a row that the table refused: the code of Postgres's error."),
-                    ("constraint_name", "text", "Of such a row: the constraint or unique index, if one did."),
+                    ("sent_at", "timestamptz", "SQS's SentTimestamp."),
+                    ("rejected_at", "timestamptz", "When it was rejected."),
+                    ("reason", "text", "One of the list in docs/reasons.md."),
+                    ("field", "text", "The invalid field, if it is one field."),
+                    ("sqlstate", "text", "Of a row that the table refused: Postgres's error code."),
+                    ("constraint_name", "text", "Of such a row: the violated constraint or unique index, if any."),
                     ("encrypted_body", "bytea", "The body, encrypted with the rejects key."),
                 ),
             },
@@ -89,14 +88,14 @@ _spec = partial(dg.AssetSpec, deps=[RAW], group_name="logins")
             "pii_vault",
             kinds={"postgres"},
             owners=PRIVACY_OWNERS,
-            description="Token to encrypted value. The pipeline can add to it; only the privacy officer can read it.",
+            description="Tokens and their encrypted values. The pipeline adds to it, and only the officer reads it.",
             metadata={
                 "dagster/table_name": "loginetl.pii_vault",
                 "dagster/column_schema": column_schema(
-                    ("token", "text", "As in the login table."),
+                    ("token", "text", "The token, as in the login table."),
                     ("field", "text", f"One of {', '.join(MASKED_FIELDS)}."),
                     ("encrypted_value", "bytea", "The value, encrypted with a data key."),
-                    ("data_key_id", "bigint", "Which data key; each is encrypted for the officer's public key."),
+                    ("data_key_id", "bigint", "The data key; each is encrypted for the officer's public key."),
                     ("first_seen_at", "timestamptz", "When the value was first received."),
                 ),
             },

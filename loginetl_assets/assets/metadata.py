@@ -33,7 +33,7 @@ TABLE_LINEAGE = dg.TableColumnLineage({name: [dg.TableColumnDep(MASKED, name)] f
 
 
 def rejected_by_reason(counts: Mapping[str, int]) -> dict[str, int]:
-    """Returns a number for each reason, by which its history is plotted."""
+    """Returns a number for each reason, which the asset's page plots."""
     return {f"rejected {reason}": count for reason, count in counts.items()}
 
 
@@ -43,5 +43,5 @@ def data_version(context: dg.AssetExecutionContext) -> dg.DataVersion:
 
 
 def rate(count: int, seconds: float) -> dict[str, Any]:
-    """Seconds and rows a second, rounded for people."""
+    """Returns seconds and rows per second, rounded for people."""
     return {"seconds": round(seconds, 3), "rows_per_second": round(count / seconds) if seconds > 0 else 0}

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from loginetl_assets.assets.metadata import OWNERS, column_schema, data_version, rate
 from loginetl_assets.aws.sqs import QueueDepth
+from loginetl_assets.errors import counted
 from loginetl_assets.failures import failures_without_values
 from loginetl_assets.logins.contract import FIELDS
 from loginetl_assets.resources import (
@@ -31,7 +32,11 @@ MAX_PROCESSES = 4
 
 login_queue = dg.AssetSpec(
     "login_queue",
-    description="The SQS queue to which the app sends a message for each login.",
+    description=(
+        "The SQS queue to which the app sends a message for each login. The sensor queue_depth observes how many"
+        " messages are `queued`, `in_flight` and `delayed`, and, where it may read them, `dead_letters` and"
+        " `oldest_message_seconds`."
+    ),
     group_name="logins",
     kinds={"sqs"},
     owners=OWNERS,
@@ -45,31 +50,33 @@ class DrainConfig(dg.Config):
     """The bounds of one drain of the queue."""
 
     max_messages: int = Field(
-        default=100_000, gt=0, description="Stop after this many messages; the rest waits for the next run."
+        default=100_000, gt=0, description="Stop after this many messages; the others wait for the next run."
     )
     max_seconds: float = Field(
-        default=600.0, gt=0, le=43_200, description="Stop receiving after this many seconds, queue empty or not."
+        default=600.0, gt=0, le=43_200, description="Stop receiving after this many seconds, even if messages wait."
     )
     receivers: int = Field(
         default=4,
         ge=1,
         le=64,
-        description="Receives under way at once in each process. More make up for latency (AWS: about 20 ms), not"
-        " for CPU.",
+        description="Concurrent receives in each process. More of them make up for latency (AWS: about 20 ms), not for"
+        " CPU.",
     )
     processes: int = Field(
         default=0,
         ge=0,
         le=64,
-        description="Processes that drain side by side; 0 takes one for a short queue and one per core, at most"
-        f" {MAX_PROCESSES}, from {MESSAGES_WORTH_PROCESSES} waiting messages.",
+        description="Processes that drain in parallel; 0: one for a short queue, and from"
+        f" {MESSAGES_WORTH_PROCESSES:,} waiting messages on one per core, at most {MAX_PROCESSES}.",
     )
-    batch_messages: int = Field(default=5_000, gt=0, le=100_000, description="A batch is landed once it has so many.")
+    batch_messages: int = Field(
+        default=5_000, gt=0, le=100_000, description="A batch is landed once it has this many messages."
+    )
     batch_seconds: float = Field(
         default=10.0,
         gt=0,
         le=60,
-        description="How long a batch may be gathered; must be well below LOGINETL_VISIBILITY_SECONDS.",
+        description="How long messages are collected into a batch; must be well below LOGINETL_VISIBILITY_SECONDS.",
     )
 
     def limits(self, depth: QueueDepth, rules: RulesResource) -> DrainLimits:
@@ -88,13 +95,13 @@ class DrainConfig(dg.Config):
     owners=OWNERS,
     description=(
         "Batches of raw messages, encrypted (AES-256-GCM) in the landing and registered in `loginetl.batches`; a"
-        " message leaves the queue only then. Every batch is a new object: nothing is overwritten, and a run that fails"
-        " leaves work pending and loses nothing."
+        " message is deleted from the queue only after that. Every batch is a new object, and nothing is overwritten: a"
+        " run that fails leaves work pending and loses nothing."
     ),
     metadata={"dagster/column_schema": column_schema(
-        ("message_id", "string", "SQS's id."),
+        ("message_id", "string", "SQS's message id."),
         ("sent_at", "integer", "SQS's SentTimestamp, epoch milliseconds."),
-        ("body", "binary", "As sent."),
+        ("body", "binary", "The body as sent."),
     )},
 )  # fmt: skip
 def raw_login_messages(
@@ -113,7 +120,7 @@ def raw_login_messages(
         opened, login_queue = database.get_client(), queue.get_client(connections=config.receivers + 2)
         land = BatchLanding(opened, landing.get_client(opened), keyring.get_client(), context.run.run_id)
         bucket = payloads.get_client()
-        # Before anything is received: a redrive policy counts receives, and would take messages away for our fault.
+        # Before anything is received: a redrive policy counts receives, and would move messages because of our fault.
         land.check_ready()
         bucket.check_reachable()
         before = login_queue.depth()
@@ -127,7 +134,7 @@ def raw_login_messages(
             totals = Drain(login_queue, bucket, land, limits, landed=landed).run()
         if totals.postponed:
             context.log.warning(
-                f"the payloads of {totals.postponed} messages could not be read just now: SQS delivers these again"  # noqa: G004 - a count
+                f"payload not readable for now: {counted(totals.postponed, 'message')}, which SQS delivers again"  # noqa: G004 - a count
                 " after LOGINETL_VISIBILITY_SECONDS"
             )
         after = login_queue.depth()

@@ -15,7 +15,7 @@ from loginetl_assets.assets.metadata import (
     rate,
     rejected_by_reason,
 )
-from loginetl_assets.errors import OperatorError
+from loginetl_assets.errors import OperatorError, counted
 from loginetl_assets.failures import check_batches, failures_without_values
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource
@@ -33,8 +33,8 @@ from loginetl_assets.storage.table_sizes import table_rows
     kinds={"postgres"},
     owners=OWNERS,
     description=(
-        "The table analysts read: one row per login, with `ip` and `device_id` as tokens. A redelivered message"
-        " changes no row."
+        "The table that analysts read: one row per login, with `ip` and `device_id` as tokens. A redelivered"
+        " message changes no row."
     ),
     metadata={"dagster/column_schema": column_schema(*LOGIN_COLUMNS), "dagster/column_lineage": TABLE_LINEAGE},
 )
@@ -58,7 +58,7 @@ def user_logins(
         check_batches(context, failed, totals.quarantined_batches)
         if totals.batches_to_mask_again:
             context.log.warning(
-                f"{totals.batches_to_mask_again} masked files are gone or damaged: the next run writes them again"  # noqa: G004 - a count
+                f"gone or damaged: {counted(totals.batches_to_mask_again, 'masked file')}; the next run masks again"  # noqa: G004 - a count
             )
         with opened.transaction() as connection:
             table = login_table(connection)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from loginetl_assets.checks.health import QUEUE_HEALTH
 from loginetl_assets.dagster_instance import OurRuns, label_of
+from loginetl_assets.errors import counted
 from loginetl_assets.failures import failures_without_values
 from loginetl_assets.resources import KeyringResource, LandingResource, LoginDatabaseResource, PayloadsResource
 from loginetl_assets.steps.replay import replay_rejected, selection
@@ -46,7 +47,7 @@ process_landed = dg.define_asset_job(
 class ReplayConfig(dg.Config):
     """Which rejected messages to replay: those that meet every given condition; all of them if none is given."""
 
-    message_ids: list[str] = Field(default_factory=list, description="Only these, as `loginetl rejected list` names.")
+    message_ids: list[str] = Field(default_factory=list, description="Only these, by id: `loginetl rejected list`.")
     reason: str = Field(default="", description="Only this reason.")
     since: str = Field(default="", description="Only those rejected at or after this time (ISO 8601, UTC).")
     until: str = Field(default="", description="Only those rejected before this time (ISO 8601, UTC).")
@@ -79,8 +80,8 @@ def replay(
 @dg.job(
     name=REPLAY_REJECTED,
     executor_def=dg.in_process_executor,
-    description="Replays rejected messages: they land again, and the queue_depth sensor (or process_landed) does the"
-    " rest.",
+    description="Replays rejected messages: they land again, and the run that the queue_depth sensor starts (or"
+    " process_landed) validates and loads them.",
 )
 def replay_job() -> None:
     """One op."""
@@ -90,7 +91,7 @@ def replay_job() -> None:
 class RetentionConfig(dg.Config):
     """How long data is kept."""
 
-    # As LOGINETL_RETENTION_DAYS, which the schedule gives: below SQS's retention a message could come again.
+    # As LOGINETL_RETENTION_DAYS, which the schedule passes: below SQS's retention a message could come again.
     days: int = Field(default=30, ge=15, le=3_650, description="Remove what is older than this.")
 
 
@@ -112,7 +113,7 @@ def purge(
         totals = apply_retention(opened, files, keyring.get_client(), older_than=older_than, run_id=context.run.run_id)
         if totals.unreadable_objects:
             context.log.warning(
-                f"{totals.unreadable_objects} objects of the landing belong to no batch and cannot be decrypted: check"  # noqa: G004 - a count
+                f"in no batch and not decryptable: {counted(totals.unreadable_objects, 'object')} of the landing; check"  # noqa: G004 - a count
                 " LOGINETL_KEYSET_LANDING, or delete what is not loginetl's"
             )
         ours = OurRuns.on(opened, context.instance, label_of(context.run))
@@ -133,7 +134,7 @@ def purge(
 @dg.job(
     name=RETENTION,
     executor_def=dg.in_process_executor,
-    description="Retention: landing, masked files, settled message ids, Dagster's runs and their events.",
+    description="Removes old batches, masked files, settled message ids, and Dagster's runs with their events.",
 )
 def retention() -> None:
     """One op: the steps need each other's order and share connections."""

@@ -61,7 +61,7 @@ class LogNotifier:
 
 
 class WebhookNotifier:
-    """Posts alerts as JSON. Chat tools show its `text`, and pass over the names that they do not know."""
+    """Posts alerts as JSON. Chat tools show its `text` and ignore names that they do not know."""
 
     def __init__(self, url: str) -> None:
         """Takes the URL, which may itself be a secret and is never logged."""
@@ -109,24 +109,24 @@ class Alerts:
     notifier: Notifier
 
     def condition_changed(self, condition: Condition, text: str, *, active: bool) -> str | None:
-        """Tells of a condition of the pipeline's health that began, or is resolved."""
+        """Alerts that a condition of the pipeline's health began, or is resolved."""
         return self._send(condition, text, active=active)
 
     def run_failed(self, job: str, run_id: str, failed_steps: Sequence[str]) -> str | None:
-        """Tells of a failed run; the error's text stays on the run's page."""
-        at = f"at {', '.join(failed_steps)}" if failed_steps else "outside its steps: its process ended, or never began"
+        """Alerts that a run failed; the error's text stays on the run's page."""
+        at = f"at {', '.join(failed_steps)}" if failed_steps else "outside its steps: its process died or did not start"
         text = f"job {job} failed {at}; `loginetl status` and the page of run {run_id} say why"
         return self._send(
             Condition.RUN_FAILED, text, active=True, job=job, run_id=run_id, failed_steps=list(failed_steps)
         )
 
     def run_succeeded(self, job: str, run_id: str) -> str | None:
-        """Tells that the first run of a job after a failed one succeeded."""
+        """Alerts that a job's first run after a failed one succeeded."""
         text = f"job {job} succeeded; run {run_id}"
         return self._send(Condition.RUN_FAILED, text, active=False, job=job, run_id=run_id)
 
     def test(self) -> str | None:
-        """Tells of nothing: alerts arrive."""
+        """Sends a test alert."""
         return self._send(Condition.TEST, "alerts of this installation arrive here", active=True)
 
     def _send(

@@ -1,6 +1,6 @@
 """What the sensors write onto assets' pages: observations of the queue, and results of the health checks.
 
-Such an event belongs to no run, and Dagster's API deletes no single one: so they are few enough to keep.
+Such an event belongs to no run, and Dagster's API cannot delete single ones, so few are written.
 docs/dagster.md has the numbers.
 """
 
@@ -12,13 +12,13 @@ import dagster as dg
 from loginetl_assets.assets.metadata import QUEUE
 from loginetl_assets.aws.sqs import LoginQueue, QueueDepth
 
-# A plot needs no more of a queue that is busy, and shows that the sensor lives while nothing happens.
+# A plot of a busy queue needs no more points; one of an idle queue shows that the sensor runs.
 MIN_INTERVAL = timedelta(minutes=5)
 MAX_INTERVAL = timedelta(hours=1)
 
 
 def observe_queue(instance: dg.DagsterInstance, queue: LoginQueue, depth: QueueDepth) -> None:
-    """Writes an observation of the queue where the newest one says something else, or is old."""
+    """Writes an observation of the queue where the newest one differs or is old."""
     for newest in instance.fetch_observations(QUEUE, limit=1).records:
         metadata = newest.asset_observation.metadata if newest.asset_observation else {}
         seen = {name: value.value for name, value in metadata.items() if name in vars(depth)}
@@ -30,7 +30,7 @@ def observe_queue(instance: dg.DagsterInstance, queue: LoginQueue, depth: QueueD
 
 
 def report_health(instance: dg.DagsterInstance, evaluations: Iterable[dg.AssetCheckEvaluation]) -> None:
-    """Writes those results that differ from the newest one of their check, whoever wrote it, or where that is old."""
+    """Writes each result that differs from the newest one of its check, whoever wrote it, or where that is old."""
     for one in evaluations:
         newest = instance.get_latest_asset_check_evaluation_record(one.asset_check_key)
         said = newest and newest.evaluation  # or what is planned, whatever its type says

@@ -16,7 +16,7 @@ from loginetl_assets.automation.observations import observe_queue, report_health
 from loginetl_assets.checks.health import evaluations
 from loginetl_assets.conditions import Condition
 from loginetl_assets.dagster_instance import ENDED, INSTALLATION_TAG, OurRuns, label_of, read_automation
-from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.errors import OperatorError, TransientError, counted
 from loginetl_assets.resources import LoginDatabaseResource, LoginQueueResource
 from loginetl_assets.steps.health import read_health
 from loginetl_assets.storage import batches
@@ -46,8 +46,8 @@ class Backlog:
     def __str__(self) -> str:
         """For people."""
         return (
-            f"{self.queued} messages wait, {self.pending_batches} batches are pending,"
-            f" {self.drains_in_flight} drains in flight, {self.runs_in_flight} runs in flight"
+            f"{counted(self.queued, 'message')} on the queue, {counted(self.pending_batches, 'batch')} pending,"
+            f" {counted(self.drains_in_flight, 'drain')} in flight, {counted(self.runs_in_flight, 'run')} in flight"
         )
 
 
@@ -65,8 +65,8 @@ def queue_depth_sensor(
         job_name=LOGIN_ETL,
         minimum_interval_seconds=TICK_SECONDS,
         default_status=default_status,
-        description="Starts drains while messages wait on the queue or batches wait in the landing; observes the asset"
-        " login_queue; reports runs failed whose worker has died.",
+        description="Starts drains while messages wait on the queue or batches are pending; observes the asset"
+        " login_queue; reports runs failed whose worker died.",
     )
     def queue_depth(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource
@@ -84,7 +84,7 @@ def queue_depth_sensor(
             at_work = ours.records(statuses=[one for one in dg.DagsterRunStatus if one not in ENDED])
             backlog = Backlog(depth.queued, pending, len(_drains(at_work)), len(at_work))
         except (OperatorError, TransientError) as error:
-            # A skipped tick says so in the UI; a failing one would fill the daemon's log for as long as it lasts.
+            # A skipped tick says so in the UI; a failing one would fill the daemon's log.
             return dg.SkipReason(str(error))
         wanted = backlog.wanted_drains(messages_per_run=messages_per_run, max_runs_in_flight=max_runs_in_flight)
         if not wanted:
@@ -128,8 +128,8 @@ def failed_run_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus)
     @dg.run_failure_sensor(
         name="failed_run",
         default_status=default_status,
-        description="Sends an alert for a failed run: job, run id, failed steps; no values. Of failures in a row at the"
-        " same steps only the first.",
+        description="Sends an alert for a failed run: job, run id, failed steps; no values. Of consecutive failures"
+        " at the same steps, only the first.",
     )
     def failed_run(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
@@ -150,8 +150,8 @@ def recovered_run_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStat
         run_status=dg.DagsterRunStatus.SUCCESS,
         name="recovered_run",
         default_status=default_status,
-        description="Sends an alert, that the failure is resolved, for the first run of a job that succeeds after a"
-        " failed one.",
+        description="Sends the alert that a failure is resolved for the first run of a job that succeeds after a failed"
+        " one.",
     )
     def recovered_run(context: dg.RunStatusSensorContext) -> None:
         run = context.dagster_run
@@ -184,18 +184,17 @@ def _failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.Dagst
 def health_sensor(alerts: Alerts, *, default_status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Builds the sensor that sends an alert when a condition of the pipeline's health starts, and when it is resolved.
 
-    It writes what it finds as results of the checks of health, too, so that the graph shows it where no run does. The
-    active conditions are its cursor, and each quarantined batch, so each alerts once, however long it lasts and
-    however many runs see it.
+    It also writes what it finds as results of the health checks, so that the graph shows it between runs. Its cursor
+    holds the active conditions and each quarantined batch, so each alerts once, however long it lasts and however many
+    runs see it.
     """
 
     @dg.sensor(
         name="health",
         minimum_interval_seconds=HEALTH_SECONDS,
         default_status=default_status,
-        description="Keeps the checks `health` and `queue_health` up to date between runs. Alerts once for each of:"
-        " quarantined batches, messages that wait too long, a queue or database that is unreachable, too many"
-        " rejections; and again when it is resolved.",
+        description="Keeps the checks `health` and `queue_health` up to date between runs. Alerts once when a condition"
+        " begins, such as quarantined batches or an unreachable queue, and once when it is resolved.",
     )
     def health(
         context: dg.SensorEvaluationContext, queue: LoginQueueResource, database: LoginDatabaseResource

@@ -28,8 +28,8 @@ def evaluations(
 
     Args:
         found: what was read; None where the database does not answer.
-        conditions: what is wrong, by name; a text is empty where it is not known whether it is wrong still.
-        settings: whose limits hold.
+        conditions: what is wrong, by name; a text is empty where it is unknown whether the condition still holds.
+        settings: the limits.
     """
     counts = found.as_metadata() if found else {}
     if counts.get("last_loaded_at"):
@@ -37,18 +37,16 @@ def evaluations(
     summary = found.summary(**settings.thresholds) if found else ""
     yield _evaluation(HEALTH, conditions, summary, counts)
     if found:
-        depth = {name: counts[name] for name in ("queued", "delayed", "in_flight")}
+        depth = {name: counts[name] for name in ("queued", "in_flight", "delayed")}
         of_queue = {name: text for name, text in conditions.items() if name in _OF_QUEUE}
-        said = (
-            "The queue answers, and is drained: {queued} messages wait, {in_flight} are in flight, {delayed} delayed."
-        )
-        yield _evaluation(QUEUE_HEALTH, of_queue, said.format_map(depth), depth)
+        said = f"The queue answers; its messages: {', '.join(f'{count} {name}' for name, count in depth.items())}."
+        yield _evaluation(QUEUE_HEALTH, of_queue, said.replace("_", " "), depth)
 
 
 def _evaluation(
     key: dg.AssetCheckKey, conditions: Mapping[str, str], healthy: str, counts: Mapping[str, Any]
 ) -> dg.AssetCheckEvaluation:
-    said = [f"{name}: {text or 'not known at the moment'}" for name, text in conditions.items()]
+    said = [f"{name}: {text or 'unknown at the moment'}" for name, text in conditions.items()]
     urgent = any(Condition(name).severity in {Severity.CRITICAL, Severity.ERROR} for name in conditions)
     return dg.AssetCheckEvaluation(
         asset_key=key.asset_key,
@@ -67,13 +65,15 @@ def _evaluation(
         dg.AssetCheckSpec(
             HEALTH.name,
             asset=HEALTH.asset_key,
-            description="No batch is quarantined, no message waits too long, queue and database answer, and of a day's"
-            " messages no more were rejected than LOGINETL_MAX_REJECTION_RATE allows.",
+            description="No batch is quarantined, no message waits too long, counts match, queue and database answer,"
+            " runs have workers, sensors and daemon are on where they are needed, and of the messages of 24 h no more"
+            " were rejected than LOGINETL_MAX_REJECTION_RATE allows.",
         ),
         dg.AssetCheckSpec(
             "queue_health",
             asset=QUEUE,
-            description="The queue answers, and its messages are drained.",
+            description="The queue answers, and where messages wait something was loaded within"
+            " LOGINETL_FRESHNESS_HOURS.",
         ),
     ],
 )

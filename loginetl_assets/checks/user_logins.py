@@ -32,9 +32,8 @@ from loginetl_assets.storage.tables import COUNTS
         dg.AssetCheckSpec(
             "duplicates",
             asset="user_logins",
-            description="Of the loaded rows, the table has no larger share more than once than"
-            " LOGINETL_MAX_DUPLICATE_RATE allows, and row-level security hides none of them. Counts shared devices and"
-            " shared IPs.",
+            description="The share of loaded rows that the table has more than once is at most"
+            " LOGINETL_MAX_DUPLICATE_RATE, and row-level security hides no row. Counts shared devices and shared IPs.",
         ),
     ],
 )
@@ -77,8 +76,8 @@ def _reconciled(sums: Sums, read: Read) -> Result:
     counts = " + ".join(f"{getattr(sums, name):,} {name}" for name in COUNTS)
     said = (
         f"Of {counted(sums.messages, 'message')} in {counted(read.batches, 'batch')}, {counts};"
-        f" {counted(sums.mismatched_batches, 'batch')} and {counted(sums.mismatched_rejections, 'rejection')} disagree"
-        " with the message ids in the ledger, where none may"
+        f" {counted(sums.mismatched_batches, 'batch')} and {counted(sums.mismatched_rejections, 'rejection')} differ"
+        " from the message ids in the ledger, where none may"
     )
     return _result(passed=not (sums.mismatched_batches or sums.mismatched_rejections), said=said, totals=sums)
 
@@ -87,11 +86,11 @@ def _duplicates(found: Duplicates, allowed: float) -> Result:
     said = (
         f"Of {counted(found.distinct_rows, 'distinct row')}, the table has {found.duplicate_rows:,} ({found.rate:.2%})"
         f" more than once, and LOGINETL_MAX_DUPLICATE_RATE allows {allowed:.2%};"
-        f" {counted(found.shared_devices, 'device')} and {counted(found.shared_ips, 'IP address')} have several users"
+        f" {counted(found.shared_devices, 'device')} and {counted(found.shared_ips, 'IP address')} are shared"
     )
     if found.rate > allowed:
         said += (
-            ". The view loginetl.duplicate_rows has them: where one event was sent as several messages, set"
+            ". The view loginetl.duplicate_rows shows them: where one event was sent as several messages, set"
             " LOGINETL_IDENTITY=event_id; where users log in several times a day, raise LOGINETL_MAX_DUPLICATE_RATE"
         )
     if found.filtered_by_row_level_security:

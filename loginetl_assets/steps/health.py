@@ -72,10 +72,10 @@ class Health:
     def summary(self, *, max_rejection_rate: float, freshness_hours: float) -> str:
         """Returns what is found where no condition holds, in a sentence."""
         return (
-            f"No batch is quarantined, {counted(self.totals.pending, 'message')} wait in the landing and"
-            f" {self.depth.queued if self.depth else 0:,} on the queue, none for more than {freshness_hours:g} h, and"
-            f" {self.rejection_rate:.2%} of {counted(self.masked_lately, 'message')} were rejected within"
-            f" {REJECTION_WINDOW.total_seconds() / 3600:g} h, where {max_rejection_rate:.2%} are allowed."
+            f"No batch is quarantined. Pending: {counted(self.totals.pending, 'message')}, on the queue:"
+            f" {self.depth.queued if self.depth else 0:,}; none may wait for more than {freshness_hours:g} h. Of"
+            f" {counted(self.masked_lately, 'message')} within {REJECTION_WINDOW.total_seconds() / 3600:g} h,"
+            f" {self.rejection_rate:.2%} were rejected, and {max_rejection_rate:.2%} may be."
         )
 
     @property
@@ -102,8 +102,9 @@ class Health:
             found[Condition.QUEUE_UNREACHABLE] = self.queue_error
         if self.quarantined:
             found[Condition.QUARANTINED_BATCHES] = (
-                f"{self.totals.quarantined_batches} batches cannot be read: `loginetl status` says why; once fixed,"
-                " `loginetl reprocess` brings them in; `loginetl batches give-up` counts what is gone for good as lost"
+                f"{counted(self.totals.quarantined_batches, 'batch')} cannot be read: `loginetl status` says why; once"
+                " fixed, `loginetl reprocess` reads what is quarantined; `loginetl batches give-up` counts what is gone"
+                " for good as lost"
             )
         # By its landing, not by its message: a replay brings old messages.
         landed, limit = self.totals.oldest_landed_at, timedelta(hours=freshness_hours)
@@ -120,17 +121,17 @@ class Health:
             )
         if self.runs_without_worker:
             found[Condition.RUNS_WITHOUT_WORKER] = (
-                f"{len(self.runs_without_worker)} runs have no heartbeat and were not reported failed: is"
-                " the queue_depth sensor on, and the daemon up? `loginetl run` does so too"
+                f"not reported failed, without a heartbeat: {counted(len(self.runs_without_worker), 'run')}; is the"
+                " queue_depth sensor on, and the daemon up? `loginetl run` reports them, too"
             )
         if self.rejection_rate > max_rejection_rate:
             found[Condition.TOO_MANY_REJECTED] = (
-                f"{self.rejected_lately} of {self.masked_lately} messages were rejected within"
+                f"{self.rejected_lately:,} of {counted(self.masked_lately, 'message')} were rejected within"
                 f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected summary`"
             )
         if mismatched := self.totals.mismatched_batches:
             found[Condition.COUNT_MISMATCH] = (
-                f"{mismatched} batches have settled more messages than they have: this is a bug, report it"
+                f"{counted(mismatched, 'batch')} settled more messages than landed: this is a bug, report it"
             )
         return found
 

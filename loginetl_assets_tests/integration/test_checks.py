@@ -76,10 +76,16 @@ def test_the_command_exits_non_zero_when_a_blocking_check_fails(pipeline: Pipeli
     assert pipeline.rows() == []
 
 
-def test_too_many_rejections_are_a_warning_and_no_failure(pipeline: Pipeline) -> None:
-    pipeline.send([login(), "{}"])
+@pytest.mark.parametrize(
+    ("invalid", "severity"), [(1, dg.AssetCheckSeverity.WARN), (9, dg.AssetCheckSeverity.ERROR)], ids=["some", "most"]
+)
+def test_too_many_rejections_are_a_warning_and_nearly_all_an_error_and_none_a_failure(
+    pipeline: Pipeline, invalid: int, severity: dg.AssetCheckSeverity
+) -> None:
+    pipeline.send([login(), *["{}"] * invalid])
     result = pipeline.run()
-    assert not checks(result)["rejection_rate"]
+    (found,) = (one for one in result.get_asset_check_evaluations() if one.check_name == "rejection_rate")
+    assert (found.passed, found.severity) == (False, severity)
     assert result.success
 
 
@@ -104,9 +110,9 @@ def test_every_check_says_what_it_found(pipeline: Pipeline) -> None:
         assert sentence, name
         assert "nowhere" not in sentence
     assert said["rejection_rate"] == (
-        "Of 3 messages, 2 (66.67%) were rejected, and 5.00% are allowed: 1 bad_ip, 1 not_a_login. `loginetl rejected"
-        " summary` lists the reasons, `loginetl rejected show` the shapes of bodies; once rule, sender or table is"
-        " corrected, `loginetl rejected replay` loads them."
+        "Of 3 messages, 2 (66.67%) were rejected, and 5.00% may be: 1 bad_ip, 1 not_a_login. `loginetl rejected"
+        " summary` lists the reasons, `loginetl rejected show` the redacted shapes of bodies; once rule, sender or"
+        " table is corrected, `loginetl rejected replay` loads them."
     )
     assert "Of 3 messages in 1 batch, 1 loaded + 0 duplicates + 2 rejected" in (said["counts_reconcile"] or "")
 

@@ -110,7 +110,9 @@ def test_each_condition_is_named_with_what_fixes_it(pipeline: Pipeline) -> None:
     result = pipeline.run()
     assert not checks(result)["health"]
     assert result.success, "a warning, not an error"
-    assert "loginetl reprocess" in _look(pipeline).conditions(**RULES)["quarantined_batches"]
+    said = _look(pipeline).conditions(**RULES)["quarantined_batches"]
+    assert said.startswith("1 batch cannot be read")
+    assert "loginetl reprocess" in said
     assert "raw batch" in str(_look(pipeline).quarantined[0].reason)
     pipeline.execute("UPDATE loginetl.batches SET landed_at = now() - interval '25 hours'")
     assert list(_look(pipeline).conditions(**RULES)) == ["quarantined_batches"], "no run brings it in"

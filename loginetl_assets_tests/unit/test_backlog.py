@@ -26,3 +26,8 @@ def test_a_backlog_gets_as_many_drains_as_it_needs_and_a_maximum_allows(
 ) -> None:
     backlog = Backlog(queued, pending, drains, runs)
     assert backlog.wanted_drains(messages_per_run=10, max_runs_in_flight=3) == wanted
+
+
+def test_a_backlog_counts_its_nouns() -> None:
+    said = "1 message on the queue, 2 batches pending, 1 drain in flight, 0 runs in flight"
+    assert str(Backlog(1, 2, 1, 0)) == said
