@@ -311,7 +311,7 @@ class Settings:
         "LOGINETL_AUTOMATION",
         choice(Automation),
         "whether sensors (the alerting ones too) and schedules run unless switched in the Dagster UI."
-        " `status` and `health` warn where it is on and the daemon gives no heartbeat, and where a daemon runs and"
+        " `status` and `health` warn where it is on and the daemon has no heartbeat, and where a daemon runs and"
         " sensors are off; an explicit `off` turns these warnings off (runs started by cron)",
         otherwise="`on` in local, else off",
     )
@@ -325,12 +325,12 @@ class Settings:
     dagster_url: str | None = setting(
         "LOGINETL_DAGSTER_URL",
         PAGE,
-        "the Dagster UI's address, as the people see it whom alerts reach: these then link to the run",
+        "the Dagster UI's address for those who read alerts: these then link to the run",
     )
     runbook_url: str | None = setting(
         "LOGINETL_RUNBOOK_URL",
         PAGE,
-        "the runbook's address, as they see it: alerts then link to the section of their condition"
+        "the runbook's address for those who read alerts: these then link to the section of their condition"
         " (`#queue_unreachable`)",
     )
 

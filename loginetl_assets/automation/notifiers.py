@@ -115,7 +115,7 @@ class Alerts:
     def run_failed(self, job: str, run_id: str, failed_steps: Sequence[str]) -> str | None:
         """Alerts that a run failed; the error's text stays on the run's page."""
         at = f"at {', '.join(failed_steps)}" if failed_steps else "outside its steps: its process died or did not start"
-        text = f"job {job} failed {at}; `loginetl status` and the page of run {run_id} say why"
+        text = f"job {job} failed {at}; the page of run {run_id} says why"
         return self._send(
             Condition.RUN_FAILED, text, active=True, job=job, run_id=run_id, failed_steps=list(failed_steps)
         )

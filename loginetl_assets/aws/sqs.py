@@ -19,7 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from loginetl_assets.aws import session as aws
-from loginetl_assets.errors import OperatorError, TransientError
+from loginetl_assets.errors import OperatorError, TransientError, counted
 from loginetl_assets.logins.message import QueuedMessage
 
 if TYPE_CHECKING:
@@ -133,9 +133,9 @@ class LoginQueue:
             if failed := response.get("Failed"):
                 place = sent + len(failed)
                 raise OperatorError(
-                    f"the queue took {sent} messages and refused {len(failed)} of those up to number {place}"
-                    f" ({failed[0].get('Code', 'no code')}): take those out that are empty, too long or"
-                    " hold control characters, and send the rest again"
+                    f"the queue accepted {counted(sent, 'message')} and refused {len(failed):,} of the first {place:,}"
+                    f" ({failed[0].get('Code', 'no code')}): remove those that are empty, too long or"
+                    " have control characters, and send the rest again"
                 )
         return sent
 
@@ -298,7 +298,7 @@ def _explained(error: Exception, url: str, *, embedded: bool) -> Exception:
         return OperatorError(f"there is no queue {name} at {host}: {remedy}")
     if code in _REFUSED:
         return OperatorError(
-            f"AWS refuses these credentials queue {name}: they need sqs:ReceiveMessage, sqs:DeleteMessage,"
+            f"AWS denies these credentials queue {name}: grant them sqs:ReceiveMessage, sqs:DeleteMessage,"
             " sqs:ChangeMessageVisibility and sqs:GetQueueAttributes (and kms:Decrypt on an encrypted queue)"
         )
     if code in _CREDENTIALS:

@@ -4,6 +4,7 @@ A `put` is atomic: an object is there whole or not at all. Nothing is ever overw
 """
 
 import json
+import os
 import re
 import shlex
 import stat
@@ -197,12 +198,17 @@ class Landing:
                 f"there is no bucket for the landing at {url}: create it or correct LOGINETL_LANDING_URL"
             )
         if url.startswith("file:"):
-            return OperatorError(f"cannot {action} the landing at {url} ({_why(error)}): check LOGINETL_LANDING_URL")
+            return OperatorError(
+                f"cannot {action} the landing at {url} ({_why(error)}): fix the disk or its mount, or set"
+                " LOGINETL_LANDING_URL to another directory"
+            )
         return TransientError(f"cannot {action} the landing at {url} just now ({type(error).__name__})")
 
 
 def _why(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or type(error).__name__)
+    number = re.search(r"\(os error (\d+)\)", str(error))  # all that obstore says of an OSError
+    strerror = os.strerror(int(number[1])) if number else getattr(error, "strerror", None)
+    return str(strerror or type(error).__name__)
 
 
 def _open_directory(directory: Path, url: str) -> LocalStore:

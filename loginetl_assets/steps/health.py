@@ -103,8 +103,7 @@ class Health:
         if self.quarantined:
             found[Condition.QUARANTINED_BATCHES] = (
                 f"{counted(self.totals.quarantined_batches, 'batch')} cannot be read: `loginetl status` says why; once"
-                " fixed, `loginetl reprocess` reads what is quarantined; `loginetl batches give-up` counts what is gone"
-                " for good as lost"
+                " fixed, `loginetl reprocess` loads them; `loginetl batches give-up` counts as lost what exists nowhere"
             )
         # By its landing, not by its message: a replay brings old messages.
         landed, limit = self.totals.oldest_landed_at, timedelta(hours=freshness_hours)
@@ -121,17 +120,18 @@ class Health:
             )
         if self.runs_without_worker:
             found[Condition.RUNS_WITHOUT_WORKER] = (
-                f"not reported failed, without a heartbeat: {counted(len(self.runs_without_worker), 'run')}; is the"
+                f"{counted(len(self.runs_without_worker), 'run')} without a heartbeat, not yet reported failed: is the"
                 " queue_depth sensor on, and the daemon up? `loginetl run` reports them, too"
             )
         if self.rejection_rate > max_rejection_rate:
             found[Condition.TOO_MANY_REJECTED] = (
-                f"{self.rejected_lately:,} of {counted(self.masked_lately, 'message')} were rejected within"
-                f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: see `loginetl rejected summary`"
+                f"{self.rejected_lately:,} of {counted(self.masked_lately, 'message')} rejected within"
+                f" {REJECTION_WINDOW.total_seconds() / 3600:g} h: `loginetl rejected summary` counts them by reason;"
+                " once fixed, `loginetl rejected replay` loads them"
             )
         if mismatched := self.totals.mismatched_batches:
             found[Condition.COUNT_MISMATCH] = (
-                f"{counted(mismatched, 'batch')} settled more messages than landed: this is a bug, report it"
+                f"more messages settled than landed in {counted(mismatched, 'batch')}: this is a bug, report it"
             )
         return found
 

@@ -114,7 +114,7 @@ def delete_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]
     deleted, tokens = _found(connection, "delete_rows", delete, which)
     if deleted < matching:  # they were locked: nobody else has removed them
         raise OperatorError(
-            f"{matching - deleted} rows of {table} were not deleted, since a trigger of it passes them over:"
+            f"{matching - deleted} rows of {table} were not deleted, since a trigger of it skips them:"
             " disable it, then erase again; rows and vault are as they were"
         )
     activity.fold(connection)

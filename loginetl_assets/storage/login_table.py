@@ -73,8 +73,8 @@ def every_row(database: LoginDatabase) -> Iterator[Connection]:
         if is_filtered(connection):
             role = connection.scalars(named("read_role", select(func.current_user()))).one()
             raise OperatorError(
-                f"row-level security hides rows of {login_table(connection)} from role {role}, and what is decided by"
-                f" the others would be wrong: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without"
+                f"row-level security hides rows of {login_table(connection)} from role {role}, and the result would be"
+                f" wrong without them: ALTER ROLE {role} BYPASSRLS, or connect as the table's owner without"
                 " FORCE ROW LEVEL SECURITY"
             )
         yield connection

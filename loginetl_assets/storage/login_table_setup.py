@@ -172,7 +172,7 @@ def _refuse_ambiguous(connection: Connection, found: Relation | None) -> None:
     seen = find_relation(connection, _FIRST_ON_SEARCH_PATH, name=DEFAULT_TABLE.name, ours=OUR_SCHEMA)
     if seen is not None and seen != found:
         raise OperatorError(
-            f"{DEFAULT_TABLE.name} is {seen.sql} to this session, by its search_path: set LOGINETL_TABLE to"
+            f"by its search_path this session takes {seen.sql} for {DEFAULT_TABLE.name}: set LOGINETL_TABLE to"
             f" {TableName(seen.schema, seen.name)} or to {DEFAULT_TABLE}, whichever holds the logins"
         )
 

@@ -118,7 +118,7 @@ def refuse_indexing(connection: Connection, table: Relation, missing: Sequence[s
     may_create, role = connection.execute(_MAY_CREATE, {"schema": table.schema}).one()
     if not (table.is_owner and may_create):
         raise OperatorError(
-            f"{table.sql} is {table.owner}'s, and role {role} may not index it: run `loginetl migrate` as"
+            f"{table.sql} belongs to {table.owner}, and role {role} may not index it: run `loginetl migrate` as"
             f" its owner, with the right to create in its schema, or let the owner run `{wanted}` first"
         )
     for name in missing:
@@ -126,6 +126,6 @@ def refuse_indexing(connection: Connection, table: Relation, missing: Sequence[s
         # One whose building was interrupted is dropped: no query uses it, and IF NOT EXISTS finds it.
         if taken and not connection.scalars(_IS_UNFINISHED, {"index": taken.oid, "table": table.oid}).one():
             raise OperatorError(
-                f"{taken.sql} is there already, and no index of {table.sql} as we need it: rename it, or index"
+                f"{taken.sql} exists, and is not the index of {table.sql} that loginetl needs: rename it, or index"
                 f" {', '.join(INDEXES[name])} under another name, then run `loginetl migrate`"
             )

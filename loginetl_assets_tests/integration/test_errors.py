@@ -382,7 +382,9 @@ def the_disk_of_the_landing_is_full(scene: Scene) -> Fault:
 
 
 def the_landing_is_read_only(scene: Scene) -> Fault:
-    return Fault(["LOGINETL_LANDING_URL"], landing(scene), within=wrapped_in_mount(scene, "ro"))
+    return Fault(
+        ["Read-only file system", "LOGINETL_LANDING_URL"], landing(scene), within=wrapped_in_mount(scene, "ro")
+    )
 
 
 def no_file_may_be_that_large(scene: Scene) -> Fault:
@@ -390,7 +392,9 @@ def no_file_may_be_that_large(scene: Scene) -> Fault:
     # on macOS. In units of 512 bytes; what else the program writes is smaller, and Dagster writes to Postgres.
     unmeasured = {"COVERAGE_PROCESS_CONFIG": None}  # coverage could not write its file either, and would say so
     settings = {**landing(scene), **unmeasured}
-    return Fault(["LOGINETL_LANDING_URL"], settings, within=["sh", "-c", 'ulimit -f 8 && exec "$@"', "sh"])
+    return Fault(
+        ["File too large", "LOGINETL_LANDING_URL"], settings, within=["sh", "-c", 'ulimit -f 8 && exec "$@"', "sh"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def test_the_webhook_gets_the_alert_as_json() -> None:
     at = datetime.fromisoformat(str(body.pop("time")))
     assert at.utcoffset() == timedelta()
     assert body == {
-        "text": "loginetl (production) error: run_failed: job login_etl failed at user_logins; `loginetl status` and"
-        " the page of run r-1 say why\nrun: https://dagster.example/runs/r-1"
+        "text": "loginetl (production) error: run_failed: job login_etl failed at user_logins;"
+        " the page of run r-1 says why\nrun: https://dagster.example/runs/r-1"
         "\nrunbook: https://example.com/runbook.md#run_failed",
         "condition": "run_failed",
         "active": True,
