@@ -8,7 +8,7 @@ class Severity(StrEnum):
     """How soon a person is needed, in the words that paging services take."""
 
     CRITICAL = "critical"  # no login reaches the table until it is resolved
-    ERROR = "error"  # something failed, and the rest goes on
+    ERROR = "error"  # something failed, and the rest continues
     WARNING = "warning"
     INFO = "info"  # nothing is wrong
 

@@ -93,7 +93,7 @@ class RunSummary(StepTotals):
             found.append(f"the table refused {counted(refused, 'row')}: {by_reason}")
         if self.runs_with_many_rejected:
             allowed = "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows"
-            found.append(f"{allowed}: `loginetl rejected list`")
+            found.append(f"{allowed}: `loginetl rejected summary`")
         if postponed := self.raw_login_messages.postponed:
             found.append(f"{counted(postponed, 'payload')} could not be read just now: SQS delivers the message again")
         if self.report_failures:
