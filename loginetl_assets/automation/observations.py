@@ -30,13 +30,14 @@ def observe_queue(instance: dg.DagsterInstance, queue: LoginQueue, depth: QueueD
 
 
 def report_health(instance: dg.DagsterInstance, evaluations: Iterable[dg.AssetCheckEvaluation]) -> None:
-    """Writes each result that differs from the newest one of its check, whoever wrote it, or where that is old."""
+    """Writes each result that differs from the newest one of its check, or where that is old, or not shown."""
     for one in evaluations:
         newest = instance.get_latest_asset_check_evaluation_record(one.asset_check_key)
         said = newest and newest.evaluation  # or what is planned, whatever its type says
         if newest and isinstance(said, dg.AssetCheckEvaluation):
             same = (said.passed, said.severity) == (one.passed, one.severity)
             same &= said.metadata.get("conditions") == one.metadata.get("conditions")
+            same &= _is_shown(instance, said, newest.run_id, newest.create_timestamp)
             is_written = same and _age(newest.create_timestamp) < MAX_INTERVAL
         else:
             # A run has announced the check, and it reports unless it fails before; so a condition does not wait for it.
@@ -44,6 +45,18 @@ def report_health(instance: dg.DagsterInstance, evaluations: Iterable[dg.AssetCh
             is_written = run is not None and not run.is_finished
         if not is_written:
             instance.report_runless_asset_event(one)
+
+
+def _is_shown(instance: dg.DagsterInstance, newest: dg.AssetCheckEvaluation, run_id: str, created_at: float) -> bool:
+    """Returns whether the Dagster UI takes a result for one of the asset's latest materialization.
+
+    Of two runs that overlap, the one with the newest result need not have materialized last: it shows "not evaluated".
+    """
+    target = newest.target_materialization_data  # None where no run has written it
+    return all(
+        run_id == latest.run_id or (target.storage_id == latest.storage_id if target else created_at > latest.timestamp)
+        for latest in instance.fetch_materializations(newest.asset_key, limit=1).records
+    )
 
 
 def _age(timestamp: float) -> timedelta:

@@ -292,9 +292,11 @@ def _explained(error: Exception, url: str, *, embedded: bool) -> Exception:
         if embedded:
             remedy = "`loginetl down`, then `loginetl up`, makes it again, without the messages that it had"
         elif _AWS_HOST.match(parts.hostname or ""):
-            remedy = "check LOGINETL_QUEUE_URL, and that AWS_PROFILE or AWS_* keys are of its account"
+            remedy = "create it, or check LOGINETL_QUEUE_URL, and that AWS_PROFILE or AWS_* keys are of its account"
         else:
-            remedy = "check LOGINETL_QUEUE_URL and, as emulators keep queues by region, AWS_DEFAULT_REGION"
+            remedy = (
+                "create it, or check LOGINETL_QUEUE_URL and, as emulators keep queues by region, AWS_DEFAULT_REGION"
+            )
         return OperatorError(f"there is no queue {name} at {host}: {remedy}")
     if code in _REFUSED:
         return OperatorError(

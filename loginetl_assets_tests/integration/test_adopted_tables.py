@@ -253,7 +253,7 @@ def test_what_a_role_may_not_make_is_said_before_anything_is_made(server: Server
         server.migrate()
     server.execute("CREATE SCHEMA public", "GRANT USAGE ON SCHEMA public TO PUBLIC", TABLE, user="postgres")
     with pytest.raises(
-        OperatorError, match=r"postgres's.*CREATE INDEX user_logins_by_user ON public\.user_logins"
+        OperatorError, match=r"belongs to postgres,.*CREATE INDEX user_logins_by_user ON public\.user_logins"
     ) as raised:
         server.migrate()
     assert server.execute("SELECT to_regnamespace('loginetl')") == [(None,)]

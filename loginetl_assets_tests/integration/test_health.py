@@ -240,6 +240,18 @@ def test_a_result_that_does_not_change_is_written_once_in_a_while(
     assert _written(lasting.instance) == 4
 
 
+def test_a_result_that_an_overlapping_run_hides_is_written_again_once(lasting: Pipeline) -> None:
+    sensor, instance = _Sensor(lasting), lasting.instance
+    lasting.run()
+    instance.report_runless_asset_event(dg.AssetMaterialization("user_logins"))  # as of a run that ends later
+
+    for _ in range(2):
+        sensor.tick()
+
+    assert _written(instance) == 1
+    assert _health(instance, "user_logins", "health").target_materialization_data is None, "the sensor's own"
+
+
 def test_a_run_that_is_about_to_report_is_not_anticipated_unless_it_ends_without(lasting: Pipeline) -> None:
     instance, job = lasting.instance, lasting.definitions.resolve_job_def("login_etl")
     run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
