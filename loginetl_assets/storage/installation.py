@@ -76,13 +76,13 @@ def check_belonging(connection: Connection, role: KeysetRole, check_values: Mapp
     if known and known.keys().isdisjoint(check_values):
         raise OperatorError(
             f"{setting} has none of the {role} keys that this database was written with"
-            f" ({', '.join(map(str, sorted(known)))}): set the keyset that has"
+            f" ({', '.join(map(str, sorted(known)))}): set the keyset that has them"
         )
     for key_id in known.keys() & check_values.keys():
         if known[key_id] != check_values[key_id]:
             raise OperatorError(
                 f"{setting} has another key under the id {key_id} than the one that this database was written with:"
-                " set the keyset that has the right one"
+                " set the keyset that has the right key"
             )
     return set(known)
 
