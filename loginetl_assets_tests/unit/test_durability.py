@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import tink
 
-from loginetl_assets.durable import write_once
+from loginetl_assets.durable import write_new, write_once
+from loginetl_assets.errors import SettingsError
 from loginetl_assets.keys.keyring import OFFICER_FILE, TEMPLATES, Keyring
 from loginetl_assets.keys.keysets import keyset_json, replace_keyset
 from loginetl_assets.keys.new_keys import create_keysets
@@ -76,6 +77,13 @@ def test_a_keyset_that_is_written_is_there_after_a_power_cut(tmp_path: Path, syn
     path = tmp_path / "keyset.json"
     write_once(path, "text")
     assert syncs.holds(path, tmp_path)
+
+
+def test_a_new_file_whose_name_another_process_took_is_not_told_as_written(tmp_path: Path) -> None:
+    taken = tmp_path / "keyset.json"
+    taken.symlink_to("nothing")  # taken, and not seen by a look before
+    with pytest.raises(SettingsError, match="is there already"):
+        write_new({taken: "text"})
 
 
 def test_keys_that_are_made_on_first_use_are_there_after_a_power_cut(tmp_path: Path, syncs: Syncs) -> None:
