@@ -10,7 +10,7 @@ app = typer.Typer(no_args_is_help=True, help="Alerts of failed runs and degraded
 
 @app.command()
 def test() -> None:
-    """Send one alert as the sensors do, and say what came back."""
+    """Send one alert as the sensors do, and print the response."""
     from loginetl_assets.automation.notifiers import Alerts, configured_notifier
 
     settings = Settings.from_environment()

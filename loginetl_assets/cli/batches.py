@@ -7,7 +7,7 @@ import typer
 
 from loginetl_assets.cli.console import AsJson, Yes, confirm, err, note, print_json, print_record, print_rows
 from loginetl_assets.cli.environment import configured_services
-from loginetl_assets.errors import SettingsError
+from loginetl_assets.errors import SettingsError, counted
 
 app = typer.Typer(no_args_is_help=True, help="List, show, give up and register batches of the landing.")
 
@@ -48,7 +48,7 @@ def give_up(
 ) -> None:
     """Count the pending messages of a quarantined batch as lost: its object is gone for good.
 
-    Until retention passes it, `loginetl reprocess` with its id takes it back, should the object turn up again.
+    Should its object be restored before retention removes the batch, `loginetl reprocess` with its id reads it again.
     """
     from loginetl_assets.storage import batches
 
@@ -58,11 +58,11 @@ def give_up(
     with database.transaction() as connection:
         found = batches.get_batch(connection, batch_id)
     if found.state == batches.BatchState.QUARANTINED:
-        question = f"Count {found.pending} messages of batch {batch_id} as lost?"
+        question = f"Count {counted(found.pending, 'message')} of batch {batch_id} as lost?"
         confirm(question, yes=yes, otherwise="nothing was given up")
     with database.transaction() as connection:
         lost = batches.give_up(connection, batch_id, reason.strip())
-    note(f"gave up batch {batch_id}: {lost} messages are lost")
+    note(f"gave up batch {batch_id}: {counted(lost, 'message')} lost")
 
 
 @app.command()
@@ -80,13 +80,13 @@ def register() -> None:
     landing = services.bound_landing(database)
     found, _ = register_objects(database, landing, services.keyring, before=datetime.now(UTC) - REGISTER_AGE)
     note(
-        f"registered {found.registered_batches} batches with {found.registered_messages} messages; objects younger than"
-        f" {REGISTER_AGE.total_seconds() / 3600:g} h are left to the runs that may be writing them"
+        f"registered {counted(found.registered_batches, 'batch')} with {counted(found.registered_messages, 'message')};"
+        f" objects younger than {REGISTER_AGE.total_seconds() / 3600:g} h are left to the runs that may be writing them"
     )
     if found.registered_batches:
         err.print("next: `loginetl run`, or the queue_depth sensor, loads them")
     if found.unreadable_objects:
         note(
-            f"[yellow]{found.unreadable_objects} objects cannot be decrypted and are left:[/] set"
+            f"[yellow]{counted(found.unreadable_objects, 'object')} cannot be decrypted:[/] set"
             " LOGINETL_KEYSET_LANDING to the keyset that they were encrypted with, or delete what is not loginetl's"
         )

@@ -27,7 +27,7 @@ from rich.table import Column, Table
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, TransientError, withheld
 from loginetl_assets.steps.progress import SECONDS_BETWEEN_LINES
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 done and something needs a person."
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 done, and a person has to look."
 
 out = Console()
 err = Console(stderr=True)
@@ -199,7 +199,7 @@ def progress(clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[
             bars.update(tasks[step], completed=done, total=total)
             if not err.is_terminal and clock() - written_at.setdefault(step, clock()) >= SECONDS_BETWEEN_LINES:
                 written_at[step] = clock()
-                err.print(f"{step} {done:,} of {total:,} messages")
+                err.print(f"{step}: {done:,} of {total:,}")
 
         yield show
 

@@ -42,7 +42,7 @@ def export(
     from loginetl_assets.storage.login_table import export_csv, export_parquet
 
     if file.suffix not in {".csv", ".parquet"} and file != Path("-"):
-        raise SettingsError(f"the suffix of {file} is neither .csv nor .parquet: it says what is written")
+        raise SettingsError(f"{file} ends in neither .csv nor .parquet: name such a file, or - for CSV to stdout")
     with configured_services().database().transaction() as connection:
         try:
             if file.suffix == ".parquet":
@@ -66,10 +66,10 @@ def export(
 
 @app.command()
 def migrate() -> None:
-    """Bring schema `loginetl` in Postgres to this version's state."""
+    """Create schema `loginetl` in Postgres, or upgrade it to this version."""
     from loginetl_assets.storage.database import LoginDatabase
 
     services = configured_services()
     database = LoginDatabase(services.database_url, application_name="loginetl migrate")
     database.migrate(services.settings.login_table, services.settings.vault_days)
-    note(f"schema loginetl is up to date; logins go to {escape(str(services.settings.table))}")
+    note(f"schema loginetl is up to date; logins are loaded into {escape(str(services.settings.table))}")

@@ -1,4 +1,4 @@
-"""`loginetl demo`: sends the sample messages, runs the pipeline, and explains what became of them."""
+"""`loginetl demo`: sends the sample messages, runs the pipeline, and explains the results."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,8 @@ _LENGTH = 22  # of a value that is shown: as sent and as stored, beside their na
 
 _EXPLANATION = (
     "IP addresses and device ids are stored as tokens: a value has the same token on every row and every day. The first"
-    " two users share a device, so their rows share a token. Such are the shared devices below: a family's tablet, or"
-    " accounts in other hands. Who reads the table learns no value; the privacy officer's key recovers it from a vault."
+    " two users share a device, so their rows share a token. The results count such shared devices: a family's tablet,"
+    " or stolen accounts. Who reads the table learns no value; the privacy officer's key recovers it from a vault."
 )
 
 
@@ -38,7 +38,7 @@ def _meanings(table: str) -> dict[str, str]:
         "rejected": "kept encrypted, with a reason: below",
         "duplicate rows": "equal logins, sent as two messages",
         "shared devices": "that several users have",
-        "shared IPs": "likewise",
+        "shared IPs": "that several users have",
     }
 
 
@@ -46,7 +46,7 @@ _NEXT = {
     "ui": "the Dagster UI; messages sent meanwhile are loaded",
     "send --sample": "100 more messages",
     "report": "charts of the logins, in one HTML file",
-    "status": "what is where, and what is wrong",
+    "status": "addresses, counts, and what is wrong",
     "psql -c 'TABLE loginetl.shared_devices'": "shared devices",
     "rejected list": "rejected messages",
     "export logins.csv": "the table as a file; or .parquet",
@@ -107,7 +107,7 @@ def _show_rejected(services: "Services") -> None:
         out.print(
             f"\n[bold]Why a message was rejected[/]\n{one['reason']}: {Reason(one['reason']).meaning}",
             f"[cyan]{escape(one['redacted_shape'])}[/]",
-            "Its redacted shape: letters as x, digits as 9. The body is kept, encrypted, to be replayed.",
+            "Its redacted shape: letters as x, digits as 9. The body is kept, encrypted, and can be replayed.",
             sep="\n",
             highlight=False,
         )

@@ -22,7 +22,7 @@ app = typer.Typer()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="The port of the Dagster UI, on 127.0.0.1.")] = 3000,
 ) -> None:
-    """Open the Dagster UI with its daemon; sensors are on in the local environment."""
+    """Serve the Dagster UI and run the Dagster daemon; sensors are on in the local environment."""
     services = configured_services()
     with socket.socket() as probe:  # `dagster dev` would go on without its UI, for ever
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,7 +46,7 @@ def ui(
 
 @app.command()
 def up() -> None:
-    """Start the embedded Postgres and SQS, make local keys, bring the schema up to date."""
+    """Start the embedded Postgres and SQS, create local keys, migrate the schema."""
     services = local_services("up")
     services.keyring.make_missing()
     if services.needs_stack:

@@ -14,7 +14,7 @@ from loginetl_assets.cli.console import EXIT_CODES, exit_code_of, out, unless_cl
 
 app = typer.Typer(
     name="loginetl",
-    help="Login events from SQS into Postgres, with the personal data masked.",
+    help="Load login events from SQS into Postgres, with IP addresses and device ids masked.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,

@@ -9,7 +9,7 @@ from rich.markup import escape
 from loginetl_assets.cli.console import AsJson, Yes, confirm, err, note, out, print_json, print_rows
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.cli.run import process_landed
-from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, counted
 
 if TYPE_CHECKING:
     from loginetl_assets.services import Services
@@ -22,7 +22,9 @@ app = typer.Typer(
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Message ids, as `loginetl rejected list` shows them.")]
 OfReason = Annotated[str, typer.Option("--reason", help="Only this reason.")]
-Since = Annotated[str, typer.Option(help="Only those rejected at or after this time (ISO 8601; UTC if it says none).")]
+Since = Annotated[
+    str, typer.Option(help="Only those rejected at or after this time (ISO 8601; UTC without an offset).")
+]
 Until = Annotated[str, typer.Option(help="Only those rejected before this time.")]
 All = Annotated[bool, typer.Option("--all", help="Every rejected message.")]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most this many, newest first.")]
@@ -104,21 +106,23 @@ def redacted_shapes(
 
 @app.command()
 def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Until = "", every: All = False) -> None:
-    """Validate rejected messages again, with the current rules, and load those that pass; each exactly once."""
+    """Validate rejected messages with the current validation rules, and load those that pass; each exactly once."""
     from loginetl_assets.steps.replay import replay_rejected
 
     _require_choice(ids, reason, since, until, every)
     services, database, which = _selected(ids, reason, since, until)
     landing = services.bound_landing(database)
     counts = replay_rejected(database, landing, services.payloads(), services.keyring, which)
-    err.print(f"replayed {counts.messages} messages")
+    err.print(f"replayed {counted(counts.messages, 'message')}")
     found = []
     if counts.postponed:
-        found.append(f"{counts.postponed} stay rejected, their payload cannot be read just now: replay them later")
+        found.append(
+            f"still rejected: {counted(counts.postponed, 'message')} whose payload could not be read; replay later"
+        )
     if counts.undecryptable:
         found.append(
-            f"{counts.undecryptable} cannot be decrypted and stay rejected: set LOGINETL_KEYSET_REJECTS to the keyset"
-            " that they were encrypted with"
+            f"still rejected: {counted(counts.undecryptable, 'message')} whose body cannot be decrypted; set"
+            " LOGINETL_KEYSET_REJECTS to the keyset that encrypted it"
         )
     if counts.messages:
         try:
@@ -133,9 +137,9 @@ def replay(ids: Ids = None, reason: OfReason = "", since: Since = "", until: Unt
 def drop(
     ids: Ids = None, reason: OfReason = "", since: Since = "", until: Until = "", every: All = False, yes: Yes = False
 ) -> None:
-    """Delete rejected bodies; their ids stay, so that a redelivery is not loaded, and count as erased.
+    """Delete rejected bodies for good; the messages count as erased.
 
-    The batch that they came with stays in the landing until retention.
+    Their ids stay, so that a redelivery is not loaded, and so does their batch in the landing, until retention.
     """
     from loginetl_assets.storage import rejections
 
@@ -146,11 +150,11 @@ def drop(
     if not message_uuids:
         err.print("no rejected message matches")
         return
-    question = f"Delete the bodies of {len(message_uuids)} rejected messages for good?"
+    question = f"Delete the bodies of {counted(len(message_uuids), 'rejected message')} for good?"
     confirm(question, yes=yes, otherwise="nothing was dropped")
     with database.transaction() as connection:
         rejections.erase(connection, message_uuids)
-    err.print(f"dropped {len(message_uuids)} messages")
+    err.print(f"dropped {counted(len(message_uuids), 'message')}")
 
 
 def _require_choice(*criteria: object) -> None:
@@ -177,7 +181,7 @@ def _selected(
             unknown = set(named).difference(matching_ids(connection, Selection(named)))
         if unknown:
             raise OperatorError(
-                f"{len(unknown)} of the messages named are not rejected, {min(unknown)} among them: see"
-                " `loginetl rejected list`"
+                f"of the messages named, these are not rejected: {', '.join(sorted(map(str, unknown)))}; see `loginetl"
+                " rejected list`"
             )
     return services, database, which

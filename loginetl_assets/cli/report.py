@@ -23,7 +23,7 @@ app = typer.Typer()
 def report(
     output: Annotated[Path, typer.Option(help="The file to write; - for stdout.")] = Path("login-activity.html"),
     recount: Annotated[
-        bool, typer.Option("--recount", help="Count all rows first: after rows were changed by other programs.")
+        bool, typer.Option("--recount", help="Count all rows again first, where other programs changed some.")
     ] = False,
 ) -> None:
     """Write charts of logins, versions, locales, rejections and lag, and where all messages are, as one HTML file."""

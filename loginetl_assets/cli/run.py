@@ -53,7 +53,7 @@ def send_bodies(services: "Services", bodies: list[str]) -> None:
 
         def shown() -> Iterator[str]:
             for done, body in enumerate(bodies):
-                show("sending", done, len(bodies))
+                show("messages sent", done, len(bodies))
                 yield body
 
         sent = queue.send(shown())
@@ -69,7 +69,7 @@ def run(
 ) -> None:
     """Drain the queue until it is empty: mask, load, check; then show the results.
 
-    Exit code 3: it ran to its end, and a batch was quarantined, the table refused rows, more was rejected than
+    Exit code 3: done, and a batch was quarantined, the table refused rows, more messages were rejected than
     LOGINETL_MAX_REJECTION_RATE allows, or payloads could not be read. 1: it failed.
     """
     services = configured_services(queue_url)
@@ -144,10 +144,10 @@ def tell_problems(summary: "RunSummary") -> None:
     Raises:
         NeedsAttentionError: a person should look at the results.
     """
-    if summary.steps_tried_again:
+    if summary.steps_retried:
         note(
-            f"[yellow]steps tried again:[/] {summary.steps_tried_again}; the counts above are of their last try,"
-            " `loginetl status` has them all"
+            f"[yellow]steps retried:[/] {summary.steps_retried}; the counts above are of their last attempt,"
+            " `loginetl status` has the totals"
         )
     for warning in dict.fromkeys(summary.warnings):
         note(f"[yellow]check did not pass:[/] {warning}")
@@ -172,8 +172,8 @@ def _load_progress(services: "Services") -> Iterator[None]:
                 now = totals(connection)
             landed = now.messages - before.messages
             expected = max(queued, landed)
-            show("drained", landed, expected)
-            show("loaded", landed - now.pending + before.pending, expected + before.pending)
+            show("messages drained", landed, expected)
+            show("messages settled", landed - now.pending + before.pending, expected + before.pending)
 
     with progress() as show, ThreadPoolExecutor(1) as pool:
         pool.submit(watch)  # nobody asks for its errors: the run itself meets and reports them

@@ -36,7 +36,7 @@ REPORT = "login_activity"  # what fails there has loaded all the same
 
 @dataclass(frozen=True)
 class RunSummary(StepTotals):
-    """What a run did, or several added up: the totals of each asset; of a step that was tried again, its last try's."""
+    """What a run did, or several added up: the totals of each asset; of a step that was retried, its last attempt's."""
 
     raw_login_messages: DrainTotals = DrainTotals()
     masked_logins: MaskTotals = MaskTotals()
@@ -44,7 +44,7 @@ class RunSummary(StepTotals):
     table: Duplicates = Duplicates()
     rejections: Counter[str] = field(default_factory=Counter)  # by reason
     runs_with_many_rejected: int = 0  # more than LOGINETL_MAX_REJECTION_RATE allows
-    steps_tried_again: int = 0
+    steps_retried: int = 0
     warnings: tuple[str, ...] = ()  # checks that did not pass
     report_failures: tuple[str, ...] = ()  # why the report was not made; all else was done
     seconds: float = 0.0
@@ -66,7 +66,7 @@ class RunSummary(StepTotals):
                 totals["runs_with_many_rejected"] = int(not check.passed)
         return cls(
             **totals,
-            steps_tried_again=sum(event.is_step_restarted for event in result.all_events),
+            steps_retried=sum(event.is_step_restarted for event in result.all_events),
             warnings=tuple(f"{check.asset_key.to_user_string()}: {check.check_name}" for check in _not_passed(result)),
             report_failures=() if result.success else (_failure(result),),
         )
@@ -95,7 +95,7 @@ class RunSummary(StepTotals):
             allowed = "more messages were rejected than LOGINETL_MAX_REJECTION_RATE allows"
             found.append(f"{allowed}: `loginetl rejected summary`")
         if postponed := self.raw_login_messages.postponed:
-            found.append(f"{counted(postponed, 'payload')} could not be read just now: SQS delivers the message again")
+            found.append(f"{counted(postponed, 'payload')} could not be read: SQS delivers the message again")
         if self.report_failures:
             found.append(f"all is loaded, but {REPORT} failed: {self.report_failures[-1]}")
         return found
@@ -128,7 +128,7 @@ def prepare(services: Services) -> tuple[dg.Definitions, dg.DagsterInstance]:
     except Exception as error:  # noqa: BLE001 - whatever storage it has; its text may have the password
         raise OperatorError(
             f"the Dagster instance of DAGSTER_HOME={home} cannot be opened ({type(error).__name__}): check its"
-            " dagster.yaml, and that the database which that names is up"
+            " dagster.yaml, and that its database is up"
         ) from None
 
 

@@ -101,7 +101,7 @@ def _automation(settings: Settings) -> tuple[str, dict[str, str]]:
     """
     default = f"sensors and schedules are {'on' if settings.is_automatic else 'off'} unless switched in the Dagster UI"
     if not os.environ.get("DAGSTER_HOME"):
-        return f"{default}; whether a daemon is up is known where DAGSTER_HOME is set", {}
+        return f"{default}; set DAGSTER_HOME, and this line says whether a daemon runs", {}
     import dagster as dg
 
     from loginetl_assets.dagster_instance import read_automation

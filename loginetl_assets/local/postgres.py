@@ -141,7 +141,7 @@ class Postgres(Server):
         statements = "".join(f"CREATE DATABASE {name};\n" for name in DATABASES)
         for program, arguments, stdin in (("initdb", initdb, ""), ("postgres", [*single, "postgres"], statements)):
             if self.run([str(programs / program), *arguments], stdin, START_SECONDS).returncode != 0:
-                raise EmbeddedStackError(f"PostgreSQL could not make its data directory: see {self.log}")
+                raise EmbeddedStackError(f"PostgreSQL could not create its data directory: see {self.log}")
         fresh.rename(self.data)
 
     def _socket_directory(self) -> Path:
@@ -157,7 +157,7 @@ class Postgres(Server):
         private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
         # Anybody may make a directory of this name in a shared temp directory before we do.
         if not private or found.st_uid not in (owner, os.geteuid()):
-            raise EmbeddedStackError(f"{elsewhere} is not ours: remove it, or set LOGINETL_HOME to a shorter path")
+            raise EmbeddedStackError(f"{elsewhere} was not made by loginetl: remove it, or shorten LOGINETL_HOME")
         if self.account is not None:
             os.chown(elsewhere, *self.account, follow_symlinks=False)
             _let_through(temporary, self.account)
@@ -235,7 +235,7 @@ def _let_through(directory: Path, account: Account) -> None:
             continue
         if found.st_uid != os.geteuid():
             raise EmbeddedStackError(
-                f"{part}, another user's, lets nobody through to {directory}, and PostgreSQL never runs as root: run"
+                f"{part} belongs to another user and is closed to others, and PostgreSQL never runs as root: run"
                 " loginetl as that user, or set LOGINETL_HOME to a directory that others can reach"
             )
         with _opened(part) as descriptor:

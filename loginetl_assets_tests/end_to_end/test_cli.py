@@ -355,7 +355,7 @@ def test_status_says_whether_anything_starts_by_itself(elsewhere: Cli) -> None:
 
     untold = Cli(elsewhere.home, {"PYTHONPROFILEIMPORTTIME": "1"})("status", "--json", exit_code=3)
     report = json.loads(untold.stdout)
-    assert report["automation"].endswith("whether a daemon is up is known where DAGSTER_HOME is set")
+    assert report["automation"].endswith("set DAGSTER_HOME, and this line says whether a daemon runs")
     assert report["dagster_home"] == f"{elsewhere.home}/dagster"
     assert list(report["conditions"]) == ["never_drained"]
     assert re.search(r"\| +loginetl_assets\.cli$", untold.stderr, re.MULTILINE)
@@ -682,7 +682,7 @@ def test_a_replay_from_the_command_line_loads_what_is_accepted_now(refusing: Cli
     before = refusing.status()
     said = refusing("rejected", "replay", "--reason", "unknown_field")
 
-    assert said.stderr.startswith("replayed 1 messages\n")
+    assert said.stderr.startswith("replayed 1 message\n")
     assert cell(said.stdout, "loaded into public.user_logins") == "1"
     names = ("messages", "loaded", "rejected", "duplicates", "pending")
     assert difference(before, refusing.status(), *names) == (1, 1, -1, 1, 0)
@@ -696,11 +696,11 @@ def test_what_is_dropped_is_gone_and_counted(refusing: Cli) -> None:
     assert refusing.status()["rejected"] == before["rejected"]
 
     (row,) = json.loads(refusing("rejected", "list", "--reason", "unknown_field", "--json").stdout)
-    assert refusing("rejected", "drop", row["message_uuid"], "--yes").stderr == "dropped 1 messages\n"
+    assert refusing("rejected", "drop", row["message_uuid"], "--yes").stderr == "dropped 1 message\n"
     assert difference(before, refusing.status(), "messages", "rejected", "erased") == (0, -1, 1)
     for command in ("drop", "replay", "show"):
         again = refusing("rejected", command, row["message_uuid"], exit_code=1)
-        assert again.stderr.startswith(f"error: 1 of the messages named are not rejected, {row['message_uuid']} among")
+        assert again.stderr.startswith(f"error: of the messages named, these are not rejected: {row['message_uuid']};")
     assert refusing("rejected", "drop", "--reason", "unknown_field").stderr == "no rejected message matches\n"
 
 
@@ -774,7 +774,7 @@ def test_a_quarantined_batch_is_listed_shown_and_given_up(cli: Cli, other_queue:
     )
     said = beside("batches", "give-up", batch_id, "--reason", "the disk [died]", "--yes").stderr
 
-    assert "2 messages are lost" in said
+    assert "2 messages lost" in said
     after = beside.status()
     assert difference(before, after, "lost", "pending", "quarantined_batches") == (2, -2, -1)
     assert "quarantined_batches" not in after["conditions"]
@@ -803,7 +803,7 @@ def test_batches_that_the_ledger_lost_are_registered_again_and_loaded(cli: Cli, 
     for path in (beside.home / "landing" / "batches").iterdir():
         os.utime(path, (path.stat().st_mtime - 7200,) * 2)
 
-    assert "registered 1 batches with 1 messages" in beside("batches", "register").stderr
+    assert "registered 1 batch with 1 message;" in beside("batches", "register").stderr
     beside("run")
 
     assert [row[0] for row in beside.table()].count("restored") == 1
@@ -886,7 +886,9 @@ def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:
 def test_an_export_names_the_suffixes_that_it_knows(tmp_path: Path) -> None:
     for name in ("logins.xlsx", "logins"):
         done = Cli(tmp_path / "home")("export", str(tmp_path / name), exit_code=2)
-        assert done.stderr.endswith(f"/{name} is neither .csv nor .parquet: it says what is written\n")
+        assert done.stderr.endswith(
+            f"/{name} ends in neither .csv nor .parquet: name such a file, or - for CSV to stdout\n"
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -438,7 +438,7 @@ def test_a_summary_says_that_a_step_was_tried_again(pipeline: Pipeline, monkeypa
     summary = run_landed(pipeline.definitions, pipeline.services, pipeline.instance, {})
 
     assert len(pipeline.rows()) == 2
-    assert (summary.user_logins.loaded, summary.steps_tried_again) == (1, 1)
+    assert (summary.user_logins.loaded, summary.steps_retried) == (1, 1)
 
 
 def test_retention_removes_what_is_old_and_keeps_what_is_needed(pipeline: Pipeline) -> None:

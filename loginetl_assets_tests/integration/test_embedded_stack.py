@@ -305,12 +305,12 @@ def test_a_home_unfit_for_a_socket_path_gets_a_private_socket_directory(tmp_path
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
         stack.stop()
         sockets.chmod(0o777)
-        with pytest.raises(EmbeddedStackError, match="is not ours.*LOGINETL_HOME"):
+        with pytest.raises(EmbeddedStackError, match="was not made by loginetl.*LOGINETL_HOME"):
             stack.start()
         moved = sockets.rename(tmp_path / "elsewhere")
         moved.chmod(0o700)
         sockets.symlink_to(moved)
-        with pytest.raises(EmbeddedStackError, match="is not ours.*LOGINETL_HOME"):
+        with pytest.raises(EmbeddedStackError, match="was not made by loginetl.*LOGINETL_HOME"):
             stack.start()
         sockets.unlink()
     finally:

@@ -313,7 +313,7 @@ def test_the_commands_use_the_setting(server: Server, tmp_path: Path) -> None:
 
     migrated = loginetl("migrate")
     assert migrated.returncode == 0, migrated.stderr
-    assert 'logins go to sales."User Logins"' in migrated.stderr
+    assert 'logins are loaded into sales."User Logins"' in migrated.stderr
     assert json.loads(loginetl("status", "--json").stdout)["table"] == 'sales."User Logins"'
     refused = loginetl("status", LOGINETL_TABLE="")
     assert (refused.returncode, "LOGINETL_TABLE=sales." in refused.stderr) == (1, True)

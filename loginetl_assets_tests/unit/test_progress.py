@@ -42,8 +42,8 @@ def test_a_command_without_a_terminal_writes_a_line_every_ten_seconds(capsys: py
     with console.progress(clock) as show:
         for second in range(25):
             clock.now = second
-            show("drained", 100 * second, 20_000)
+            show("masked files", 100 * second, 20_000)
     assert capsys.readouterr().err.splitlines() == [
-        "drained 1,000 of 20,000 messages",
-        "drained 2,000 of 20,000 messages",
+        "masked files: 1,000 of 20,000",
+        "masked files: 2,000 of 20,000",
     ]
