@@ -48,7 +48,8 @@ def give_up(
 ) -> None:
     """Count the pending messages of a quarantined batch as lost: its object is gone for good.
 
-    Should its object be restored before retention removes the batch, `loginetl reprocess` with its id reads it again.
+    Should its object be restored before retention removes the batch,
+    `loginetl reprocess` with its id reads it again.
     """
     from loginetl_assets.storage import batches
 
@@ -69,7 +70,8 @@ def give_up(
 def register() -> None:
     """Register the landing's batches that the ledger does not name: after Postgres was restored to an earlier time.
 
-    Retention does the same once they are a day old. Messages that the ledger knows end as duplicates.
+    Retention does the same once they are a day old. Messages that the ledger
+    knows end as duplicates.
     """
     from datetime import UTC, datetime
 

@@ -24,9 +24,10 @@ _SHOWN = (11, 45, 12)  # of the samples: two users of one device, and another
 _LENGTH = 22  # of a value that is shown: as sent and as stored, beside their names, in 80 columns
 
 _EXPLANATION = (
-    "IP addresses and device ids are stored as tokens: a value has the same token on every row and every day. The first"
-    " two users share a device, so their rows share a token. The results count such shared devices: a family's tablet,"
-    " or stolen accounts. Who reads the table learns no value; the privacy officer's key recovers it from a vault."
+    "Versions are stored as integers that sort. IP addresses and device ids are stored as tokens: a value has the same"
+    " token on every row and every day. The first two users share a device, so their rows share a token. The results"
+    " count such shared devices: a family's tablet, or stolen accounts. Who reads the table learns no value; the privacy"
+    " officer's key recovers it from a vault."
 )
 
 

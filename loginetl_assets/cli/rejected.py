@@ -139,7 +139,8 @@ def drop(
 ) -> None:
     """Delete rejected bodies for good; the messages count as erased.
 
-    Their ids stay, so that a redelivery is not loaded, and so does their batch in the landing, until retention.
+    Their ids stay, so that a redelivery is not loaded. Their batch stays in the
+    landing until retention.
     """
     from loginetl_assets.storage import rejections
 

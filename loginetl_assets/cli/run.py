@@ -69,8 +69,9 @@ def run(
 ) -> None:
     """Drain the queue until it is empty: mask, load, check; then show the results.
 
-    Exit code 3: done, and a batch was quarantined, the table refused rows, more messages were rejected than
-    LOGINETL_MAX_REJECTION_RATE allows, or payloads could not be read. 1: it failed.
+    Exit code 3: done, and a batch was quarantined, the table refused rows,
+    payloads could not be read, or more messages were rejected than
+    LOGINETL_MAX_REJECTION_RATE allows. 1: failed.
     """
     services = configured_services(queue_url)
     _conclude(services, run_until_empty(services, max_messages))
@@ -96,7 +97,7 @@ def reprocess(
 ) -> None:
     """Read batches again that are still in the landing, once the cause is fixed; nothing is loaded twice.
 
-    Exit codes as of `loginetl run`; 1 too where the landing has no such batch.
+    Exit codes as of `loginetl run`; 1 also where the landing has no such batch.
     """
     from loginetl_assets.storage.batches import BatchState, batches_in_landing, list_batches
 

@@ -37,12 +37,13 @@ def test_each_batch_is_told_where_each_takes_longer() -> None:
     assert lines[-1] == "landed so far: 3,600 messages in 3 batches, 120 messages a second"
 
 
-def test_a_command_without_a_terminal_writes_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_without_a_terminal_writes_a_line_every_ten_seconds_of_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     clock = _Clock()
     with console.progress(clock) as show:
         for second in range(25):
             clock.now = second
             show("masked files", 100 * second, 20_000)
+            show("messages drained", 0, 0)
     assert capsys.readouterr().err.splitlines() == [
         "masked files: 1,000 of 20,000",
         "masked files: 2,000 of 20,000",
