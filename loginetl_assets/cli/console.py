@@ -197,7 +197,8 @@ def progress(clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[
             if step not in tasks:
                 tasks[step] = bars.add_task(step)
             bars.update(tasks[step], completed=done, total=total)
-            if total and not err.is_terminal and clock() - written_at.setdefault(step, clock()) >= SECONDS_BETWEEN_LINES:
+            is_due = clock() - written_at.setdefault(step, clock()) >= SECONDS_BETWEEN_LINES
+            if total and is_due and not err.is_terminal:
                 written_at[step] = clock()
                 err.print(f"{step}: {done:,} of {total:,}")
 

@@ -26,8 +26,8 @@ _LENGTH = 22  # of a value that is shown: as sent and as stored, beside their na
 _EXPLANATION = (
     "Versions are stored as integers that sort. IP addresses and device ids are stored as tokens: a value has the same"
     " token on every row and every day. The first two users share a device, so their rows share a token. The results"
-    " count such shared devices: a family's tablet, or stolen accounts. Who reads the table learns no value; the privacy"
-    " officer's key recovers it from a vault."
+    " count such shared devices: a family's tablet, or stolen accounts. Who reads the table learns no value; the"
+    " privacy officer's key recovers it from a vault."
 )
 
 

@@ -103,8 +103,10 @@ class RunSummary(StepTotals):
     def counts(self, table: TableName) -> dict[str, float]:
         """Returns the results by name, as the command line prints them."""
         messages, masked, loaded = self.raw_login_messages.messages, self.masked_logins, self.user_logins
+        settled = masked.rejected + masked.duplicates + loaded.rows
         return {
             "messages": messages,
+            **({"landed before": settled - messages} if settled > messages else {}),
             f"loaded into {table}": loaded.loaded,
             "duplicates": masked.duplicates + loaded.duplicates,
             "rejected": masked.rejected + loaded.rejected,
@@ -114,7 +116,7 @@ class RunSummary(StepTotals):
             "shared devices": self.table.shared_devices,
             "shared IPs": self.table.shared_ips,
             "seconds": round(self.seconds, 1),
-            "messages a second": round(messages / self.seconds),
+            "messages a second": round(max(messages, settled) / self.seconds),
         }
 
 

@@ -683,6 +683,7 @@ def test_a_replay_from_the_command_line_loads_what_is_accepted_now(refusing: Cli
     said = refusing("rejected", "replay", "--reason", "unknown_field")
 
     assert said.stderr.startswith("replayed 1 message\n")
+    assert [cell(said.stdout, row) for row in ("messages", "landed before", "duplicates")] == ["0", "1", "0"]
     assert cell(said.stdout, "loaded into public.user_logins") == "1"
     names = ("messages", "loaded", "rejected", "duplicates", "pending")
     assert difference(before, refusing.status(), *names) == (1, 1, -1, 1, 0)

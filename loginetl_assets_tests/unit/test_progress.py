@@ -37,7 +37,7 @@ def test_each_batch_is_told_where_each_takes_longer() -> None:
     assert lines[-1] == "landed so far: 3,600 messages in 3 batches, 120 messages a second"
 
 
-def test_a_command_without_a_terminal_writes_a_line_every_ten_seconds_of_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_without_a_terminal_writes_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     clock = _Clock()
     with console.progress(clock) as show:
         for second in range(25):
