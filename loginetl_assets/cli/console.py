@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Column, Table
+from typer.core import TyperCommand
 
 from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, TransientError, withheld
 from loginetl_assets.steps.progress import SECONDS_BETWEEN_LINES
@@ -147,17 +148,20 @@ def text_of(file: Path) -> str:
         raise SettingsError(f"cannot read {file} ({type(error).__name__})") from None
 
 
-# The settings of a command that reads a value, so that one on its command line is refused by `refuse_values`.
-READS_VALUES = {"allow_extra_args": True}
+class ReadsValue(TyperCommand):
+    """A command that reads a value: one on the command line, where every user of the machine sees it, is refused."""
 
+    allow_extra_args = True  # click would repeat them
 
-def refuse_values(context: typer.Context) -> None:
-    """Refuses what was put where every user of the machine sees it, and does not repeat it; `-` stands for stdin."""
-    if {*context.args} - {"-"}:
-        raise SettingsError(
-            "a value on the command line is in the list of processes and in the shell's history, so it was not used:"
-            " delete it there, and type it at the prompt or pipe it to standard input"
-        )
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises SettingsError, which does not repeat the value; `-` stands for stdin."""
+        is_in_option = any(one.startswith("--user-id=") for one in args)
+        if is_in_option or {*super().parse_args(ctx, args)} - {"-"}:
+            raise SettingsError(
+                "a value on the command line is in the list of processes and in the shell's history, so it was not"
+                " used: delete it there, and type it at the prompt or pipe it to standard input"
+            )
+        return []
 
 
 def read_value(name: str) -> str:

@@ -96,7 +96,7 @@ def retire(
     ] = None,
     yes: Yes = False,
 ) -> None:
-    """Take the old keys out of a keyset for good, once nothing is under them; shows the counts that prove it."""
+    """Remove the old keys from a keyset permanently, once nothing is under them; shows the counts that prove it."""
     from loginetl_assets.keys.new_keys import remove_old_keys
     from loginetl_assets.privacy.retire import MOVED_BY, Retirement
 
@@ -119,7 +119,7 @@ def retire(
         f"[yellow]A backup from before can be read only with {old}:[/] keep a copy of this keyset, apart from your"
         " backups, for as long as you keep such a backup. Restart what still holds it first."
     )
-    confirm(f"Take {old} out of the {role} keyset for good?", yes=yes, otherwise="nothing was retired")
+    confirm(f"Remove {old} from the {role} keyset permanently?", yes=yes, otherwise="nothing was retired")
     retirement.record()
     remove_old_keys(services.keyring, keyset, officer, output)
     err.print(f"{old} retired: the {role} keyset has its primary key alone")
@@ -127,7 +127,7 @@ def retire(
 
 @app.command()
 def retokenize(reason: Reason = "") -> None:
-    """Move rows, masked files and vault to the new masking key, while the pipeline goes on."""
+    """Move rows, masked files and vault to the new masking key, while the pipeline runs."""
     from loginetl_assets.privacy.rotate import retokenize as retokenize_all
 
     services = configured_services()

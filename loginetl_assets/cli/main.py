@@ -17,6 +17,7 @@ app = typer.Typer(
     help="Load login events from SQS into Postgres, with IP addresses and device ids masked.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # else the second paragraph of a help is broken where its source is
     add_completion=False,
     pretty_exceptions_enable=False,  # they print local variables, and those are personal data
 )

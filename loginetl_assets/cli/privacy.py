@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from loginetl_assets.cli.console import (
-    READS_VALUES,
+    ReadsValue,
     Yes,
     as_json,
     confirm,
@@ -26,7 +26,6 @@ from loginetl_assets.cli.console import (
     print_rows,
     progress,
     read_value,
-    refuse_values,
     text_of,
 )
 from loginetl_assets.cli.environment import configured_services
@@ -68,7 +67,7 @@ def _tokens_alone(given: list[str] | None) -> list[str]:
     return tokens
 
 
-@app.command()
+@app.command(cls=ReadsValue)
 def recover(
     tokens: Annotated[
         list[str] | None, typer.Argument(callback=_tokens_alone, help="Tokens, as the login table has them.")
@@ -142,9 +141,8 @@ def _as_csv(answers: "Sequence[Recovered]") -> str:
     return text.getvalue()
 
 
-@app.command(context_settings=READS_VALUES)
+@app.command(cls=ReadsValue)
 def token(
-    context: typer.Context,
     field: Annotated[MaskedField, typer.Option(help="Which field it is of.")],
     reason: Reason = "",
 ) -> None:
@@ -154,16 +152,14 @@ def token(
     """
     from loginetl_assets.privacy.recover import tokens_of_value
 
-    refuse_values(context)
     services = configured_services()
     value = read_value(field)
     for found in tokens_of_value(services.database(), services.keyring, field, value, reason=reason):
         print(found)  # noqa: T201
 
 
-@app.command(context_settings=READS_VALUES)
+@app.command(cls=ReadsValue)
 def erase(
-    context: typer.Context,
     reason: Reason = "",
     user_id: ByUser = False,
     tokens: Annotated[
@@ -185,11 +181,12 @@ def erase(
     from loginetl_assets.privacy.erasures import ErasureList
     from loginetl_assets.privacy.subjects import Subject, subject_of
 
-    refuse_values(context)
     if not (dry_run or reason.strip()):
         raise SettingsError("give --reason: it is logged beside your name")
     if reapply and (user_id or tokens):
         raise SettingsError("--reapply takes neither --user-id nor --token: it erases those of earlier erasures")
+    if user_id and not (dry_run or yes or (sys.stdin and sys.stdin.isatty())):
+        raise SettingsError("the piped id leaves nobody to answer the question: count with --dry-run, then give --yes")
     services = configured_services()
     keys = services.keyring
     database = services.database(application_name="loginetl erase")
@@ -205,7 +202,7 @@ def erase(
         if dry_run:
             _require_found(totals, reapply=reapply)
             return
-    confirm("Erase this for good?", yes=yes, otherwise="nothing was erased")
+    confirm("Erase this permanently?", yes=yes, otherwise="nothing was erased")
     with progress() as show:
         totals = Erasure(database, landing, keys, subject).run(reason, partial(show, "searching batches"))
     print_counts("Removed", totals.as_metadata())
@@ -237,14 +234,13 @@ def _require_found(totals: "ErasureTotals", *, reapply: bool) -> None:
         )
 
 
-@app.command(context_settings=READS_VALUES)
+@app.command(cls=ReadsValue)
 def subject_report(
-    context: typer.Context,
     reason: Reason = "",
     output: Annotated[
         list[Path] | None, typer.Option(help="A new file, .json or .html, that only you can read; repeatable.")
     ] = None,
-    user_id: Annotated[bool, typer.Option("--user-id", help=f"{_ASKS} A report is always of one.")] = True,
+    user_id: Annotated[bool, typer.Option("--user-id", help=f"{_ASKS} This is the default.", show_default=False)] = True,
     max_tokens: MaxTokens = None,
 ) -> None:
     """Write what is stored of a user: rows, recovered values, rejected messages, messages in the landing.
@@ -257,7 +253,6 @@ def subject_report(
     from loginetl_assets.privacy.recover import MAX_TOKENS
     from loginetl_assets.privacy.subject_report import read_subject
 
-    refuse_values(context)
     files = output or [Path("subject-report.json"), Path("subject-report.html")]
     if others := [str(file) for file in files if file.suffix not in {".json", ".html"}]:
         raise SettingsError(f"{others[0]} ends in neither .json nor .html: name such a file with --output")

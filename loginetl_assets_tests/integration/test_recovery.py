@@ -149,6 +149,9 @@ def test_a_value_on_the_command_line_is_refused_not_repeated_and_not_logged(pipe
         ("recover", "--user-id", VALUE),
         ("erase", "--user-id", VALUE, "--yes"),
         ("erase", "--token", VALUE, "--yes"),
+        ("recover", f"--user-id={VALUE}"),
+        ("erase", f"--user-id={VALUE}", "--yes"),
+        ("subject-report", f"--user-id={VALUE}"),
     ):
         done = run_cli(pipeline.settings, *command, "--reason", WHY, stdin="u-1", exit_code=2)
         assert "delete it" in done.stderr, command
@@ -209,6 +212,12 @@ def test_no_value_at_all_says_where_it_is_read_from(pipeline: Pipeline, stdin: s
     for command, name in (("token --field ip", "ip"), ("erase --user-id --yes", "user id")):
         done = run_cli(pipeline.settings, *command.split(), "--reason", WHY, stdin=stdin, exit_code=2)
         assert done.stderr.startswith(f"error: no {name} was given: type it at the prompt, or pipe it")
+    assert _log(pipeline) == []
+
+
+def test_a_piped_id_that_leaves_nobody_to_answer_is_refused_before_anything_is_searched(pipeline: Pipeline) -> None:
+    done = run_cli(pipeline.settings, "erase", "--user-id", "--reason", WHY, stdin="u-1\n", exit_code=2)
+    assert (done.stdout, done.stderr.count("--yes")) == ("", 1)
     assert _log(pipeline) == []
 
 
