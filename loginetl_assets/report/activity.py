@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
-# A value of fewer logins could point at a person, so it is one of the others. See docs/privacy.md.
+# A value of fewer logins could identify a person, so it is counted as one of the others. See docs/privacy.md.
 MIN_LOGINS = 5
-MAX_PERIODS = 120  # columns of a chart over time: what can still be told apart
-MAX_VALUES = 8  # colours that can still be told apart
+MAX_PERIODS = 120  # columns of a chart over time: more cannot be distinguished
+MAX_VALUES = 8  # colours: more cannot be distinguished
 
 
 class Unit(StrEnum):
@@ -95,26 +95,13 @@ class SharedTokens:
         return sum(self.by_users.values())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Flow:
     """Where all messages are that ever landed, and how many wait on the queue: see `adds_up`."""
 
     queued: int | None  # None: the queue was not asked, or did not answer
     messages: int
-    loaded: int
-    duplicates: int
-    rejected: int
-    erased: int
-    lost: int
-    landed: int  # pending, to be masked
-    masked: int  # pending, to be loaded
-    quarantined: int  # pending, unreadable
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """All that became of the messages, or will: none is in two of these."""
-        names = ("loaded", "duplicates", "rejected", "erased", "lost", "landed", "masked", "quarantined")
-        return {name: getattr(self, name) for name in names}
+    parts: Mapping[str, int]  # by the names of `charts.FLOW`; each message is in one of them
 
     @property
     def adds_up(self) -> bool:
@@ -140,7 +127,7 @@ class Activity:
     table: str
     logins: int
     logins_on_last_day: int
-    undated: int  # of these, without a date or with one that cannot be
+    undated: int  # of these, without a date or with an impossible one
     period: Period | None  # None: no logins yet
     device_types: Breakdown
     versions: Breakdown

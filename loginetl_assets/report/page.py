@@ -30,7 +30,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 _STYLE = """
 *{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--text);font:15px/1.5 system-ui,sans-serif}
+body{margin:0;background:var(--page);color:var(--text);font:.94rem/1.5 system-ui,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:24px 16px 48px}
 h1{font-size:1.7rem;line-height:1.2;margin:0 0 4px}h2{font-size:1.05rem;margin:0 0 2px}
 p{margin:0 0 10px}header p,.m,footer{color:var(--muted)}
@@ -53,8 +53,8 @@ th:first-child,td:first-child{text-align:left;padding-left:0}th{color:var(--mute
 footer{margin-top:24px;font-size:.85rem}
 @media(max-width:760px){.charts{columns:1}.split{grid-template-columns:minmax(0,1fr)}main{padding:16px 10px 32px}
 section{padding:12px}svg text{font-size:14px}.cards{grid-template-columns:repeat(2,minmax(0,1fr))}}
-@media print{body{font-size:11px}main{max-width:none;padding:0}details{display:none}
-.cards div{break-inside:avoid}footer{margin-top:8px}}
+@media print{@page{margin:12mm}html{font-size:12px}body{background:none}main{max-width:none;padding:0}details{display:none}
+.cards{grid-template-columns:repeat(6,minmax(0,1fr));gap:6px}.cards div{break-inside:avoid;padding:8px}footer{margin-top:8px}}
 """
 _SCHEMES = (
     f":root{{color-scheme:light dark;--page:#f4f6f9;{charts.style(0)}}}"
@@ -88,7 +88,7 @@ def render_page(activity: Activity) -> str:
 def render_picture(activity: Activity) -> str:
     """Returns where all messages are, as an SVG of its own with a light background.
 
-    It shows no value of a message: the Dagster UI keeps what it shows in its event log, where no erasure comes.
+    It shows no value of a message: the Dagster UI keeps what it shows in its event log, which no erasure reaches.
     """
     light = f"svg{{{charts.style(0)}background:var(--bg)}}"
     drawn = charts.flow("flow", "Where all messages are", _sum(activity.flow), activity.flow)
@@ -123,7 +123,8 @@ def _cards(activity: Activity) -> str:
         cards.append(("On the last day", f"{activity.logins_on_last_day:,}", day(activity.period.last)))
     for name, tokens in (("Shared devices", activity.devices), ("Shared addresses", activity.addresses)):
         cards.append((name, _tokens(tokens, tokens.shared), f"of {_tokens(tokens, tokens.tokens)}"))
-    rejected, read = activity.flow.rejected, activity.flow.rejected + activity.flow.loaded
+    rejected = activity.flow.parts["rejected"]
+    read = rejected + activity.flow.parts["loaded"]
     cards.append(("Rejected", f"{rejected:,}", f"{percent(rejected, read)} of those read"))
     if last is not None:
         cards.append(("From queue to row", duration(last.typical_seconds), f"typical, {moment(last.start)}"))
@@ -246,7 +247,7 @@ def _rejections(activity: Activity) -> str:
         return _section(title, text, '<p class="m">No message is rejected.</p>')
     whole = sum(activity.rejections.values())
     rows = [Bar(escape(reason), number, whole, "bad") for reason, number in activity.rejections.items()]
-    # Of their Markdown, the words.
+    # Without the marks of Markdown.
     meanings = {reason.value: escape(re.sub(r"\[(.*?)\]\(.*?\)|`", r"\1", reason.meaning)) for reason in Reason}
     table = _table(
         ("reason", "messages", "meaning"),
@@ -258,7 +259,7 @@ def _rejections(activity: Activity) -> str:
 def _throughput(activity: Activity) -> str:
     title = "Throughput"
     each = duration(activity.loads_step.total_seconds())
-    text = f"How many messages were loaded or settled otherwise, in steps of {each}, in the last week that had any."
+    text = f"How many messages the loaded batches had, in steps of {each}, in the last week with loads."
     if not activity.loads:
         return _section(title, text, None)
     labels, tick_labels = _load_labels(activity)
@@ -274,7 +275,7 @@ def _throughput(activity: Activity) -> str:
 def _lag(activity: Activity) -> str:
     title = "From the queue to the table"
     text = (
-        "How long the oldest message of a batch took from its arrival on the queue to its row; a replayed message"
+        "How long the oldest message of each batch took from its arrival on the queue to its row; a replayed message"
         " counts from its first arrival."
     )
     if not activity.loads:
@@ -314,9 +315,9 @@ def _load_labels(activity: Activity) -> tuple[list[str], list[str]]:
 
 
 def _footer(activity: Activity) -> str:
-    undated = f" {activity.undated:,} logins have no date, or one that cannot be." if activity.undated else ""
+    undated = f" {activity.undated:,} logins have no date, or an impossible one." if activity.undated else ""
     return (
-        f"A value of fewer than {MIN_LOGINS} logins is counted as {OTHER}, so that no number points at a person; no"
+        f"A value of fewer than {MIN_LOGINS} logins is counted as {OTHER}, so that no number identifies a person; no"
         f" user, device or address is named. All times are UTC.{undated} Made by loginetl."
     )
 

@@ -70,7 +70,7 @@ def read_activity(database: LoginDatabase, queued: int | None, *, major_only: bo
             period = Period(days.first, days.last, unit_for(days.first, days.last))
         steps, loads = report.read_loads(connection)
         shared = {field: _shared(connection, column) for field, column in TOKEN_COLUMNS.items()}
-        recorded = require_recorded(connection)
+        recorded, places = require_recorded(connection), batches.places(connection)
         return Activity(
             made_at=datetime.now(UTC),
             table=f"{recorded.schema}.{recorded.name}",
@@ -84,7 +84,7 @@ def read_activity(database: LoginDatabase, queued: int | None, *, major_only: bo
             devices=shared["device_id"],
             addresses=shared["ip"],
             rejections=activity.read_rejections(connection),
-            flow=Flow(queued=queued, **batches.places(connection)),
+            flow=Flow(queued, places.pop("messages"), places),
             loads=[Loads(*one) for one in loads],
             loads_step=steps,
         )

@@ -78,7 +78,8 @@ def test_counts_follow_loads_replays_reprocessing_erasure_and_retention(pipeline
     assert_counts_are_right(pipeline)
     flow = report_of(pipeline).flow
     assert flow.adds_up
-    assert (flow.loaded, flow.rejected, flow.erased, flow.messages) == (99, 2, 2, 104)
+    assert [flow.parts[name] for name in ("loaded", "rejected", "erased")] == [99, 2, 2]
+    assert flow.messages == 104
 
 
 def test_a_row_that_the_table_refuses_or_changes_is_counted_as_the_table_has_it(pipeline: Pipeline) -> None:
