@@ -101,7 +101,7 @@ def check_values(handle: tink.KeysetHandle) -> dict[int, bytes]:
 
 
 def with_new_primary(handle: tink.KeysetHandle, template: object) -> tink.KeysetHandle:
-    """Returns a keyset with a new primary key; the old ones stay, to recognize and open what they made."""
+    """Returns a keyset with a new primary key; the old ones stay, to recognize and decrypt what they made."""
     new, old = (json.loads(_plaintext(one)) for one in (tink.new_keyset_handle(template), handle))
     if new["primaryKeyId"] in {key["keyId"] for key in old["key"]}:
         return with_new_primary(handle, template)  # ids are random 32 bits; draw again

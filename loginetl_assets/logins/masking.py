@@ -32,7 +32,7 @@ _READ_SCHEMA = pl.Schema({**_IDS, "sent_at_ms": pl.Int64, **dict.fromkeys(FIELD_
 
 @dataclass(frozen=True)
 class MaskingRules:
-    """The settings that decide what becomes of a message."""
+    """The settings that decide the outcome of a message."""
 
     reject_unknown_fields: bool = False  # else fields outside the contract are counted
     major_only: bool = False  # a version's column holds the major version alone, not the packed one
@@ -70,7 +70,7 @@ class MaskedBatch:
 def mask_batch(
     messages: Sequence[QueuedMessage], tokenizer: Tokenizer, rules: MaskingRules = MaskingRules()
 ) -> MaskedBatch:
-    """Reads, checks and masks messages as they were landed; an id that comes again is passed over."""
+    """Reads, checks and masks messages as they were landed; of messages with one id the first counts."""
     distinct: dict[UUID, QueuedMessage] = {}
     for message in messages:
         distinct.setdefault(message.uuid, message)

@@ -43,10 +43,10 @@ class QueuedMessage(msgspec.Struct, array_like=True, frozen=True):
 
     message_id: str
     sent_at_ms: int  # SQS's SentTimestamp: epoch milliseconds
-    body: bytes  # UTF-8; a lone surrogate, which JSON can smuggle in, is kept as its three bytes
+    body: bytes  # UTF-8; a lone surrogate, which JSON may contain, is kept as its three bytes
 
     def __repr__(self) -> str:
-        """Names the message and keeps its body to itself."""
+        """Names the message and omits its body."""
         return f"QueuedMessage({self.message_id})"
 
     @property

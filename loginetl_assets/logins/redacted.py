@@ -1,4 +1,4 @@
-"""The redacted shape of a body: what can be shown of a rejected message, so that its fault is seen and no value is.
+"""The redacted shape of a body: what can be shown of a rejected message, so that its fault is visible and no value is.
 
 Letters become `x`, digits `9`; punctuation and white space stay, and other characters are named by their code point.
 The names of the contract's fields, their parts, and JSON's own words stay where they are used as such.

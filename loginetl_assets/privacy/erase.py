@@ -5,7 +5,7 @@ then rows and rejects; the vault last, while nobody masks, when it is known who 
 until a search of ledger and landing, in the transaction that cleans the vault and while nobody lands either, finds
 nothing that was not searched: what was in the landing before that is clean, with all that was made of it, and what
 lands later is new data. Each step commits by itself and finds its work again: an erasure that was killed is finished
-by asking again. Objects that were replaced are listed in the transaction that replaces them and deleted after it.
+by running it again. Objects that were replaced are listed in the transaction that replaces them and deleted after it.
 
 What stays: message ids (until retention, so that a redelivery is not loaded), the ledger's counts, the access log, the
 erased tokens (so that recovery can say so), and an entry in the list of erasures. A message that the person sends later
@@ -105,7 +105,7 @@ class Erasure(SubjectSearch):
         if not isinstance(self.subject, Erased):  # these are on the list
             ErasureList(self.database, self.landing, self.keys).record(self.subject)
         totals = self._erase(batch_ids, progress)
-        # Values of messages that came to nothing: by no row or message can anybody tell any more whose they were.
+        # Values of messages that left no row: nothing shows any more whose they were.
         totals += ErasureTotals(**sweep_vault(self.database, self.landing, keep=self._needed).as_metadata())
         with self.database.transaction() as connection:
             totals += ErasureTotals(kept_versions=len(objects.pending_deletions(connection)))

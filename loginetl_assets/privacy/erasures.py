@@ -1,4 +1,4 @@
-"""The list of erasures, by which they are made again after a restore from a backup brought back what they removed.
+"""The list of erasures, by which they are repeated after a restore from a backup brought back what they removed.
 
 An entry says whom and when, and is encrypted for the privacy officer's public key: who reads database, landing or the
 pipeline's keys does not learn who asked to be forgotten. It is in Postgres and in the landing, because either can be

@@ -1,4 +1,4 @@
-"""Recovery: values for tokens, by the privacy officer, logged first. And the way back: a value's token."""
+"""Recovery: values for tokens, by the privacy officer, logged first; and the token of a value."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _TOKENS_PER_CHUNK = 10_000
 
 
 class Outcome(StrEnum):
-    """What became of a token."""
+    """The result of recovering a token."""
 
     RECOVERED = "recovered"
     UNKNOWN = "unknown"  # no such token was ever in the vault, or its key was rotated away

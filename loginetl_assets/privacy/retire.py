@@ -1,7 +1,7 @@
-"""Retiring: old keys leave their keyset for good, once it is shown that nothing is under them any more.
+"""Retiring: old keys are removed from their keyset permanently, once counts show that nothing is under them.
 
 First the primary key is made known to the database, then all that may be under the old ones is counted: in tables, in
-the landing, in objects that no batch names. What is left is said with the command that moves it.
+the landing, in objects that no batch names. An error says what is left, and the command that moves it.
 """
 
 from collections.abc import Callable

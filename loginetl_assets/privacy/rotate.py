@@ -1,4 +1,4 @@
-"""Rotation: what is under old keys moves to the new ones, in chunks, while the pipeline goes on.
+"""Rotation: what is under old keys moves to the new ones, in chunks, while the pipeline runs.
 
 Re-tokenizing. A token is made from the value, so moving one needs the officer (to decrypt the vault) and the masking
 keyset.
@@ -81,7 +81,7 @@ def retokenize(
     Raises OperatorError where the officer's keyset cannot decrypt the vault, or what would be encrypted for it; where a
     keyset is another database's; or where, once all else is moved, rows have stayed under old tokens.
     """
-    with every_row(database) as connection:  # here first, before anything is moved
+    with every_row(database) as connection:  # before anything is moved
         for role in KeysetRole:
             installation.check_keys(connection, role, keys.check_values(role))
         _require_whole_vault(connection, officer)

@@ -1,4 +1,4 @@
-"""The search for what is a person's: in the landing, batch by batch, and in the rejected bodies.
+"""The search for a person's data: in the landing, batch by batch, and in the rejected bodies.
 
 An erasure removes what it finds, and a subject's report shows it, so both find the same.
 """
@@ -85,7 +85,7 @@ class SubjectSearch:
         return Found(batch, matching, others, masked)
 
     def matching_rejections(self, connection: Connection) -> Iterator[dict[UUID, bytes]]:
-        """Decrypts every rejected body, in pages by id; notes the subject's tokens, and yields his bodies of each page.
+        """Decrypts every rejected body, in pages by id; notes the subject's tokens, yields their bodies by page.
 
         A body that the table refused was masked before: its values are in the vault.
         """

@@ -45,10 +45,10 @@ class User:
         return {"user_id": self._user_id}
 
     def add_pairs(self, pairs_of: PairsOf) -> None:
-        """Has no use for tokens."""
+        """Does nothing: the person is not asked for by token."""
 
     def matches(self, body: bytes, sent_at_ms: int = 0) -> bool:
-        """Whether a message is his, whenever it was sent."""
+        """Whether a message is the person's, whenever it was sent."""
         return self.has(read_login(body), body)
 
     def has(self, login: Login | Rejection, body: bytes) -> bool:
