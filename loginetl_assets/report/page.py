@@ -53,8 +53,9 @@ th:first-child,td:first-child{text-align:left;padding-left:0}th{color:var(--mute
 footer{margin-top:24px;font-size:.85rem}
 @media(max-width:760px){.charts{columns:1}.split{grid-template-columns:minmax(0,1fr)}main{padding:16px 10px 32px}
 section{padding:12px}svg text{font-size:14px}.cards{grid-template-columns:repeat(2,minmax(0,1fr))}}
-@media print{@page{margin:12mm}html{font-size:12px}body{background:none}main{max-width:none;padding:0}details{display:none}
-.cards{grid-template-columns:repeat(6,minmax(0,1fr));gap:6px}.cards div{break-inside:avoid;padding:8px}footer{margin-top:8px}}
+@media print{@page{margin:12mm}html{font-size:12px}body{background:none}main{max-width:none;padding:0}
+details{display:none}.cards{grid-template-columns:repeat(6,minmax(0,1fr));gap:6px}
+.cards div{break-inside:avoid;padding:8px}footer{margin-top:8px}}
 """
 _SCHEMES = (
     f":root{{color-scheme:light dark;--page:#f4f6f9;{charts.style(0)}}}"
