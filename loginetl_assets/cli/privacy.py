@@ -240,7 +240,9 @@ def subject_report(
     output: Annotated[
         list[Path] | None, typer.Option(help="A new file, .json or .html, that only you can read; repeatable.")
     ] = None,
-    user_id: Annotated[bool, typer.Option("--user-id", help=f"{_ASKS} This is the default.", show_default=False)] = True,
+    user_id: Annotated[
+        bool, typer.Option("--user-id", help=f"{_ASKS} This is the default.", show_default=False)
+    ] = True,
     max_tokens: MaxTokens = None,
 ) -> None:
     """Write what is stored of a user: rows, recovered values, rejected messages, messages in the landing.
