@@ -55,10 +55,10 @@ check: $(READY) ## Lint, types, the rule which way imports run, and tables again
 	$(BIN)/lint-imports
 	$(BIN)/python -m loginetl_assets_tests.support.migrations check
 
-bench: $(READY) ## Measure the pipeline beside bare loops and a row-by-row script (needs Node.js 20.6 or newer).
+bench: $(READY) ## Measure every target beside the other tools, for docs/benchmarks.md (half an hour; Linux, Node.js 20.6).
 	@command -v npm >/dev/null || { echo "npm is not installed: install Node.js 20.6 or newer with npm" >&2; exit 1; }
 	npm ci --prefix bench --no-fund --no-audit
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --save
 
 soak: $(READY) ## Send messages for MINUTES (20) while 8 runs at a time are killed at random; report in bench/results/.
 	$(BIN)/python -m loginetl_assets_tests.support.soak --minutes $(MINUTES) --report bench/results
@@ -71,21 +71,26 @@ mutants: $(READY) ## Change the rules of logins and ledger one by one, and list 
 	$(BIN)/mutmut results
 	$(BIN)/python -m loginetl_assets_tests.support.mutants
 
-docs: $(READY) ## Write docs/fields.md, docs/reasons.md and the table of docs/settings.md from the code.
+docs: $(READY) ## Write the documents' tables of fields, reasons, settings and benchmarks.
 	$(BIN)/python -m loginetl_assets_tests.support.settings
 	$(BIN)/python -m loginetl_assets_tests.support.documents
+	$(BIN)/python -m bench.documents
 
 lock: $(READY) ## Choose new versions for every dependency and write the lock files (needs uv).
 	uv pip compile $(LOCK) --upgrade --extra local --group dev pyproject.toml -o requirements-dev.txt
 	uv pip compile $(LOCK) --constraint requirements-dev.txt pyproject.toml -o requirements.txt
 	echo hatchling | uv pip compile $(LOCK) --constraint requirements-dev.txt - -o requirements-build.txt
+	printf 'boto3\npsycopg[binary]\n' | uv pip compile $(LOCK) --constraint requirements-dev.txt - -o bench/peers/scripts.txt
+	printf 'boto3\ndlt[postgres]\n' | uv pip compile $(LOCK) --upgrade --constraint requirements-dev.txt - -o bench/peers/dlt.txt
+	echo mq-bridge | uv pip compile $(LOCK) --upgrade - -o bench/peers/mq-bridge.txt
+	echo omniload | uv pip compile $(LOCK) --upgrade - -o bench/peers/omniload.txt
 
 LOCK := --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 clean: ## Stop the embedded services; remove their data and the virtual environment.
 	[ ! -x $(BIN)/loginetl ] || $(BIN)/loginetl down
 	[ "$$(cat .env 2>/dev/null)" != "$(HISTORY)" ] || rm .env
-	rm -rf .loginetl .coverage* mutants $(VENV) node_modules bench/node_modules
+	rm -rf .loginetl .coverage* mutants $(VENV) node_modules bench/node_modules bench/peers/.venv
 
 # The lock files name every package with its hash, hence --no-deps: pip has nothing left to resolve.
 $(READY): requirements-dev.txt pyproject.toml

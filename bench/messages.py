@@ -3,7 +3,8 @@
 import json
 import random
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 OTHER_KIND_EVERY = 100
 # 8 of the 99 sample logins are from a user, address and device that logged in before.
@@ -13,14 +14,15 @@ _LOCALES = (None,) * 23 + ("ID",) * 15 + ("BR",) * 13 + ("PH",) * 10 + ("RU",) *
 _SEED = 20_000
 
 
-def bodies(count: int, *, returning: float = RETURNING) -> Iterator[str]:
+def bodies(count: int, *, returning: float = RETURNING, seed: int = _SEED) -> Iterator[str]:
     """Yields the same `count` message bodies each time; the last of each hundred is not a login.
 
     Args:
         count: number of bodies.
         returning: the share of logins whose user, address and device have occurred before.
+        seed: another gives other users, addresses and devices.
     """
-    chance = random.Random(_SEED)  # noqa: S311 - reproducible on purpose
+    chance = random.Random(seed)  # noqa: S311 - reproducible on purpose
     people: list[tuple[str, str, str]] = []
     for number in range(1, count + 1):
         if number % OTHER_KIND_EVERY == 0:
@@ -44,9 +46,9 @@ def bodies(count: int, *, returning: float = RETURNING) -> Iterator[str]:
         )
 
 
-def other_kinds(count: int) -> int:
-    """Returns how many of `count` messages are not logins."""
-    return count // OTHER_KIND_EVERY
+def logins(sent: Iterable[str]) -> list[dict[str, Any]]:
+    """Returns those of the bodies that are logins."""
+    return [one for body in sent if "user_id" in (one := json.loads(body))]
 
 
 def _address(chance: random.Random) -> str:

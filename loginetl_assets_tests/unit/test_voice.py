@@ -59,10 +59,7 @@ def texts() -> Iterator[tuple[str, str]]:
         for place in PLACES
         for found in ROOT.glob(place)
         for file in ([found] if found.is_file() else found.rglob("*"))
-        if file.is_file()
-        and file.suffix in SUFFIXES
-        and "node_modules" not in file.parts
-        and "results" not in file.parts
+        if file.is_file() and file.suffix in SUFFIXES and {"node_modules", "results", ".venv"}.isdisjoint(file.parts)
     }
     for file in sorted(files - {Path(__file__)}):
         text = file.read_text(encoding="utf-8")

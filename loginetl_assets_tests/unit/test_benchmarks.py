@@ -1,0 +1,56 @@
+"""The benchmark's figures: how they are judged and kept, and that the documents have those that are saved."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.__main__ import main
+from bench.documents import DOCUMENTS
+from bench.targets import PARTS, TARGETS, Target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_documents_have_the_figures_that_are_saved(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == DOCUMENTS[path](), "run `make docs`"
+
+
+def test_a_target_is_judged_by_the_median_and_not_met_without_figures() -> None:
+    at_least = Target("drain", "reading", "", "≥", 2.0, "")
+    at_most = Target("drain", "reading", "", "≤", 2.0, "")
+
+    assert at_least.is_met([0.0, 2.0, 3.0])
+    assert not at_least.is_met([0.0, 1.0, 9.0])
+    assert at_most.is_met([9.0, 2.0, 1.0])
+    assert not at_most.is_met([])
+
+
+def test_every_target_is_measured_by_a_part_and_by_a_reading_of_its_own() -> None:
+    assert {target.part for target in TARGETS} <= set(PARTS)
+    assert len({target.reading for target in TARGETS}) == len(TARGETS)
+
+
+def test_parts_that_are_not_measured_keep_their_saved_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "measured.json"
+    monkeypatch.setattr(report, "MEASURED", file)
+    file.write_text(json.dumps({"machine": {}, "parts": {"start": {"readings": {"help": [1.0]}}, "load": {}}}))
+
+    report.save({"machine": {"cores": 2}, "parts": {"load": {"readings": {"over copy": [0.5]}}}})
+
+    assert report.measured()["parts"] == {
+        "start": {"readings": {"help": [1.0]}},
+        "load": {"readings": {"over copy": [0.5]}},
+    }
+
+
+def test_figures_of_small_counts_are_never_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--save"])
+
+    with pytest.raises(SystemExit):
+        main()
+
+    assert "not allowed with" in capsys.readouterr().err
