@@ -26,6 +26,20 @@ def canonical_ip(text: str) -> str | None:
     return str(address)
 
 
+_BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"^(?:{_BYTE}\.){{3}}{_BYTE}$"  # has one spelling
+
+
+def canonical_ips(texts: pl.Series) -> pl.Series:
+    """Returns `canonical_ip` of each text; null of null."""
+    is_canonical = texts.str.contains(_IPV4)
+    if is_canonical.all():
+        return texts
+    others = texts.filter(~is_canonical).unique()
+    canonical = pl.Series(map(canonical_ip, others), dtype=pl.String)
+    return texts.zip_with(is_canonical, texts.replace_strict(others, canonical, default=None, return_dtype=pl.String))
+
+
 def canonical_values(field: str, texts: Iterable[str]) -> set[str]:
     """Returns the spellings of values of a masked field, each once, without texts that are not values of that field."""
     if _KINDS[field] is Kind.IP:

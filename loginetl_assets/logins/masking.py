@@ -8,7 +8,7 @@ from uuid import UUID
 
 import polars as pl
 
-from loginetl_assets.logins.canonical import canonical_ip, canonical_text
+from loginetl_assets.logins.canonical import canonical_ips, canonical_text
 from loginetl_assets.logins.contract import (
     COLUMNS,
     CREATE_DATE,
@@ -27,6 +27,7 @@ from loginetl_assets.logins.versions import MAX_PACKED, major_version, pack_vers
 _DTYPES = {"character varying": pl.String, "integer": pl.Int32, "date": pl.Date}
 _IDS = dict.fromkeys(("message_uuid", "event_uuid"), pl.String)  # the second null where events have no id of their own
 MASKED_SCHEMA = pl.Schema({**_IDS, **{column.name: _DTYPES[column.base_type] for column in COLUMNS}})
+_UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"  # as Postgres and `str` write it
 _READ_SCHEMA = pl.Schema({**_IDS, "sent_at_ms": pl.Int64, **dict.fromkeys(FIELD_NAMES, pl.String)})
 
 
@@ -67,13 +68,21 @@ class MaskedBatch:
         return replace(self, logins=logins, vault=vault), dropped
 
 
+def message_uuids(messages: Sequence[QueuedMessage]) -> list[str]:
+    """Returns each message's identity, as text: what SQS sends is that text already."""
+    ids = [message.message_id for message in messages]
+    if pl.Series(ids, dtype=pl.String).str.contains(_UUID).all():
+        return ids
+    return [str(message.uuid) for message in messages]
+
+
 def mask_batch(
     messages: Sequence[QueuedMessage], tokenizer: Tokenizer, rules: MaskingRules = MaskingRules()
 ) -> MaskedBatch:
     """Reads, checks and masks messages as they were landed; of messages with one id the first counts."""
-    distinct: dict[UUID, QueuedMessage] = {}
-    for message in messages:
-        distinct.setdefault(message.uuid, message)
+    distinct: dict[str, QueuedMessage] = {}
+    for uuid, message in zip(message_uuids(messages), messages, strict=True):
+        distinct.setdefault(uuid, message)
 
     rows: list[tuple[object, ...]] = []
     rejected: list[RejectedMessage] = []
@@ -85,14 +94,15 @@ def mask_batch(
         if isinstance(reading, Login):
             unknown_fields += reading.unknown_fields
             event = str(reading.event_uuid) if reading.event_id else None
-            rows.append((str(uuid), event, message.sent_at_ms, *reading[: len(FIELDS)]))
+            rows.append((uuid, event, message.sent_at_ms, *reading[: len(FIELDS)]))
         else:
             rejected.append(RejectedMessage(message, reading))
 
-    checked = _check_values(pl.DataFrame(rows, schema=_READ_SCHEMA, orient="row"))
+    columns = dict(zip(_READ_SCHEMA, zip(*rows, strict=True), strict=True)) if rows else None
+    checked = _check_values(pl.DataFrame(columns, schema=_READ_SCHEMA))
     faulty = checked.filter(pl.col("reason").is_not_null())
     for message_uuid, reason, field in faulty.select("message_uuid", "reason", "field").iter_rows():
-        rejected.append(RejectedMessage(distinct[UUID(message_uuid)], Rejection(Reason(reason), field)))
+        rejected.append(RejectedMessage(distinct[message_uuid], Rejection(Reason(reason), field)))
 
     valid = checked.filter(pl.col("reason").is_null())
     tokens = {field: tokenizer.tokens(field, valid[_value_of(field)].drop_nulls()) for field in TOKEN_COLUMNS}
@@ -155,8 +165,7 @@ def _value(field: Field, texts: pl.Series) -> pl.Expr:
     """The value of a field's texts: null where it is invalid, or optional and empty."""
     text = pl.col(field.name)
     if field.kind is Kind.IP:
-        canonical = {text: canonical_ip(text) for text in texts.drop_nulls().unique()}
-        return pl.lit(pl.Series([canonical.get(text) for text in texts], dtype=pl.String))
+        return pl.lit(canonical_ips(texts))
     if field.kind is Kind.VERSION:
         return pack_version(text)
     if field.masked:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import astuple
 
 from loginetl_assets.logins.contract import FIELD_NAMES, FIELDS
 from loginetl_assets.logins.rejection import Reason, Rejection
@@ -112,6 +114,18 @@ class Login(_LoginFields):  # type: ignore[misc] # a subclass of Any
         return "Login(…)"
 
 
+# An object of these names alone, which is what most senders write.
+_FLAT = {
+    names: msgspec.defstruct(
+        "_FlatLogin",
+        [(name, str | None | UnsetType, UNSET) if name in _OPTIONAL else (name, str) for name in names],
+        kw_only=True,
+        gc=False,
+    )
+    for names in (FIELD_NAMES, _FIELDS_AND_EVENT)
+}
+
+
 class _RejectedError(Exception):
     def __init__(self, reason: Reason, field: str | None = None) -> None:
         self.rejection = Rejection(reason, field)
@@ -124,13 +138,37 @@ def read_login(body: bytes, *, reject_unknown_fields: bool = False, by_event_id:
     nesting is bounded by `MAX_DEPTH`. A field outside the contract is counted, or rejects the message; `event_id` is
     read beside the contract's fields where it is asked for.
     """
+    fields = _FIELDS_AND_EVENT if by_event_id else FIELD_NAMES
+    if (login := _read_flat(body, fields)) is not None:
+        return login
     try:
         document = _decode(body)
         if document.get("Type") == "Notification" and isinstance(document.get("Message"), str):
             document = _decode(document["Message"].encode("utf-8", "surrogatepass"))
-        return _pick_fields(document, _FIELDS_AND_EVENT if by_event_id else FIELD_NAMES, reject_unknown_fields)
+        return _pick_fields(document, fields, reject_unknown_fields)
     except _RejectedError as error:
         return error.rejection
+
+
+def _read_flat(body: bytes, fields: tuple[str, ...]) -> Login | None:
+    """Reads an object that has these fields and nothing else, in a quarter of the time; None where it may be another.
+
+    A name and a text bring two quotes each: a body of other names, too, or of one name twice, has more than were read.
+    """
+    try:
+        values: tuple[Any, ...] = astuple(msgspec.json.decode(body, type=_FLAT[fields]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    not_sent = values.count(UNSET)
+    if body.count(b'"') != 4 * (len(values) - not_sent) - 2 * values.count(None):
+        return None
+    if not_sent:
+        values = tuple(None if value is UNSET else value for value in values)
+    if b"\\u" in body and not all(is_storable(value) for value in values if value):
+        return None
+    of_contract = len(FIELD_NAMES)
+    login: Login = tuple.__new__(Login, (*values[:of_contract], 0, values[-1] if len(values) > of_contract else None))
+    return login
 
 
 def _decode(body: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import UnreadableError, write_masked
 from loginetl_assets.landing.object_store import Landing
 from loginetl_assets.logins.encryption import VaultEncryptor
-from loginetl_assets.logins.masking import MaskedBatch, MaskingRules, mask_batch
+from loginetl_assets.logins.masking import MaskedBatch, MaskingRules, mask_batch, message_uuids
 from loginetl_assets.settings import KeysetRole
 from loginetl_assets.steps.batch_objects import read_batch
 from loginetl_assets.steps.each_batch import each_batch
@@ -82,11 +82,12 @@ def _mask(
         batches.quarantine(connection, batch, str(error))
         return MaskTotals(quarantined_batches=1)
     rejections.forget_batch(connection, batch)
-    outcomes = message_ids.outcomes_of(connection, [message.uuid for message in messages])
+    ids = message_uuids(messages)
+    outcomes = message_ids.outcomes_of(connection, ids)
     loaded_before = sum(end == (batch.batch_id, "loaded") for end in outcomes.values())
     erased_before = sum(end == (batch.batch_id, "erased") for end in outcomes.values())  # on the batch's own count
     # What is settled is not masked again: a redelivered message of an erased person must not fill the vault.
-    fresh = [message for message in messages if message.uuid not in outcomes]
+    fresh = [message for message, uuid in zip(messages, ids, strict=True) if uuid not in outcomes]
     masked = mask_batch(fresh, keys.tokenizer, rules)
     masked, known_events = _without_known_events(connection, masked)
     masked_path, written_bytes = write_masked(landing, masked.logins)

@@ -23,9 +23,9 @@ from loginetl_assets.logins.masking import MASKED_SCHEMA
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.storage import activity, message_ids
 from loginetl_assets.storage.batches import Batch
-from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_rows
+from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_frame
 from loginetl_assets.storage.login_table_record import login_table
-from loginetl_assets.storage.statements import named
+from loginetl_assets.storage.statements import array_of, named
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -116,7 +116,7 @@ def load_logins(connection: Connection, batch: Batch, logins: pl.DataFrame) -> L
 
 
 def _insert(connection: Connection, batch: Batch, logins: pl.DataFrame) -> int:
-    copy_rows(connection, "pg_temp.new_logins", MASKED_SCHEMA.names(), logins.iter_rows())
+    copy_frame(connection, "pg_temp.new_logins", logins)
     insert = named("insert_logins", _INSERT.format(table=login_table(connection)))
     counts = connection.execute(insert, {"batch_id": batch.batch_id}).one()
     inserted = int(counts.written)
@@ -137,14 +137,14 @@ def tokens_of_several_users(connection: Connection, column: str, tokens: Sequenc
         for order in ("ASC", "DESC")
     )
     shared = f"SELECT count(*) FROM unnest(CAST(:tokens AS text[])) token WHERE {first} <> {last}"
-    return int(connection.scalars(named("count_shared_tokens", shared), {"tokens": list(tokens)}).one())
+    return int(connection.scalars(named("count_shared_tokens", shared), {"tokens": array_of(tokens)}).one())
 
 
 def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> tuple[int, int]:
     """Returns how many distinct logins a frame has, and how many of them the table has more than once; by index."""
     distinct = logins.select(COLUMN_NAMES).unique()
     connection.execute(_CREATE_SEEN_LOGINS)
-    copy_rows(connection, "pg_temp.seen_logins", COLUMN_NAMES, distinct.iter_rows())
+    copy_frame(connection, "pg_temp.seen_logins", distinct)
     same = " AND ".join(
         f"u.{name} = s.{name}" if name in {"user_id", "masked_device_id"} else f"u.{name} IS NOT DISTINCT FROM s.{name}"
         for name in COLUMN_NAMES

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Text, cast, delete, func, select
 
-from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.statements import among, array_of, named
 from loginetl_assets.storage.tables import Outcome
 from loginetl_assets.storage.tables import processed_messages as ids
 from loginetl_assets.storage.tables import rejected_logins as rejected
@@ -42,11 +42,11 @@ _PRUNE = named(
 )
 
 
-def outcomes_of(connection: Connection, message_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
+def outcomes_of(connection: Connection, message_ids: Sequence[str]) -> dict[str, tuple[int, str]]:
     """Returns, for the settled ones of the messages, the batch that settled them and their outcome."""
-    settled = select(ids.c.message_uuid, ids.c.batch_id, ids.c.outcome).where(among(ids.c.message_uuid, message_ids))
-    rows = connection.execute(named("read_outcomes", settled))
-    return {row.message_uuid: (row.batch_id, row.outcome) for row in rows}
+    columns = (cast(ids.c.message_uuid, Text), ids.c.batch_id, ids.c.outcome)
+    rows = connection.execute(named("read_outcomes", select(*columns).where(among(ids.c.message_uuid, message_ids))))
+    return {message_uuid: (batch_id, outcome) for message_uuid, batch_id, outcome in rows}
 
 
 def count_ended(connection: Connection, message_ids: Sequence[UUID]) -> tuple[int, list[UUID]]:
@@ -65,7 +65,7 @@ def loaded_events(connection: Connection, event_ids: Sequence[UUID]) -> set[UUID
 
 def record_duplicates(connection: Connection, batch_id: int, message_ids: Sequence[UUID]) -> None:
     """Enters messages of a batch as duplicates: another message has brought their event."""
-    connection.execute(_RECORD_DUPLICATES, {"batch_id": batch_id, "ids": list(message_ids)})
+    connection.execute(_RECORD_DUPLICATES, {"batch_id": batch_id, "ids": array_of(message_ids)})
 
 
 def count_by_outcome(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
@@ -85,7 +85,7 @@ def mark_erased(connection: Connection, batch_id: int, message_ids: Sequence[UUI
     settled = Counter(connection.scalars(named("read_outcomes_to_erase", before)))
     bodies = delete(rejected).where(among(rejected.c.message_uuid, message_ids), rejected.c.batch_id == batch_id)
     removed = connection.execute(named("erase_rejected_bodies", bodies)).rowcount
-    connection.execute(_MARK_ERASED, {"batch_id": batch_id, "ids": list(message_ids)})
+    connection.execute(_MARK_ERASED, {"batch_id": batch_id, "ids": array_of(message_ids)})
     return settled, removed
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 
 from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 
-from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.statements import among, array_of, named
 from loginetl_assets.storage.tables import token_map
 
 _MAP_TOKENS = named(
@@ -22,7 +22,7 @@ def map_tokens(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None
     if not pairs:
         return
     new = [new for _, new in pairs]
-    connection.execute(_MAP_TOKENS, {"old": [old for old, _ in pairs], "new": new})
+    connection.execute(_MAP_TOKENS, {"old": array_of(old for old, _ in pairs), "new": array_of(new)})
     # Where an earlier keyset was restored, its tokens are current again and have no new one.
     connection.execute(named("unmap_current_tokens", delete(token_map).where(among(token_map.c.old_token, new))))
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.statements import among, array_of, named
 from loginetl_assets.storage.tables import erased_tokens, pii_vault, token_map, vault_data_keys
 from loginetl_assets.storage.token_map import forget_pairs
 
@@ -32,7 +32,6 @@ from loginetl_assets.storage.token_map import forget_pairs
 # is taken after the lock on a batch, never before it.
 _LOCK = 0x6C6F67696E76
 
-# As hex: an array of 10 000 values takes psycopg 20 ms so, and 350 ms as bytes.
 _ADD_VALUES = named(
     "add_values",
     "INSERT INTO loginetl.pii_vault (token, field, encrypted_value, data_key_id)"
@@ -79,8 +78,9 @@ def add(
     tokens, fields, encrypted = map(list, zip(*entries, strict=True))
     data_key = vault_data_keys.insert().values(wrapped_key=wrapped_key, officer_key_id=officer_key_id)
     data_key_id = connection.scalars(named("add_data_key", data_key.returning(vault_data_keys.c.data_key_id))).one()
-    arrays = {"tokens": tokens, "fields": fields, "encrypted": [value.hex() for value in encrypted]}
-    added = connection.execute(_ADD_VALUES, {"data_key_id": data_key_id, **arrays}).rowcount
+    arrays = {"tokens": tokens, "fields": fields, "encrypted": map(bytes.hex, encrypted)}
+    values = {name: array_of(texts) for name, texts in arrays.items()}
+    added = connection.execute(_ADD_VALUES, {"data_key_id": data_key_id, **values}).rowcount
     unmark_tokens(connection, tokens)
     return added
 

@@ -284,11 +284,11 @@ def test_what_is_settled_is_known_with_its_batch_and_outcome(rules: Rules) -> No
     (loaded,), (rejected,) = rules.settle(one, "loaded"), rules.settle(other, "rejected")
     strangers = [uuid4()]
     with rules.open() as connection:
-        assert message_ids.outcomes_of(connection, [loaded, rejected, *strangers]) == {
-            loaded: (one, "loaded"),
-            rejected: (other, "rejected"),
+        assert message_ids.outcomes_of(connection, list(map(str, [loaded, rejected, *strangers]))) == {
+            str(loaded): (one, "loaded"),
+            str(rejected): (other, "rejected"),
         }
-        assert message_ids.outcomes_of(connection, strangers) == {}
+        assert message_ids.outcomes_of(connection, list(map(str, strangers))) == {}
         assert message_ids.count_ended(connection, [loaded, rejected, *strangers]) == (2, [rejected])
         assert message_ids.count_ended(connection, strangers) == (0, [])
     rules.settle(one, "loaded")

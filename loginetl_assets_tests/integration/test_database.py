@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
 import pytest
 from dagster._utils.error import serializable_error_info_from_exc_info
 from sqlalchemy import Connection, text
@@ -12,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.settings import Settings
-from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_rows
+from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_frame, copy_rows
+from loginetl_assets.storage.statements import array_of
 
 PASSWORD = "correct-horse"  # noqa: S105 - to be searched for
 
@@ -64,6 +66,47 @@ def test_a_default_of_the_database_changes_nothing_that_is_relied_on(settings: S
     assert seen == (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), timedelta(days=1))
 
 
+# What means something to CSV, to an array, or to COPY.
+TEXTS = [
+    "",
+    " ",
+    "NULL",
+    "null",
+    "a,b",
+    'a"b',
+    '""',
+    "a\\b",
+    "\\N",
+    "\\.",
+    "a\n\\.\nb",
+    "a\rb",
+    "\r\n",
+    "\t",
+    "{}",
+    "é😀",
+]
+
+
+def test_a_text_arrives_in_an_array_as_it_was(settings: Settings) -> None:
+    statement = text("SELECT CAST(:texts AS text[])")
+    with LoginDatabase(settings.database_url or "").transaction() as connection:
+        for texts in (TEXTS, TEXTS[:1], []):
+            assert connection.execute(statement, {"texts": array_of(texts)}).scalar_one() == texts
+
+
+def test_a_frame_is_copied_as_it_is(settings: Settings) -> None:
+    texts = [None, *TEXTS]
+    frame = pl.DataFrame(
+        {"at": range(len(texts)), "one": texts, "other": texts[::-1], "day": [datetime.now(UTC).date()] * len(texts)}
+    )
+    with LoginDatabase(settings.database_url or "").transaction() as connection:
+        connection.execute(text("CREATE TEMP TABLE copied (at integer, one text, other text, day date)"))
+        copy_frame(connection, "pg_temp.copied", frame)
+        copy_frame(connection, "pg_temp.copied", frame.clear())
+        rows = connection.execute(text("SELECT at, one, other, day FROM pg_temp.copied ORDER BY at")).all()
+    assert [tuple(row) for row in rows] == frame.rows()
+
+
 CANARY = "203.0.113.199"
 
 
@@ -89,13 +132,25 @@ def by_a_row_that_is_copied(connection: Connection) -> None:
     copy_rows(connection, "seen", ["version"], [[CANARY]])
 
 
+def by_a_frame_that_is_copied(connection: Connection) -> None:
+    connection.execute(text("CREATE TEMP TABLE seen (version integer)"))
+    copy_frame(connection, "seen", pl.DataFrame({"version": [CANARY]}))
+
+
 def at_the_commit(connection: Connection) -> None:
     connection.execute(text("CREATE TEMP TABLE seen (ip text UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
     connection.execute(text("INSERT INTO seen VALUES (:value), (:value)"), {"value": CANARY})
 
 
 @pytest.mark.parametrize(
-    "fails", [by_a_statement, by_a_constraint_that_quotes_the_row, by_a_row_that_is_copied, at_the_commit]
+    "fails",
+    [
+        by_a_statement,
+        by_a_constraint_that_quotes_the_row,
+        by_a_row_that_is_copied,
+        by_a_frame_that_is_copied,
+        at_the_commit,
+    ],
 )
 def test_no_value_is_in_what_leaves_a_transaction_or_behind_it(
     fails: Callable[[Connection], None], settings: Settings

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loginetl_assets.logins.canonical import canonical_ip, canonical_text, canonical_values
+from loginetl_assets.logins.canonical import canonical_ip, canonical_ips, canonical_text, canonical_values
 
 # Zero groups are common, as they are in the world: `::` is where spellings differ most.
 GROUPS = st.lists(st.one_of(st.just(0), st.integers(0, 0xFF), st.integers(0, 0xFFFF)), min_size=8, max_size=8)
@@ -78,6 +78,18 @@ def test_a_canonical_address_stays_as_it_is(text: str) -> None:
     once = canonical_ip(text)
 
     assert once is None or canonical_ip(once) == once
+
+
+NUMBERS = st.integers(0, 300).map(str) | st.sampled_from(["", "00", "01", "1 ", "٣", "1\n"])
+DOTTED = st.lists(NUMBERS, min_size=3, max_size=5).map(".".join)
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | DOTTED | st.ip_addresses().map(str) | GROUPS.flatmap(ipv6_spellings) | st.text()))
+def test_many_addresses_are_spelled_as_each_of_them(texts: list[str | None]) -> None:
+    spelled = canonical_ips(pl.Series(texts, dtype=pl.String)).to_list()
+
+    assert spelled == [None if text is None else canonical_ip(text) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -345,15 +345,15 @@ OBJECTS = st.one_of(
 )
 
 
-def read_exactly(body: bytes, reject: bool) -> Login | Rejection:
+def read_exactly(body: bytes, reject: bool, *, by_event_id: bool = False) -> Login | Rejection:
     """Reads with the fast decoder gone, so that all is read by the exact one."""
 
-    def gone(_body: bytes) -> None:
+    def gone(_body: bytes, **_options: object) -> None:
         raise msgspec.DecodeError("gone")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("loginetl_assets.logins.message.msgspec.json.decode", gone)
-        return read_login(body, reject_unknown_fields=reject)
+        return read_login(body, reject_unknown_fields=reject, by_event_id=by_event_id)
 
 
 @settings(deadline=None, max_examples=400)
@@ -362,6 +362,26 @@ def test_the_fast_and_the_exact_reading_agree(text: str, reject: bool) -> None:
     body = text.encode("utf-8", "surrogatepass")
 
     assert read_login(body, reject_unknown_fields=reject) == read_exactly(body, reject)
+
+
+# The contract's names, in any order, with one or two too many, twice or too few.
+FLAT_NAMES = st.permutations([*FIELD_NAMES, "event_id"]).flatmap(
+    lambda names: st.lists(st.sampled_from([*names, "x"]), max_size=2).map(lambda more: [*names, *more])
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data(), FLAT_NAMES, st.integers(0, 2), st.booleans(), st.booleans())
+def test_the_readings_of_flat_bodies_agree(
+    data: st.DataObject, names: list[str], fewer: int, reject: bool, by_event_id: bool
+) -> None:
+    literals = string_literals(TEXTS) | st.just("null")
+    members = (f"{json.dumps(name)}: {data.draw(literals)}" for name in names[fewer:])
+    body = f"{{{', '.join(members)}}}".encode("utf-8", "surrogatepass")
+
+    read = read_login(body, reject_unknown_fields=reject, by_event_id=by_event_id)
+
+    assert read == read_exactly(body, reject, by_event_id=by_event_id)
 
 
 @settings(deadline=None, max_examples=400)

@@ -11,7 +11,7 @@ from sqlalchemy import ClauseElement, delete, select, update
 from sqlalchemy.dialects import postgresql
 
 from loginetl_assets import storage
-from loginetl_assets.storage.statements import among, named
+from loginetl_assets.storage.statements import among, array_of, named
 from loginetl_assets.storage.tables import token_map
 
 STATEMENTS = {
@@ -38,6 +38,12 @@ def test_a_list_of_any_length_is_one_parameter() -> None:
         (bound,) = statement.compile().params.values()
         assert len(bound) == length
         assert sql(statement).endswith("token_map.old_token = ANY (%(param_1)s::TEXT[])")
+
+
+def test_a_text_with_a_nul_is_no_item_of_an_array() -> None:
+    with pytest.raises(ValueError, match="a text has a NUL") as raised:
+        array_of(["seen", "un\0seen"])
+    assert "seen" not in str(raised.value)
 
 
 def _names(module: ast.Module) -> Iterator[str]:
