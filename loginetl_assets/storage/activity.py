@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Literal, NamedTuple
 
+import polars as pl
 from sqlalchemy import Connection
 
+from loginetl_assets.storage.copying import copy_frame
 from loginetl_assets.storage.login_table_record import login_table
 from loginetl_assets.storage.statements import named
 from loginetl_assets.storage.tables import Dimension
 
 # By what the rows of the login table are counted, one dimension at a time: counts of all of them together would be
 # nearly as many as the rows, and most of them one person's.
-COUNTED_COLUMNS = "create_date, device_type, locale, app_version"
-_VALUES = "('device_type', device_type), ('locale', locale), ('app_version', CAST(app_version AS text))"
+_DIMENSIONS = (Dimension.DEVICE_TYPE, Dimension.LOCALE, Dimension.APP_VERSION)
+COUNTED_COLUMNS = ", ".join(["create_date", *_DIMENSIONS])
+_VALUES = ", ".join(f"('{one}', CAST({one} AS text))" for one in _DIMENSIONS)
 _NO_DATE = "0001-01-01"
 _MAX_LENGTH = 64  # an adopted table may have longer texts, and an index does not take any
 
@@ -73,6 +76,19 @@ def change_of(rows: str, sign: Literal["", "-"] = "") -> str:
         f" SELECT coalesce(create_date, '{_NO_DATE}'), dimension, left(coalesce(value, ''), {_MAX_LENGTH}),"
         f" {sign}count(*) FROM {rows}, LATERAL (VALUES {_VALUES}) counted (dimension, value) GROUP BY 1, 2, 3"
     )
+
+
+def count(connection: Connection, logins: pl.DataFrame) -> None:
+    """Counts rows as `change_of` does, before they are in the table; each has a date."""
+    counts = pl.concat(
+        logins.group_by(
+            pl.col("create_date").alias("day"),
+            pl.lit(one.value).alias("dimension"),
+            pl.col(one.value).cast(pl.String).fill_null("").str.head(_MAX_LENGTH).alias("value"),
+        ).len("logins")
+        for one in _DIMENSIONS
+    )
+    copy_frame(connection, "copy_activity_changes", "loginetl.activity_changes", counts)
 
 
 def fold(connection: Connection) -> None:

@@ -1,13 +1,11 @@
-"""Postgres: one engine, its time-outs, transactions whose errors carry no values, and COPY."""
+"""Postgres: one engine, its time-outs, and transactions whose errors carry no values."""
 
-import io
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import polars as pl
 import psycopg
 from sqlalchemy import Connection, create_engine, make_url, select
 from sqlalchemy.engine import URL
@@ -285,8 +283,10 @@ def _statement_of(raised: Exception) -> str:
 
 
 @contextmanager
-def attempt(connection: Connection) -> Iterator[None]:
+def attempt(connection: Connection, *, has_another_way: bool = False) -> Iterator[None]:
     """A savepoint around rows that the server may refuse: by width, constraint, encoding, trigger or policy.
+
+    Where the same is tried in another way next, whatever does not pass by waiting is taken for a refusal.
 
     Raises:
         RowsRefusedError: it did, at once or by a constraint that would have waited for the commit.
@@ -298,7 +298,9 @@ def attempt(connection: Connection) -> Iterator[None]:
     except (SQLAlchemyError, psycopg.Error) as error:
         cause = getattr(error, "orig", None) or error
         # COPY runs past SQLAlchemy, and its context quotes the row: what was sent must not look like a trigger's words.
-        if isinstance(cause, psycopg.Error) and _refuses_rows(cause, copying=cause is error):
+        if isinstance(cause, psycopg.Error) and (
+            _refuses_rows(cause, copying=cause is error) or (has_another_way and not _may_pass(cause))
+        ):
             # A trigger's own words (RAISE … USING CONSTRAINT) may be made of the row.
             name = None if _is_of_a_language(cause) else cause.diag.constraint_name
             raise RowsRefusedError(cause.sqlstate, name) from None
@@ -318,9 +320,14 @@ def _refuses_rows(error: psycopg.Error, *, copying: bool) -> bool:
         return False
     if diag.source_function == "ExecWithCheckOptions":  # a policy of row-level security
         return True
-    if code.startswith(_TRANSIENT):  # a time-out or a lock within a trigger is one, unless its own words say so
-        return _is_of_a_language(error)
-    return "PL/" in (diag.context or "")
+    if _may_pass(error):
+        return False
+    return _is_of_a_language(error) or "PL/" in (diag.context or "")
+
+
+def _may_pass(error: psycopg.Error) -> bool:
+    """Whether waiting may help: against a time-out or a lock, in a trigger too, unless its own words say so."""
+    return error.sqlstate is None or (error.sqlstate.startswith(_TRANSIENT) and not _is_of_a_language(error))
 
 
 def _is_of_a_language(error: psycopg.Error) -> bool:
@@ -334,27 +341,6 @@ def _is_unknown(code: str) -> bool:
     except KeyError:
         return bool(code)
     return False
-
-
-def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Copies rows into a table (COPY FROM STDIN), in the connection's transaction; named `copy_` and the table."""
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(_copy_into(table, columns)) as copy:
-        for row in rows:
-            copy.write_row(row)
-
-
-def copy_frame(connection: Connection, table: str, rows: pl.DataFrame) -> None:
-    """Copies a frame into a table's columns of the same names, as `copy_rows`: polars writes it, as CSV, in one go."""
-    written = io.BytesIO()
-    rows.write_csv(written, include_header=False, quote_style="non_numeric")
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"{_copy_into(table, rows.columns)} (FORMAT csv)") as copy:
-        copy.write(written.getvalue())
-
-
-def _copy_into(table: str, columns: Sequence[str]) -> str:
-    return f"/* copy_{table.removeprefix('pg_temp.')} */ COPY {table} ({', '.join(columns)}) FROM STDIN"
 
 
 def _with_psycopg(url: str) -> URL:

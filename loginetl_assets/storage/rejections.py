@@ -27,7 +27,7 @@ from loginetl_assets.logins.encryption import encrypt
 from loginetl_assets.logins.masking import RejectedMessage
 from loginetl_assets.logins.rejection import Reason, Rejection
 from loginetl_assets.storage.batches import Batch, lock_batches, move_rejected
-from loginetl_assets.storage.database import copy_rows
+from loginetl_assets.storage.copying import copy_rows
 from loginetl_assets.storage.statements import among, named
 from loginetl_assets.storage.tables import Outcome, processed_messages
 from loginetl_assets.storage.tables import rejected_logins as table

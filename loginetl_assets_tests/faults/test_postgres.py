@@ -17,7 +17,8 @@ from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.local.stack import EmbeddedStack
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage import database
-from loginetl_assets.storage.database import LoginDatabase, copy_rows
+from loginetl_assets.storage.copying import copy_rows
+from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets_tests.support.postgres_proxy import CONNECT, call_after, call_before, call_during_copy, statement
 from loginetl_assets_tests.support.proxy import Rule
 from loginetl_assets_tests.support.scene import DRAIN, Scene, assert_no_value, failures
@@ -166,11 +167,11 @@ def test_a_backend_terminated_in_the_midst_of_a_copy_is_tried_again(
         with session(scene.settings) as other:
             ended = other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND query LIKE '/* copy_new_logins */%'"
+                " WHERE datname = current_database() AND query LIKE '/* copy_logins */%'"
             ).fetchall()
         assert ended == [(True,)]
 
-    scene.postgres.add(Rule(statement("copy_new_logins"), call_during_copy(terminate)))
+    scene.postgres.add(Rule(statement("copy_logins"), call_during_copy(terminate)))
     waits.append(nothing)
 
     said, _ = run_and_settle(scene)
@@ -184,7 +185,7 @@ def test_a_backend_terminated_in_the_midst_of_a_copy_is_tried_again(
     [
         pytest.param("register_batch", signal.SIGINT, id="register-shut-down"),
         pytest.param("add_values", signal.SIGKILL, id="vault-crash"),
-        pytest.param("copy_new_logins", signal.SIGINT, id="copy-shut-down"),
+        pytest.param("copy_logins", signal.SIGINT, id="copy-shut-down"),
     ],
 )
 def test_a_server_that_restarts_between_two_statements_costs_one_retry(
@@ -218,7 +219,7 @@ def test_a_load_waits_for_a_lock_on_the_table(scene: Scene, waits: list[Callable
             other.execute("LOCK TABLE user_logins IN ACCESS EXCLUSIVE MODE")
             release.start()
 
-        scene.postgres.add(Rule(statement("copy_new_logins"), call_before(lock)))
+        scene.postgres.add(Rule(statement("copy_logins"), call_before(lock)))
 
         said, seconds = run_and_settle(scene)
         release.join()
@@ -245,7 +246,7 @@ def test_a_load_that_is_the_victim_of_a_deadlock_is_tried_again(
             meeting.start()
             assert locked.wait(10)
 
-        scene.postgres.add(Rule(statement("copy_new_logins"), call_before(begin)))
+        scene.postgres.add(Rule(statement("copy_logins"), call_before(begin)))
         waits.append(nothing)
 
         said, _ = run_and_settle(scene)
@@ -298,4 +299,4 @@ def test_every_statement_of_a_run_carries_its_name(scene: Scene) -> None:
         pipeline.run(DRAIN)
     of_the_driver = {CONNECT, "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "select", "show"}
     assert {one.name for one in scene.postgres.statements if "/*" not in one.sql} <= of_the_driver
-    assert {"register_batch", "mark_masked", "insert_logins"} <= {one.name for one in scene.postgres.statements}
+    assert {"register_batch", "mark_masked", "copy_logins"} <= {one.name for one in scene.postgres.statements}

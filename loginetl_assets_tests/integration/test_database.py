@@ -13,7 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.settings import Settings
-from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt, copy_frame, copy_rows
+from loginetl_assets.storage.copying import copy_frame, copy_rows
+from loginetl_assets.storage.database import LoginDatabase, RowsRefusedError, attempt
 from loginetl_assets.storage.statements import array_of
 
 PASSWORD = "correct-horse"  # noqa: S105 - to be searched for
@@ -101,8 +102,8 @@ def test_a_frame_is_copied_as_it_is(settings: Settings) -> None:
     )
     with LoginDatabase(settings.database_url or "").transaction() as connection:
         connection.execute(text("CREATE TEMP TABLE copied (at integer, one text, other text, day date)"))
-        copy_frame(connection, "pg_temp.copied", frame)
-        copy_frame(connection, "pg_temp.copied", frame.clear())
+        copy_frame(connection, "copy_seen", "pg_temp.copied", frame)
+        copy_frame(connection, "copy_seen", "pg_temp.copied", frame.clear())
         rows = connection.execute(text("SELECT at, one, other, day FROM pg_temp.copied ORDER BY at")).all()
     assert [tuple(row) for row in rows] == frame.rows()
 
@@ -134,7 +135,7 @@ def by_a_row_that_is_copied(connection: Connection) -> None:
 
 def by_a_frame_that_is_copied(connection: Connection) -> None:
     connection.execute(text("CREATE TEMP TABLE seen (version integer)"))
-    copy_frame(connection, "seen", pl.DataFrame({"version": [CANARY]}))
+    copy_frame(connection, "copy_seen", "seen", pl.DataFrame({"version": [CANARY]}))
 
 
 def at_the_commit(connection: Connection) -> None:

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
-from loginetl_assets.storage.database import copy_rows
+from loginetl_assets.storage.copying import copy_rows
 from loginetl_assets_tests.support.pipeline import MARKS, Pipeline, marked_logins
 
 VERBOSE = {"managed_python_loggers": ["root", "sqlalchemy", "alembic", "botocore"], "python_log_level": "DEBUG"}

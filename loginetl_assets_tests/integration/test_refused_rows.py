@@ -16,7 +16,8 @@ from loginetl_assets.privacy.erase import Erasure
 from loginetl_assets.privacy.subjects import subject_of
 from loginetl_assets.settings import Settings
 from loginetl_assets.storage import rejections
-from loginetl_assets.storage.database import LoginDatabase, attempt, copy_rows
+from loginetl_assets.storage.copying import copy_rows
+from loginetl_assets.storage.database import LoginDatabase, attempt
 from loginetl_assets.storage.roles import grant_roles
 from loginetl_assets_tests.support.pipeline import Pipeline, checks, login, metadata
 
@@ -47,6 +48,14 @@ def narrower_column(pipeline: Pipeline) -> None:
 
 def check_constraint(pipeline: Pipeline) -> None:
     pipeline.execute("ALTER TABLE user_logins ADD CHECK (user_id NOT LIKE 'refused-%')")
+
+
+def check_constraint_that_asks_a_function(pipeline: Pipeline) -> None:
+    pipeline.execute(
+        "CREATE FUNCTION is_allowed(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN"
+        " IF $1 LIKE 'refused-%' THEN PERFORM * FROM gone; END IF; RETURN true; END $$"
+    )
+    pipeline.execute("ALTER TABLE user_logins ADD CHECK (is_allowed(user_id))")
 
 
 def trigger(pipeline: Pipeline, using: str = "") -> None:
@@ -134,6 +143,7 @@ def foreign_key_checked_at_commit(pipeline: Pipeline) -> None:
     [
         (narrower_column, "22001"),
         (check_constraint, "23514 user_logins_user_id_check"),
+        (check_constraint_that_asks_a_function, "42P01"),
         (trigger, "P0001"),
         (trigger_with_a_code_of_its_own, "LG001"),
         (trigger_that_makes_a_constraint_s_name_of_the_row, "23514"),

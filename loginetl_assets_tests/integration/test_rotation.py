@@ -25,7 +25,7 @@ from loginetl_assets.privacy.rotate import RetokenizeTotals, reencrypt_data_keys
 from loginetl_assets.services import Services
 from loginetl_assets.settings import KeysetRole, Settings
 from loginetl_assets.storage import batches, installation, vault
-from loginetl_assets.storage.database import copy_rows
+from loginetl_assets.storage.copying import copy_rows
 from loginetl_assets_tests.support.command import LOGINETL, run_cli
 from loginetl_assets_tests.support.pipeline import Pipeline, login
 from loginetl_assets_tests.support.waiting import eventually
