@@ -92,8 +92,10 @@ const commands = {
     };
   },
   // As when the visibility time-out of all that is in flight has passed.
-  expire({ queue: name }) {
+  async expire({ queue: name }) {
     const queue = store.getQueueByName(name);
+    queue.cancelWaiters(); // long polls of processes that have ended: they would take what comes
+    await new Promise(setImmediate);
     for (const { message } of queue.inflightMessages.values()) queue.messages.push(message);
     queue.inflightMessages.clear();
     return {};
@@ -111,8 +113,8 @@ const commands = {
 await app.listen({ host: "127.0.0.1", port: 0 });
 console.log(app.server.address().port);
 const lines = createInterface({ input: process.stdin });
-lines.on("line", (line) => {
+lines.on("line", async (line) => {
   const { command, ...how } = JSON.parse(line);
-  console.log(JSON.stringify(commands[command](how)));
+  console.log(JSON.stringify(await commands[command](how)));
 });
 lines.on("close", () => process.exit());

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import psycopg
 
@@ -15,7 +14,7 @@ from bench.contenders import CONTENDERS, LOGINETL, Contender, Loaded, Place
 from bench.messages import OTHER_KIND_EVERY, bodies
 from bench.pipeline import installed
 from bench.run import ROOT, Say
-from bench.services import Queue, Services, execute
+from bench.services import QueueState, Services, execute
 from bench.targets import Counts
 
 _RUNS = 3  # what is not gone from the queue by then is stuck
@@ -44,15 +43,15 @@ class _Fault:
     body: str | None = None  # one message more
     number_for_ip: bool = False  # in one of the logins
     deletes_to_lose: int = 0
-    kills: tuple[Callable[[Queue, int], bool], ...] = ()  # when each of the first runs is killed
+    kills: tuple[Callable[[QueueState, QueueState], bool], ...] = ()  # when each of the first runs is killed
 
 
-def _half_received(queue: Queue, messages: int) -> bool:
-    return queue.state().received >= messages // 2
+def _half_received(before: QueueState, now: QueueState) -> bool:
+    return now.received - before.received >= before.waiting // 2
 
 
-def _deleting(queue: Queue, messages: int) -> bool:
-    return queue.state().last_delete_at > 0
+def _deleting(before: QueueState, now: QueueState) -> bool:
+    return now.last_delete_at > before.last_delete_at
 
 
 _FAULTS = (
@@ -61,7 +60,7 @@ _FAULTS = (
     _Fault("one message of the wrong type", body=_WRONG_TYPE),
     _Fault("one number for an ip", number_for_ip=True),
     _Fault(f"{_LOST_DELETES} messages are delivered again", deletes_to_lose=_LOST_DELETES),
-    _Fault("killed (SIGKILL) twice: half received, first delete", kills=(_half_received, _deleting)),
+    _Fault("killed by SIGKILL: half received, first delete", kills=(_half_received, _deleting)),
 )
 
 
@@ -103,7 +102,7 @@ def _outcome(
     ):
         place = Place(queue, services.emulator.endpoint, settings, url)
         for kill_at in fault.kills:
-            _run_and_kill(contender, place, partial(kill_at, queue, len(sent)))
+            _run_and_kill(contender, place, kill_at)
             queue.expire()
         for _ in range(_RUNS):
             contender.run(place)
@@ -135,9 +134,10 @@ def _counted(url: str, loaded: Loaded, has_rejects: bool, sent: int, stuck: int)
     return Outcome(rows, rejected, max(0, lost), rows - distinct, stuck, 0), {name for (name,) in columns}
 
 
-def _run_and_kill(contender: Contender, place: Place, is_time: Callable[[], bool]) -> None:
+def _run_and_kill(contender: Contender, place: Place, is_time: Callable[[QueueState, QueueState], bool]) -> None:
     """Runs it until a moment and kills its process; what it started is left to notice."""
     (command,) = contender.commands(place)
+    before, deadline = place.queue.state(), time.monotonic() + _SECONDS_TO_A_MOMENT
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -145,7 +145,6 @@ def _run_and_kill(contender: Contender, place: Place, is_time: Callable[[], bool
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        deadline = time.monotonic() + _SECONDS_TO_A_MOMENT
-        while process.poll() is None and not is_time() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        while process.poll() is None and not is_time(before, place.queue.state()) and time.monotonic() < deadline:
+            time.sleep(0.01)
         process.kill()
