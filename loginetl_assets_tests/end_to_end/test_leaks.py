@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from loginetl_assets.local.stack import EmbeddedStack
+from loginetl_assets_tests.support.command import run_warm
 from loginetl_assets_tests.support.leaks import find_leaks, holds, spellings
 from loginetl_assets_tests.support.pipeline import login
 
@@ -49,29 +50,28 @@ class Site:
         self, *command: str, stdin: str = "", succeeds: bool = True, secret: bool = False, **environment: str
     ) -> str:
         """Runs a command; what it prints is searched later, but for what a person asked to be shown."""
-        done = subprocess.run(
-            [str(BIN / command[0]), *command[1:]],
-            cwd=self.temporary,  # not the repository: a developer's .env would take the place of these variables
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(self.temporary),
-                "TMPDIR": str(self.temporary),
-                "LOGINETL_HOME": str(self.home),
-                "DAGSTER_HOME": str(self.dagster_home),
-                "POLARS_VERBOSE": "1",
-                # Secrets that the commands have and nothing may repeat.
-                "AWS_SECRET_ACCESS_KEY": SECRETS[0],
-                "LOGINETL_ALERT_WEBHOOK_URL": f"http://127.0.0.1:9/{SECRETS[1]}",
-                **environment,
-            },
-            input=stdin.encode(),
-            capture_output=True,
-            check=False,
-        )
+        variables = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.temporary),
+            "TMPDIR": str(self.temporary),
+            "LOGINETL_HOME": str(self.home),
+            "DAGSTER_HOME": str(self.dagster_home),
+            "POLARS_VERBOSE": "1",
+            # Secrets that the commands have and nothing may repeat.
+            "AWS_SECRET_ACCESS_KEY": SECRETS[0],
+            "LOGINETL_ALERT_WEBHOOK_URL": f"http://127.0.0.1:9/{SECRETS[1]}",
+            **environment,
+        }
+        cwd = self.temporary  # not the repository: a developer's .env would take the place of these variables
+        if command[0] == "loginetl":
+            done = run_warm(command[1:], cwd=cwd, environment=variables, stdin=stdin)
+        else:
+            program = [str(BIN / command[0]), *command[1:]]
+            done = subprocess.run(program, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
         # What is rejected on purpose is for a person to look at.
-        assert (done.returncode in {0, 3}) is succeeds, done.stderr.decode()[-2000:]
-        self.printed.append(done.stderr if secret else done.stdout + done.stderr)
-        return done.stdout.decode()
+        assert (done.returncode in {0, 3}) is succeeds, done.stderr[-2000:]
+        self.printed.append((done.stderr if secret else done.stdout + done.stderr).encode())
+        return done.stdout
 
     def send(self, *bodies: str) -> None:
         """Puts bodies on the queue."""

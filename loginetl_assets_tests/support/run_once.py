@@ -1,7 +1,5 @@
 """One run of one job in a process of its own, to be killed at any moment.
 
-    python -m loginetl_assets_tests.support.run_once '{"job": "login_etl", "config": {}, "visibility_seconds": 2}'
-
 Settings come from the environment as everywhere, but for the visibility time-out: the environment's least of 30 s is
 too long to wait in a test. Ends with 0 where the run succeeded, with 1 where it failed.
 """
@@ -17,7 +15,7 @@ from loginetl_assets_tests.support.pipeline import Pipeline
 
 
 def main() -> int:
-    """Runs what the first argument says."""
+    """Runs what the first argument says: {"job": "login_etl", "config": {}, "visibility_seconds": 2}."""
     order = json.loads(sys.argv[1])
     settings = replace(Settings.from_environment(), visibility_seconds=order["visibility_seconds"])
     with (
@@ -25,7 +23,3 @@ def main() -> int:
         Pipeline.on(settings, Path(directory)) as pipeline,
     ):
         return 0 if pipeline.run(order["config"], order["job"], expect_success=False).success else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from uuid import UUID
 
@@ -23,11 +22,13 @@ from loginetl_assets.resources import LoginQueueResource
 from loginetl_assets.services import Services
 from loginetl_assets.settings import Settings
 from loginetl_assets.steps.retention import UNREGISTERED_AGE
+from loginetl_assets_tests.support import warm
 from loginetl_assets_tests.support.http_proxy import HttpProxy, Response, alter, operation
 from loginetl_assets_tests.support.leaks import holds
 from loginetl_assets_tests.support.pipeline import MARKED_BAD, MARKS, Pipeline, marked_logins, sqs_client
 from loginetl_assets_tests.support.postgres_proxy import PostgresProxy
 from loginetl_assets_tests.support.proxy import DroppedError, Rule
+from loginetl_assets_tests.support.warm import WarmProcess
 
 GOOD = marked_logins(30)
 
@@ -57,7 +58,7 @@ class Scene:
     postgres: PostgresProxy
     directory: Path
     sent: dict[UUID, str | None] = field(default_factory=dict)
-    child: subprocess.Popen[str] | None = None
+    child: WarmProcess | None = None
 
     def send(self) -> None:
         """Sends the messages, and keeps the ids that SQS gave them."""
@@ -118,21 +119,18 @@ class Scene:
             **settings.as_environment(),
             "AWS_ENDPOINT_URL_S3": self.sqs.url,
         }
-        with subprocess.Popen(
-            [sys.executable, "-m", "loginetl_assets_tests.support.run_once", json.dumps(order)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self.directory,
-            env=environment,
-        ) as self.child:
-            try:
-                said, _ = self.child.communicate(timeout=120)
-            except subprocess.TimeoutExpired:
-                self.child.kill()
-                raise
-        assert_no_value(said)
-        return self.child.returncode
+        with Path(os.devnull).open("rb") as nothing, TemporaryFile() as said:
+            self.child = warm.start(
+                "loginetl_assets_tests.support.run_once:main",
+                ["run_once", json.dumps(order)],
+                cwd=self.directory,
+                environment=environment,
+                streams=(nothing, said, said),
+            )
+            exit_code = self.child.wait(timeout=120)
+            said.seek(0)
+            assert_no_value(said.read().decode())
+        return exit_code
 
     @contextmanager
     def pipeline(self) -> Iterator[Pipeline]:
