@@ -22,7 +22,7 @@ from loginetl_assets.resources import (
 )
 from loginetl_assets.steps.batch_objects import BatchLanding
 from loginetl_assets.steps.drain.engine import Drain
-from loginetl_assets.steps.drain.policy import DrainLimits
+from loginetl_assets.steps.drain.policy import MAX_RECEIVERS, DrainLimits
 from loginetl_assets.steps.drain.workers import drain_in_processes
 from loginetl_assets.steps.progress import Progress
 
@@ -56,11 +56,11 @@ class DrainConfig(dg.Config):
         default=600.0, gt=0, le=43_200, description="Stop receiving after this many seconds, even if messages wait."
     )
     receivers: int = Field(
-        default=4,
-        ge=1,
-        le=64,
-        description="Concurrent receives in each process. More of them make up for latency (AWS: about 20 ms), not for"
-        " CPU.",
+        default=0,
+        ge=0,
+        le=MAX_RECEIVERS,
+        description="Concurrent receives in each process; 0 begins with few and takes more where the calls'"
+        f" latency leaves CPU unused, up to {MAX_RECEIVERS}.",
     )
     processes: int = Field(
         default=0,
@@ -81,8 +81,10 @@ class DrainConfig(dg.Config):
 
     def limits(self, depth: QueueDepth, rules: RulesResource) -> DrainLimits:
         """Returns the bounds of a drain of a queue of this depth."""
+        fixed = {"receivers": self.receivers, "max_receivers": self.receivers} if self.receivers else {}
         return DrainLimits(
-            **self.model_dump(exclude={"processes"}),
+            **self.model_dump(exclude={"processes", "receivers"}),
+            **fixed,
             visibility_seconds=rules.visibility_seconds,
             expected=min(depth.queued, self.max_messages),
         )
@@ -117,7 +119,7 @@ def raw_login_messages(
     """Drains the queue, within the config's bounds."""
     with failures_without_values(retried=context):
         started = time.monotonic()
-        opened, login_queue = database.get_client(), queue.get_client(connections=config.receivers + 2)
+        opened, login_queue = database.get_client(), queue.get_client(connections=2 * MAX_RECEIVERS)
         land = BatchLanding(opened, landing.get_client(opened), keyring.get_client(), context.run.run_id)
         bucket = payloads.get_client()
         # Before anything is received: a redrive policy counts receives, and would move messages because of our fault.

@@ -18,11 +18,13 @@ from loginetl_assets.embedded import Addresses
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
 from loginetl_assets.steps.batch_objects import read_batch
+from loginetl_assets.steps.drain.policy import DrainLimits
 from loginetl_assets.storage.batches import list_batches
 from loginetl_assets_tests.support.http_proxy import (
     Action,
     Exchange,
     HttpProxy,
+    Latency,
     Response,
     alter,
     call_before,
@@ -394,3 +396,19 @@ def test_one_run_drains_the_groups_of_a_fifo_queue_to_their_ends(
 
         assert (drained["messages"], drained["queue_depth_after"], drained["queue_in_flight_after"]) == (60, 0, 0)
         assert ordered.totals().duplicates == 0
+
+
+# Latency
+
+
+def test_where_each_call_takes_long_more_of_them_are_under_way_with_no_setting_changed(
+    faulty: Pipeline, proxy: HttpProxy
+) -> None:
+    latencies = {one: Latency(0.1) for one in ("ReceiveMessage", "DeleteMessageBatch")}
+    for name, latency in latencies.items():
+        proxy.add(Rule(operation(name), latency, times=None))
+    send_users(faulty, 900)
+    totals = faulty.drain(visibility_seconds=30)
+    assert (totals.messages, totals.undeleted) == (900, 0)
+    few = DrainLimits(1, 1).receivers
+    assert {name: latency.peak > 2 * few for name, latency in latencies.items()} == dict.fromkeys(latencies, True)

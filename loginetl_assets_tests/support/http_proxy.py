@@ -12,6 +12,7 @@ An action is a function from an `Exchange` to the response that the client gets;
 
 import socket
 import struct
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -148,6 +149,25 @@ def delay(seconds: float) -> Action:
         return exchange.forward()
 
     return act
+
+
+class Latency:
+    """Forwards later, as a network does; `peak` is how many calls waited at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._lock = seconds, threading.Lock()
+        self._waiting = self.peak = 0
+
+    def __call__(self, exchange: Exchange) -> Response:
+        """Is the rule's action."""
+        with self._lock:
+            self._waiting += 1
+            self.peak = max(self.peak, self._waiting)
+        try:
+            return delay(self._seconds)(exchange)
+        finally:
+            with self._lock:
+                self._waiting -= 1
 
 
 class HttpProxy(Proxy[Request, Action]):

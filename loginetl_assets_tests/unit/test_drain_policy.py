@@ -15,9 +15,12 @@ from loginetl_assets.steps.drain.policy import (
     DrainLimits,
     Gathered,
     Receive,
+    Receivers,
     Situation,
     StoppedReason,
+    Stretch,
     decide,
+    next_receivers,
 )
 
 LIMITS = DrainLimits(max_messages=1_000, max_seconds=60)
@@ -45,6 +48,7 @@ situations = st.builds(
     deletes=st.integers(0, 3),
     is_fifo=st.booleans(),
     failed=st.booleans(),
+    receivers=st.integers(0, 16),
 )
 
 
@@ -60,6 +64,11 @@ def test_the_last_receive_asks_for_no_more_than_the_limit_leaves() -> None:
     assert decide(Situation(), limits).receives == [PATIENT, PATIENT, Receive(5, 1)]
 
 
+def test_there_are_as_many_receivers_as_latency_takes_until_one_finds_nothing() -> None:
+    assert decide(Situation(receivers=32), LIMITS).receives == [PATIENT] * 32
+    assert decide(Situation(receivers=32, empty_in_a_row=1), LIMITS).receives == [PATIENT] * 3
+
+
 def test_a_receive_that_was_empty_is_not_followed_by_another() -> None:
     assert decide(Situation(receives=(PATIENT,), empty_in_a_row=2), LIMITS).receives == [PATIENT]
 
@@ -68,6 +77,7 @@ def test_receives_are_short_once_what_the_queue_said_it_had_is_on_its_way() -> N
     limits = DrainLimits(max_messages=1_000, max_seconds=60, expected=20)
     assert decide(Situation(), limits).receives == [PATIENT, PATIENT]
     assert decide(Situation(received=20), limits).receives == [HURRIED] * 4
+    assert decide(Situation(received=20, receivers=32), limits).receives == [HURRIED] * 4
 
 
 def test_receives_are_long_where_the_queue_said_that_it_had_nothing() -> None:
@@ -79,7 +89,7 @@ def test_never_more_is_under_way_than_the_limits_allow(situation: Situation, lim
     issued = decide(situation, limits).receives
     under_way = [*situation.receives, *issued]
     assert all(1 <= receive.max_messages <= MAX_PER_CALL for receive in issued)
-    assert len(under_way) <= max(limits.receivers, len(situation.receives))
+    assert len(under_way) <= max(limits.receivers, situation.receivers, len(situation.receives))
     on_its_way = situation.received + sum(receive.max_messages for receive in under_way)
     assert not issued or on_its_way <= limits.max_messages
 
@@ -99,6 +109,73 @@ def test_nothing_is_received_while_two_batches_are_landing_or_once_it_failed_or_
     decision = decide(situation, limits)
     if situation.landings >= LANDINGS_AT_WHICH_RECEIVING_PAUSES or situation.failed or decision.stopped:
         assert decision.receives == []
+
+
+# How many receivers there are
+
+
+def drained(
+    latency: float, limits: DrainLimits = LIMITS, *, server: float = 1e9, seconds: float = 10.0
+) -> tuple[float, int]:
+    """Messages that a process drains whose receive and delete of ten use 1 ms of its CPU; and its last receivers.
+
+    The server answers so many receives a second at most.
+    """
+    receivers, messages, cpu = Receivers(limits.receivers), 0.0, 0.001
+    for _ in range(int(seconds / 0.25)):
+        receives = 0.25 * min(receivers.number / (latency + cpu), 1 / cpu, server)
+        messages += 10 * receives
+        stretch = Stretch(0.25, receives * cpu, round(receives), round(receives) * 10, round(receives) * 2_000)
+        receivers = next_receivers(receivers, stretch, limits)
+    return messages, receivers.number
+
+
+@pytest.mark.parametrize(("latency", "share"), [(0.005, 0.8), (0.02, 0.8), (0.1, 0.5)])
+def test_a_drain_takes_so_many_receivers_that_latency_costs_little(latency: float, share: float) -> None:
+    without, _ = drained(0.0)
+    assert drained(latency)[0] >= share * without
+    few = DrainLimits(max_messages=1_000, max_seconds=60, max_receivers=4)
+    assert drained(latency, few)[0] < share * without, "that is what it is for"
+
+
+def test_without_latency_few_receivers_are_enough() -> None:
+    assert drained(0.0)[1] == LIMITS.receivers
+
+
+def test_receivers_stay_few_where_more_of_them_bring_no_more() -> None:
+    assert drained(0.0, server=400)[1] <= 2 * LIMITS.receivers
+    assert drained(0.02, server=400)[1] < 20
+
+
+def test_receivers_become_fewer_again_where_the_process_has_no_cpu_left() -> None:
+    assert next_receivers(Receivers(40), Stretch(1.0, 1.0, 100, 1_000, 200_000), LIMITS) == Receivers(36)
+
+
+def test_it_is_not_for_latency_that_a_nearly_empty_queue_lets_wait() -> None:
+    assert next_receivers(Receivers(40), Stretch(1.0, 0.1, 100, 150, 30_000), LIMITS) == Receivers(LIMITS.receivers)
+
+
+def test_receives_that_bring_large_messages_stay_few() -> None:
+    half_a_mebibyte_each = Stretch(1.0, 0.1, 10, 100, 50 * 1024 * 1024)
+    assert next_receivers(Receivers(4), half_a_mebibyte_each, LIMITS).number == LIMITS.receivers
+    a_tenth_of_it = half_a_mebibyte_each._replace(bytes=5 * 1024 * 1024)
+    assert next_receivers(Receivers(16), a_tenth_of_it, LIMITS).number == 32, "16 MiB on their way at most"
+
+
+@given(
+    st.builds(Receivers, st.integers(1, 64), st.integers(0, 64), st.floats(0, 10_000), st.integers(0, 8)),
+    st.builds(
+        Stretch,
+        st.floats(0, 10),
+        st.floats(0, 40),
+        st.integers(0, 1_000),
+        st.integers(0, 10_000),
+        st.integers(0, 2**40),
+    ),
+)
+def test_receivers_stay_between_what_they_begin_with_and_the_limit(last: Receivers, stretch: Stretch) -> None:
+    last = last._replace(number=max(last.number, 4), before=last.before and max(last.before, 4))
+    assert LIMITS.receivers <= next_receivers(last, stretch, LIMITS).number <= LIMITS.max_receivers
 
 
 # When a batch is landed
@@ -179,7 +256,11 @@ def test_every_drain_ends_with_all_it_received_landed_and_with_all_there_was_unl
     for _ in range(10_000):
         gathered = Gathered(batch)
         decision = decide(
-            Situation(seconds, received, tuple(receives), empty, gathered, landings, deletes, is_fifo), limits
+            Situation(
+                *(seconds, received, tuple(receives), empty, gathered, landings, deletes, is_fifo),
+                receivers=chance.randint(1, 16),
+            ),
+            limits,
         )
         receives += decision.receives
         if decision.land:

@@ -9,17 +9,29 @@ number makes up for AWS's latency (20 ms a call is 50 calls a second and connect
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from loginetl_assets.aws.payloads import Payloads, PayloadUnavailableError
 from loginetl_assets.aws.sqs import MAX_PER_CALL, LoginQueue, ReceivedMessage
 from loginetl_assets.errors import OperatorError, TransientError
 from loginetl_assets.logins.message import QueuedMessage
-from loginetl_assets.steps.drain.policy import DrainLimits, Gathered, Receive, Situation, StoppedReason, decide
+from loginetl_assets.steps.drain.policy import (
+    DrainLimits,
+    Gathered,
+    Receive,
+    Receivers,
+    Situation,
+    StoppedReason,
+    Stretch,
+    decide,
+    next_receivers,
+)
 from loginetl_assets.steps.progress import BatchDone, ignore
 from loginetl_assets.steps.totals import StepTotals
 
@@ -28,7 +40,7 @@ from loginetl_assets.steps.totals import StepTotals
 RECEIVES_FOR_A_PAYLOAD = 4
 DELETE_ATTEMPTS = 3  # after that the message comes again, and the ledger knows it
 
-_DELETES_PER_TASK = 10 * MAX_PER_CALL  # fewer tasks are cheaper to wait for
+_SECONDS_OF_A_STRETCH = 0.25  # after which the number of receivers is decided again
 _SECONDS_BETWEEN_DECISIONS = 1.0  # at most, so that batches and the drain end in time where nothing else happens
 
 
@@ -56,6 +68,7 @@ class Drain:
         *,
         landed: BatchDone = ignore,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         """Takes the open queue and payloads, what lands a batch (and returns its id and size), and the bounds.
 
@@ -66,7 +79,7 @@ class Drain:
         self._land = land
         self._limits = limits
         self._landed = landed
-        self._clock = clock
+        self._clock, self._cpu_clock = clock, cpu_clock
         self._totals = DrainTotals()
         self._batch: list[ReceivedMessage] = []  # gathered, not yet landed
         self._batch_size, self._batch_opened_at = 0, 0.0
@@ -75,8 +88,12 @@ class Drain:
         self._receives: dict[Future[tuple[list[ReceivedMessage], int]], Receive] = {}
         self._landings: set[Future[tuple[int, list[str]]]] = set()
         self._deletes: set[Future[int]] = set()
+        self._to_delete: deque[Sequence[str]] = deque()  # receipt handles of what is landed, ten a call
+        self._ended: SimpleQueue[Future[Any]] = SimpleQueue()
+        self._receivers = Receivers(limits.receivers)
+        self._receives_ended = self._bytes_received = 0
         self._held: set[str] = set()  # receipt handles of what is received and not landed
-        self._pool = ThreadPoolExecutor(limits.receivers + 2, thread_name_prefix="drain")
+        self._pool = ThreadPoolExecutor(limits.connections + 2, thread_name_prefix="drain")
         # Payloads of one receive side by side: a slow one costs its neighbours its own time and no more.
         self._readers = ThreadPoolExecutor(MAX_PER_CALL, thread_name_prefix="payloads")
 
@@ -94,25 +111,49 @@ class Drain:
 
     def _run(self) -> DrainTotals:
         started_at = self._clock()
+        self._seen = self._reading()  # when the number of receivers was decided
         while True:
             decision = decide(self._situation(started_at), self._limits)
             for receive in decision.receives:
-                self._receives[self._pool.submit(self._receive, receive)] = receive
+                self._receives[self._start(self._receive, receive)] = receive
             if decision.land:
-                self._landings.add(self._pool.submit(self._land_batch, self._batch))
+                self._landings.add(self._start(self._land_batch, self._batch))
                 self._batch, self._batch_size = [], 0
-            running: list[Future[Any]] = [*self._receives, *self._landings, *self._deletes]
-            if not running:
+            for _ in range(len(self._deletes), min(self._receivers.number, len(self._to_delete))):
+                self._deletes.add(self._start(self._delete))
+            self._adapt()
+            if not (self._receives or self._landings or self._deletes):
                 break
-            done, _ = wait(running, timeout=_SECONDS_BETWEEN_DECISIONS, return_when=FIRST_COMPLETED)
             try:
-                if done:  # one result a decision; the others are there at the next wait
-                    self._take(done.pop())
+                # One result a decision: it may be the one that makes another receive possible.
+                self._take(self._ended.get(timeout=_SECONDS_BETWEEN_DECISIONS))
+            except Empty:
+                continue
             except (OperatorError, TransientError) as error:
                 self._failure = self._failure or error
         if self._failure:
             raise self._failure
         return self._totals + DrainTotals(stopped_reason=decision.stopped or StoppedReason.QUEUE_EMPTY)
+
+    def _start(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future = self._pool.submit(call, *arguments)
+        future.add_done_callback(self._ended.put)
+        return future
+
+    def _adapt(self) -> None:
+        """Decides anew how many receivers there are, once enough was seen of as many as there are."""
+        now = self._reading()
+        seen = now.since(self._seen)
+        if len(self._receives) < self._receivers.number:  # held up by a landing, or by the end of the queue
+            self._seen = now
+        elif seen.seconds >= _SECONDS_OF_A_STRETCH and seen.receives >= self._receivers.number:
+            self._receivers = next_receivers(self._receivers, seen, self._limits)
+            self._seen = now
+
+    def _reading(self) -> Stretch:
+        return Stretch(
+            self._clock(), self._cpu_clock(), self._receives_ended, self._totals.messages, self._bytes_received
+        )
 
     def _situation(self, started_at: float) -> Situation:
         now = self._clock()
@@ -123,9 +164,10 @@ class Drain:
             empty_in_a_row=self._empty_in_a_row,
             batch=Gathered(len(self._batch), self._batch_size, now - self._batch_opened_at),
             landings=len(self._landings),
-            deletes=len(self._deletes),
+            deletes=len(self._deletes) + len(self._to_delete),
             is_fifo=self._queue.is_fifo,
             failed=self._failure is not None,
+            receivers=self._receivers.number,
         )
 
     def _take(self, future: Future[Any]) -> None:
@@ -138,13 +180,16 @@ class Drain:
             if not self._batch:
                 self._batch_opened_at = self._clock()
             self._batch += received
-            self._batch_size += sum(len(one.message.body) for one in received)
+            size = sum(len(one.message.body) for one in received)
+            self._batch_size += size
+            self._bytes_received += size
+            self._receives_ended += 1
         elif future in self._landings:
             self._landings.remove(future)
             size, handles = future.result()
             self._totals += DrainTotals(batches=1, bytes=size)
             self._landed(len(handles))
-            self._deletes |= {self._pool.submit(self._delete, part) for part in _parts(handles, _DELETES_PER_TASK)}
+            self._to_delete.extend(_parts(handles, MAX_PER_CALL))
         else:
             self._deletes.remove(future)
             self._totals += DrainTotals(undeleted=future.result())
@@ -186,16 +231,23 @@ class Drain:
         self._held.difference_update(handles)
         return size, handles
 
-    def _delete(self, receipt_handles: Sequence[str]) -> int:
-        """Deletes messages, ten a call; returns how many SQS kept."""
+    def _delete(self) -> int:
+        """Deletes messages, ten a call, until all that are landed by then are; returns how many SQS kept."""
         kept = 0
-        for left in _parts(receipt_handles, MAX_PER_CALL):
-            for _ in range(DELETE_ATTEMPTS):
-                left = self._queue.delete(left)  # noqa: PLW2901 - what is left of it
-                if not left:
-                    break
+        while True:
+            try:
+                left = self._to_delete.popleft()
+            except IndexError:  # the others were faster
+                return kept
+            try:
+                for _ in range(DELETE_ATTEMPTS):
+                    left = self._queue.delete(left)
+                    if not left:
+                        break
+            except (OperatorError, TransientError):
+                self._to_delete.clear()  # they come again, and the ledger knows them
+                raise
             kept += len(left)
-        return kept
 
     def _make_visible(self) -> None:
         """Makes what a failed or cancelled drain holds visible to other receivers, before its time-out would."""

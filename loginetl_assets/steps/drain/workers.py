@@ -117,7 +117,7 @@ def _work() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         services = Services(Settings.from_environment())
-        queue = services.queue(connections=limits.receivers + 2)
+        queue = services.queue(connections=limits.connections)
         landing, payloads = services.landing(), services.payloads()
         database = services.database(application_name="loginetl drain")
         land = BatchLanding(database, landing, services.keyring, run_id)
