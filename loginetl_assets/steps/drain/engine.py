@@ -141,7 +141,7 @@ class Drain:
         return future
 
     def _adapt(self) -> None:
-        """Decides anew how many receivers there are, once enough was seen of as many as there are."""
+        """Decides again how many receivers there are, once enough was seen of as many as there are."""
         now = self._reading()
         seen = now.since(self._seen)
         if len(self._receives) < self._receivers.number:  # held up by a landing, or by the end of the queue
