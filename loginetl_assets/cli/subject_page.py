@@ -26,8 +26,8 @@ h1{font-size:1.7em;line-height:1.2;margin:0 0 8px}h2{font-size:1.2em;margin:32px
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;padding:0 0 4px}
 th,td{text-align:left;vertical-align:top;padding:4px 14px 4px 0;border-bottom:1px solid var(--line)}
 td,pre,h1+p{overflow-wrap:anywhere}td{min-width:6.5em}time{white-space:nowrap}pre{margin:0;min-width:16em;white-space:pre-wrap;font-size:.85em}footer{margin-top:40px}
-@media print{body{max-width:none;padding:0;font-size:11px}.scroll{overflow:visible}tr{break-inside:avoid}
-h2{break-after:avoid}}
+@media print{@page{margin:12mm}body{max-width:none;padding:0;font-size:11px}.scroll{overflow:visible}
+tr{break-inside:avoid}h2{break-after:avoid}}
 """
 
 _FOOTER = (
@@ -61,7 +61,7 @@ def _summary(report: SubjectReport) -> str:
 
 
 def _values(report: SubjectReport) -> str:
-    rows = [(one.field, one.value or f"({one.outcome})", *_use(one)) for one in report.values]
+    rows = [(one.field.replace("_", " "), one.value or f"({one.outcome})", *_use(one)) for one in report.values]
     text = "Such as addresses and devices. They are stored encrypted; the logins have a token in their place."
     return _section("Encrypted values", text, ("kind", "value", *_USE), rows)
 
@@ -93,7 +93,7 @@ def _landing(report: SubjectReport) -> str:
         "Messages as they were sent, in the store that they are loaded from. They are stored encrypted, and removed"
         " some time after they were loaded."
     )
-    return _section("Messages as sent", text, ("sent", "state", "message"), rows)
+    return _section("Messages as sent", text, ("sent", "state of its batch", "message"), rows)
 
 
 def _erasures(report: SubjectReport) -> str:
@@ -131,7 +131,7 @@ def _section(title: str, text: str, heads: Sequence[str], rows: Iterable[Sequenc
 def _text(value: object) -> str:
     """Returns a cell's text: what does not print is spelt out, and what is markup is escaped."""
     if isinstance(value, StoredMessage):
-        doubt = "" if value.is_login else "<br>Not a login: it may hold another person's data, too."
+        doubt = "" if value.is_login else "Not a login: it may hold another person's data, too."
         return f"<pre>{escape(for_terminal(value.body, keep=chr(10)))}</pre>{doubt}"
     if isinstance(value, datetime):
         return f"<time>{value:%Y-%m-%d %H:%M:%S}</time>"

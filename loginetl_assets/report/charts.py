@@ -14,6 +14,7 @@ WIDTH = 440
 _LEFT, _TOP, _BOTTOM = 46, 14, 28  # the margins of a plot
 _HEIGHT = 220
 _BAR = 34  # height of a horizontal bar with its label
+_LETTER = 8  # width of a letter on a phone, where texts are larger
 
 # Each has a contrast of at least 3 to the background of its scheme (WCAG 2.2, 1.4.11): light, dark.
 COLOURS = {
@@ -239,8 +240,10 @@ class _Plot:
         found = []
         side, offset = ("c m", self.step / 2) if self.step > 40 else ("m", 0.0)
         for at in date_ticks(labels):
-            x = self.left + self.step * at + offset
-            found.append(f'<text class="{side}" x="{_n(x)}" y="{_HEIGHT - 8}">{labels[at]}</text>')
+            x, anchor = self.left + self.step * at + offset, side
+            if x + _LETTER * len(labels[at]) * (0.5 if offset else 1) > WIDTH:
+                x, anchor = WIDTH, "e m"  # ends where the chart does, which would cut it
+            found.append(f'<text class="{anchor}" x="{_n(x)}" y="{_HEIGHT - 8}">{labels[at]}</text>')
         return "".join(found)
 
     def hovers(self, texts: Sequence[str]) -> list[str]:

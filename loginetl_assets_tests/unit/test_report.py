@@ -157,6 +157,18 @@ def test_the_page_stays_below_300_kb_however_much_there_is() -> None:
     assert len(render_markdown(activity)) < 20_000
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 13, 21, 60, MAX_PERIODS])
+def test_no_date_is_cut_where_its_chart_ends(count: int) -> None:
+    series = [charts.Series("n", "s0", [1] * count)]
+    drawn = charts.columns("n", "t", "d", series, tick_labels=["24 Nov 2026"] * count, hover=["h"] * count)
+    ends = [
+        float(x) + {"e": 0, "c": 0.5, "m": 1}[side[0]] * 6.5 * 11
+        for side, x in re.findall(r'<text class="([^"]+)" x="([\d.]+)" y="212">', drawn)
+    ]
+    assert ends
+    assert max(ends) <= charts.WIDTH
+
+
 def test_the_flow_says_its_sum_and_reports_one_that_does_not_add_up() -> None:
     right = full()
     text = Page(render_page(right)).text
