@@ -83,9 +83,10 @@ def _reconciled(sums: Sums, read: Read) -> Result:
 
 
 def _duplicates(found: Duplicates, allowed: float) -> Result:
+    sample = f" (by one in {found.one_in} of them)" if found.one_in > 1 else ""
     said = (
-        f"Of {counted(found.distinct_rows, 'distinct row')}, the table has {found.duplicate_rows:,} ({found.rate:.2%})"
-        f" more than once, and LOGINETL_MAX_DUPLICATE_RATE allows {allowed:.2%};"
+        f"Of {counted(found.distinct_rows, 'distinct row')}{sample}, the table has {found.duplicate_rows:,}"
+        f" ({found.rate:.2%}) more than once, and LOGINETL_MAX_DUPLICATE_RATE allows {allowed:.2%};"
         f" {counted(found.shared_devices, 'device')} and {counted(found.shared_ips, 'IP address')} are shared"
     )
     if found.rate > allowed:

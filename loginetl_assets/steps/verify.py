@@ -4,14 +4,14 @@ Results are counts, never values.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from uuid import UUID
 
 import polars as pl
 from sqlalchemy import Connection
 
 from loginetl_assets.landing.object_store import Landing
+from loginetl_assets.logins.contract import COLUMN_NAMES, TOKEN_COLUMNS
 from loginetl_assets.logins.masking import MASKED_SCHEMA, violations
 from loginetl_assets.steps.batch_objects import pending_logins, readable_logins
 from loginetl_assets.steps.totals import StepTotals
@@ -19,7 +19,10 @@ from loginetl_assets.storage import message_ids, rejections
 from loginetl_assets.storage.batches import Batch, Results, touched_by_run
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.login_table import duplicate_rows, is_filtered, tokens_of_several_users
-from loginetl_assets.storage.tables import COUNTS
+from loginetl_assets.storage.tables import COUNTS, Outcome
+
+LOOKED_UP = 10_000  # of a run's rows, and of the tokens of each field: about so many, or all if there are no more
+_LOOKED_UP_BY = (COLUMN_NAMES, *((column,) for column in TOKEN_COLUMNS.values()))
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,13 @@ class Sums(Results, StepTotals):
 
 @dataclass(frozen=True)
 class Duplicates(StepTotals):
-    """What the table has more than once, of the rows of some batches."""
+    """What the table has more than once, of the rows of some batches; all times `one_in`, where not all are counted."""
 
     distinct_rows: int = 0  # of the batches
     duplicate_rows: int = 0  # of these, those that the table has more than once
     shared_devices: int = 0
     shared_ips: int = 0
+    one_in: int = 1
     filtered_by_row_level_security: int = 0  # 1 where rows may be hidden from the counts above
 
     @property
@@ -77,50 +81,70 @@ class Duplicates(StepTotals):
         return self.duplicate_rows / self.distinct_rows if self.distinct_rows else 0.0
 
 
+class _Sample:
+    """Distinct rows and tokens of frames, one in so many; equal ones are chosen together, whichever frame has them."""
+
+    def __init__(self, one_in: int) -> None:
+        self.one_in = one_in
+        empty = pl.DataFrame(schema=MASKED_SCHEMA)
+        self._chosen = {columns: [empty.select(columns)] for columns in _LOOKED_UP_BY}
+
+    def add(self, logins: pl.DataFrame) -> None:
+        for columns, chosen in self._chosen.items():
+            distinct = logins.select(columns).unique()
+            chosen.append(distinct.filter(distinct.hash_rows() % self.one_in == 0))
+
+    def look_up(self, connection: Connection) -> Duplicates:
+        rows, *tokens = (pl.concat(chosen).unique() for chosen in self._chosen.values())
+        shared = {
+            column: tokens_of_several_users(connection, column, one[column].drop_nulls().to_list())
+            for one in tokens
+            for column in one.columns
+        }
+        return Duplicates(
+            distinct_rows=rows.height * self.one_in,
+            duplicate_rows=duplicate_rows(connection, rows) * self.one_in,
+            shared_devices=shared["masked_device_id"] * self.one_in,
+            shared_ips=shared["masked_ip"] * self.one_in,
+            one_in=self.one_in,
+            filtered_by_row_level_security=int(is_filtered(connection)),
+        )
+
+
 def verify_loaded(database: LoginDatabase, landing: Landing, run_id: str) -> tuple[Read, Repeats, Sums, Duplicates]:
     """Compares the batches that a run loaded (if none: the one loaded last), their masked files, message ids and rows.
 
-    It costs what those batches cost: look-ups by index, never a scan of the table.
+    It costs what those batches cost, and the memory of one of them: never a scan of the table, and of many rows about
+    `LOOKED_UP` are looked up in it.
     """
+    read, repeats, sums = Read(), Repeats(), Sums()
     with database.snapshot() as connection:
         batches = touched_by_run(connection, run_id, "loaded")
-        ids = [batch.batch_id for batch in batches]
-        settled = message_ids.count_by_outcome(connection, ids)
-        encrypted_rejections = rejections.count(connection, ids)
-        read, logins = _read_all(landing, batches)
-        ids_read = [UUID(one) for one in logins["message_uuid"].unique()]
-        with_outcome, rejected = message_ids.count_ended(connection, ids_read)
-        # A row that the table refused may hold what is not even a text to Postgres.
-        accepted = logins.filter(~pl.col("message_uuid").is_in([str(one) for one in rejected]))
-        distinct_rows, repeated = duplicate_rows(connection, accepted)
-        duplicates = Duplicates(
-            distinct_rows=distinct_rows,
-            duplicate_rows=repeated,
-            shared_devices=_shared(connection, logins, "masked_device_id"),
-            shared_ips=_shared(connection, logins, "masked_ip"),
-            filtered_by_row_level_security=int(is_filtered(connection)),
-        )
-    repeats = Repeats(
-        loaded_twice=sum(max(0, batch.loaded - settled.get((batch.batch_id, "loaded"), 0)) for batch in batches),
-        messages_without_outcome=len(ids_read) - with_outcome,
-    )
-    rejected_ids = sum(count for (_, outcome), count in settled.items() if outcome == "rejected")
-    mismatched = Sums(mismatched_rejections=abs(rejected_ids - encrypted_rejections))
-    sums = sum((_sums(batch, settled) for batch in batches), mismatched)
+        sample = _Sample(max(1, sum(batch.messages for batch in batches) // LOOKED_UP))
+        rejected_ids = 0
+        for batch in batches:
+            ids = message_ids.ids_by_outcome(connection, batch.batch_id)
+            rejected = ids.get(Outcome.REJECTED, set())
+            rejected_ids += len(rejected)
+            sums += _sums(batch, ids)
+            repeats += Repeats(loaded_twice=max(0, batch.loaded - len(ids.get(Outcome.LOADED, ()))))
+            logins = readable_logins(landing, batch)
+            read += Read(batches=1, rows=0 if logins is None else logins.height, unreadable_batches=logins is None)
+            if logins is None:
+                continue
+            of_others = set(logins["message_uuid"]).difference(*ids.values())
+            settled = message_ids.outcomes_of(connection, of_others)
+            repeats += Repeats(messages_without_outcome=len(of_others) - len(settled))
+            # A row that the table refused may hold what is not even a text to Postgres.
+            refused = rejected.union(uuid for uuid, (_, outcome) in settled.items() if outcome == Outcome.REJECTED)
+            sample.add(logins.filter(~pl.col("message_uuid").is_in(refused)))
+        bodies = rejections.count(connection, [batch.batch_id for batch in batches])
+        duplicates = sample.look_up(connection)
+    sums += Sums(mismatched_rejections=abs(rejected_ids - bodies))
     return read, repeats, sums, duplicates
 
 
-def _sums(batch: Batch, settled: dict[tuple[int, str], int]) -> Sums:
-    loaded, rejected = (settled.get((batch.batch_id, outcome), 0) for outcome in ("loaded", "rejected"))
+def _sums(batch: Batch, ids: Mapping[str, Collection[str]]) -> Sums:
+    loaded, rejected = (len(ids.get(outcome, ())) for outcome in (Outcome.LOADED, Outcome.REJECTED))
     counts = {name: getattr(batch, name) for name in ("messages", *COUNTS)}
     return Sums(**counts, mismatched_batches=(batch.pending, batch.loaded, batch.rejected) != (0, loaded, rejected))
-
-
-def _read_all(landing: Landing, batches: Sequence[Batch]) -> tuple[Read, pl.DataFrame]:
-    frames = [logins for batch in batches if (logins := readable_logins(landing, batch)) is not None]
-    logins = pl.concat([pl.DataFrame(schema=MASKED_SCHEMA), *frames])
-    return Read(len(batches), logins.height, len(batches) - len(frames)), logins
-
-
-def _shared(connection: Connection, logins: pl.DataFrame, column: str) -> int:
-    return tokens_of_several_users(connection, column, logins[column].unique().to_list())

@@ -167,9 +167,8 @@ def tokens_of_several_users(connection: Connection, column: str, tokens: Sequenc
     return int(connection.scalars(named("count_shared_tokens", shared), {"tokens": array_of(tokens)}).one())
 
 
-def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> tuple[int, int]:
-    """Returns how many distinct logins a frame has, and how many of them the table has more than once; by index."""
-    distinct = logins.select(COLUMN_NAMES).unique()
+def duplicate_rows(connection: Connection, distinct: pl.DataFrame) -> int:
+    """Returns how many of distinct logins the table has more than once; by index."""
     connection.execute(_CREATE_SEEN_LOGINS)
     copy_frame(connection, "copy_seen_logins", "pg_temp.seen_logins", distinct)
     same = " AND ".join(
@@ -180,7 +179,7 @@ def duplicate_rows(connection: Connection, logins: pl.DataFrame) -> tuple[int, i
         "SELECT count(*) FROM pg_temp.seen_logins s WHERE"
         f" (SELECT count(*) FROM (SELECT FROM {login_table(connection)} u WHERE {same} LIMIT 2) found) > 1"
     )
-    return distinct.height, connection.scalars(named("count_duplicate_rows", repeated)).one()
+    return int(connection.scalars(named("count_duplicate_rows", repeated)).one())
 
 
 def export_csv(connection: Connection, stream: "SupportsWrite[bytes]") -> int:

@@ -289,12 +289,15 @@ def test_what_is_settled_is_known_with_its_batch_and_outcome(rules: Rules) -> No
             str(rejected): (other, "rejected"),
         }
         assert message_ids.outcomes_of(connection, list(map(str, strangers))) == {}
-        assert message_ids.count_ended(connection, [loaded, rejected, *strangers]) == (2, [rejected])
-        assert message_ids.count_ended(connection, strangers) == (0, [])
-    rules.settle(one, "loaded")
+    (another,) = rules.settle(one, "loaded")
+    (erased,) = rules.settle(one, "erased")
     with rules.open() as connection:
-        assert message_ids.count_by_outcome(connection, [one, other]) == {(one, "loaded"): 2, (other, "rejected"): 1}
-        assert message_ids.count_by_outcome(connection, [other]) == {(other, "rejected"): 1}
+        assert message_ids.ids_by_outcome(connection, one) == {
+            "loaded": {str(loaded), str(another)},
+            "erased": {str(erased)},
+        }
+        assert message_ids.ids_by_outcome(connection, other) == {"rejected": {str(rejected)}}
+        assert message_ids.ids_by_outcome(connection, other + 1) == {}
 
 
 def test_an_event_is_known_and_a_message_that_brings_it_again_is_settled_once(rules: Rules) -> None:

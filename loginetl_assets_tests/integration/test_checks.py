@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,8 @@ import pytest
 from sqlalchemy import Connection, text
 
 from loginetl_assets.landing.batch_files import read_masked, write_masked
+from loginetl_assets.logins.contract import COLUMN_NAMES
+from loginetl_assets.steps import verify
 from loginetl_assets.steps.replay import replay_rejected
 from loginetl_assets.storage import batches, message_ids
 from loginetl_assets.storage.login_table import duplicate_rows, tokens_of_several_users
@@ -167,15 +168,15 @@ def test_a_run_that_finds_nothing_does_not_ask_for_ids_that_retention_forgot(pip
 def test_a_replay_in_the_midst_of_the_check_does_not_disturb_it(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count_by_outcome, one = message_ids.count_by_outcome, pipeline.services
+    ids_by_outcome, one = message_ids.ids_by_outcome, pipeline.services
 
-    def replayed_meanwhile(connection: Connection, batch_ids: Sequence[int]) -> dict[tuple[int, str], int]:
+    def replayed_meanwhile(connection: Connection, batch_id: int) -> dict[str, set[str]]:
         assert replay_rejected(one.database(), one.landing(), one.payloads(), one.keyring, Selection()).messages == 1
-        return count_by_outcome(connection, batch_ids)
+        return ids_by_outcome(connection, batch_id)
 
     pipeline.send([*(login(user_id=f"u-{number}") for number in range(20)), "{}"])
     with monkeypatch.context() as patch:
-        patch.setattr(message_ids, "count_by_outcome", replayed_meanwhile)
+        patch.setattr(message_ids, "ids_by_outcome", replayed_meanwhile)
         assert all(checks(pipeline.run()).values())
 
 
@@ -206,6 +207,24 @@ def test_a_repeated_login_is_found_in_an_earlier_batch_and_its_limit_is_a_settin
         assert checks(strict.run())["duplicates"], "of this run's rows none is in the table twice"
 
 
+def test_of_many_rows_a_sample_is_looked_up(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is there twice, and every second device is shared: whichever are chosen show the first exactly."""
+    users = [f"u-{number}" for number in range(400)]
+    pipeline.send(login(user_id=user, device_id=f"d-{user}", ip=f"2001:db8::{at:x}") for at, user in enumerate(users))
+    pipeline.process()
+    pipeline.send(login(user_id=user, device_id=f"d-{user}", ip=f"2001:db8::{at:x}") for at, user in enumerate(users))
+    pipeline.send(login(user_id=f"other-{user}", device_id=f"d-{user}") for user in users[::2])
+    pipeline.process()
+    with monkeypatch.context() as patch, pipeline.services.database().transaction() as connection:
+        run_id = batches.touched_by_run(connection, "none", "loaded")[0].loaded_run_id
+        patch.setattr(verify, "LOOKED_UP", 60)
+        found = verify.verify_loaded(pipeline.services.database(), pipeline.services.landing(), run_id or "")[-1]
+    assert found.one_in == 10
+    assert 0 < found.duplicate_rows < found.distinct_rows < 1_200
+    assert found.duplicate_rows % 10 == found.shared_devices % 10 == found.distinct_rows % 10 == 0
+    assert 0 < found.shared_devices < 400
+
+
 def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipeline) -> None:
     """The table has 20 000 rows of others; the check of a batch of one touches only what it asks for."""
     pipeline.execute(
@@ -223,7 +242,7 @@ def test_the_duplicates_check_looks_up_and_never_scans_the_table(pipeline: Pipel
     with pipeline.services.database().transaction() as connection:
         (batch,) = batches.touched_by_run(connection, "none", "loaded")
         logins = read_masked(pipeline.services.landing(), batch.masked_path)
-        duplicate_rows(connection, logins)
+        duplicate_rows(connection, logins.select(COLUMN_NAMES))
         tokens_of_several_users(connection, "masked_ip", logins["masked_ip"].to_list())
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
     assert pipeline.query(scans)[0][0] - read_before == 0
