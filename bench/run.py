@@ -81,11 +81,12 @@ def run_together(
 
 @contextmanager
 def on_cores(number: int) -> Iterator[None]:
-    """Confines this process, all that it started and all that it starts meanwhile, to so many cores."""
+    """Confines everything below the guard, servers included, and what is started meanwhile to so many cores."""
     cores = os.sched_getaffinity(0)
+    guard = psutil.Process(os.getppid())
 
     def confine(allowed: set[int]) -> None:
-        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        for process in guard.children(recursive=True):
             with suppress(psutil.Error, ProcessLookupError):
                 for thread in process.threads():
                     os.sched_setaffinity(thread.id, allowed)

@@ -9,6 +9,7 @@ import pytest
 from bench import report
 from bench.__main__ import main
 from bench.documents import DOCUMENTS
+from bench.run import run
 from bench.targets import PARTS, TARGETS, Target
 
 
@@ -30,6 +31,33 @@ def test_a_target_is_judged_by_the_median_and_not_met_without_figures() -> None:
 def test_every_target_is_measured_by_a_part_and_by_a_reading_of_its_own() -> None:
     assert {target.part for target in TARGETS} <= set(PARTS)
     assert len({target.reading for target in TARGETS}) == len(TARGETS)
+
+
+def test_the_cpu_time_of_a_command_is_that_of_the_processes_that_it_waited_for_too() -> None:
+    work = "import time\nwhile time.process_time() < 0.2: pass"
+    command = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+
+    assert run([sys.executable, "-c", command, work]).cpu_seconds >= 0.2
+
+
+def test_the_table_of_faults_says_what_each_tool_did_with_the_messages() -> None:
+    none = {"rows": 9, "rejected": 0, "lost": 0, "twice": 0, "stuck": 0, "new_columns": 0}
+    outcomes = {
+        "a": none,
+        "b": {**none, "lost": 1, "twice": 2, "stuck": 3_000, "new_columns": 2},
+        "c": {**none, "rejected": 1},
+    }
+    results = {"parts": {"faults": {"outcomes": {"one number for an ip": outcomes}}}}
+
+    assert report.fault_header(results) == ("", "a", "b", "c")
+    assert list(report.fault_rows(results)) == [
+        (
+            "one number for an ip",
+            "all loaded once",
+            "1 lost, 2 twice, 3,000 stuck, table changed",
+            "1 kept with a reason",
+        )
+    ]
 
 
 def test_parts_that_are_not_measured_keep_their_saved_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
