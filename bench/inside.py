@@ -1,6 +1,5 @@
 """What is measured inside this process: the queue's client, the transform in memory, the load and its checks."""
 
-import io
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from bench.run import BenchmarkError, Say
 from bench.services import Services, execute
 from bench.targets import Counts, Readings
 from loginetl_assets.keys.keyring import Keyring
+from loginetl_assets.landing.batch_files import pack_masked
 from loginetl_assets.logins.contract import COLUMN_NAMES
 from loginetl_assets.logins.encryption import VaultEncryptor, decrypt, encrypt
 from loginetl_assets.logins.masking import MaskingRules, mask_batch
@@ -81,7 +81,7 @@ def _transform(keys: Keyring, messages: int, returning: float) -> float:
         for token, _, value in masked.vault.iter_rows():
             if token not in known:
                 encryptor.encrypt(token, value)
-        masked.logins.write_parquet(io.BytesIO(), compression="zstd")
+        pack_masked(masked.logins)
         seconds += time.process_time() - started
         known.update(masked.vault["token"])
         masked_rows += masked.logins.height + len(masked.rejected)

@@ -48,4 +48,5 @@ class VaultEncryptor:
 
     def encrypt(self, token: str, value: str) -> bytes:
         """Encrypts one value, bound to its token."""
-        return encrypt(self._values, value.encode(), token)
+        encrypted: bytes = self._values.encrypt(value.encode(), token.encode())
+        return encrypted

@@ -84,36 +84,39 @@ def mask_batch(
     for uuid, message in zip(message_uuids(messages), messages, strict=True):
         distinct.setdefault(uuid, message)
 
-    rows: list[tuple[object, ...]] = []
+    logins: dict[str, Login] = {}
     rejected: list[RejectedMessage] = []
-    unknown_fields = 0
     for uuid, message in distinct.items():
         reading = read_login(
             message.body, reject_unknown_fields=rules.reject_unknown_fields, by_event_id=rules.by_event_id
         )
         if isinstance(reading, Login):
-            unknown_fields += reading.unknown_fields
-            event = str(reading.event_uuid) if reading.event_id else None
-            rows.append((uuid, event, message.sent_at_ms, *reading[: len(FIELDS)]))
+            logins[uuid] = reading
         else:
             rejected.append(RejectedMessage(message, reading))
 
-    columns = dict(zip(_READ_SCHEMA, zip(*rows, strict=True), strict=True)) if rows else None
-    checked = _check_values(pl.DataFrame(columns, schema=_READ_SCHEMA))
+    read = {
+        "message_uuid": list(logins),
+        "event_uuid": [str(one.event_uuid) if one.event_id else None for one in logins.values()],
+        "sent_at_ms": [distinct[uuid].sent_at_ms for uuid in logins],
+        **{name: [getattr(one, name) for one in logins.values()] for name in FIELD_NAMES},
+    }
+    unknown_fields = sum(one.unknown_fields for one in logins.values())
+    checked = _check_values(pl.DataFrame(read, schema=_READ_SCHEMA))
     faulty = checked.filter(pl.col("reason").is_not_null())
     for message_uuid, reason, field in faulty.select("message_uuid", "reason", "field").iter_rows():
         rejected.append(RejectedMessage(distinct[message_uuid], Rejection(Reason(reason), field)))
 
     valid = checked.filter(pl.col("reason").is_null())
     tokens = {field: tokenizer.tokens(field, valid[_value_of(field)].drop_nulls()) for field in TOKEN_COLUMNS}
-    logins = valid.select(
+    masked = valid.select(
         *_IDS,
         *(_column(field, tokens, rules.major_only).alias(field.column.name) for field in FIELDS),
         pl.from_epoch("sent_at_ms", time_unit="ms").dt.date().alias(CREATE_DATE.name),
     )
     vault = pl.concat(pairs.select("token", pl.lit(field).alias("field"), "value") for field, pairs in tokens.items())
-    logins = logins.select(MASKED_SCHEMA.names()).match_to_schema(MASKED_SCHEMA)
-    return MaskedBatch(logins, rejected, vault, len(messages) - len(distinct), unknown_fields)
+    masked = masked.select(MASKED_SCHEMA.names()).match_to_schema(MASKED_SCHEMA)
+    return MaskedBatch(masked, rejected, vault, len(messages) - len(distinct), unknown_fields)
 
 
 def as_masked(frame: pl.DataFrame) -> pl.DataFrame:

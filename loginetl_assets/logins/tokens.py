@@ -35,11 +35,13 @@ class Tokenizer:
 
     def tokens(self, field: str, values: Iterable[str]) -> pl.DataFrame:
         """Returns the distinct values with their tokens: columns `value`, `token` (both String), in no set order."""
-        distinct = list(dict.fromkeys(values))
-        return pl.DataFrame(
-            {"value": distinct, "token": [self.token(field, value) for value in distinct]},
-            schema={"value": pl.String, "token": pl.String},
-        )
+        distinct, start = list(dict.fromkeys(values)), f"{field}\0".encode()
+        compute = self._prf.compute
+        # All at once: a zero byte makes each a multiple of the three bytes that base64 takes together.
+        macs = b"".join([compute(start + value.encode(), _BYTES) + b"\0" for value in distinct])
+        encoded = urlsafe_b64encode(macs).decode()
+        tokens = [f"{self.key_id}.{encoded[at : at + 43]}" for at in range(0, len(encoded), 44)]
+        return pl.DataFrame({"value": distinct, "token": tokens}, schema={"value": pl.String, "token": pl.String})
 
 
 def is_token(column: pl.Expr) -> pl.Expr:
