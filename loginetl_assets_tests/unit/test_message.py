@@ -244,7 +244,7 @@ def test_values_are_left_as_they_were_sent() -> None:
     reading = read_login(body)
 
     assert isinstance(reading, Login)
-    assert reading[:6] == ("  ", "", "android", " 1 ", "", "e\u0301")
+    assert tuple(getattr(reading, name) for name in FIELD_NAMES) == ("  ", "", "android", " 1 ", "", "e\u0301")
 
 
 @pytest.mark.parametrize(
