@@ -13,7 +13,7 @@ from loginetl_assets.home import check_home, make_home
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.object_store import Landing
-from loginetl_assets.settings import Settings
+from loginetl_assets.settings import QueueCalls, Settings
 from loginetl_assets.storage.database import LoginDatabase
 from loginetl_assets.storage.installation import check_vault_days, installation_id
 from loginetl_assets.storage.login_table_setup import check_table
@@ -61,6 +61,7 @@ class Services:
             url,
             # Named here, so that AWS_ENDPOINT_URL in the environment cannot send local messages elsewhere.
             endpoint_url=self.stack.start().sqs_endpoint if embedded else endpoint_url,
+            direct=self.settings.queue_calls is QueueCalls.DIRECT,
             emulator=embedded,
             # On this machine, and in the local environment, it is an emulator whoever started it.
             placeholder_credentials=self.settings.is_local and urlsplit(url).hostname in _LOOPBACK,

@@ -52,6 +52,8 @@ Identity = StrEnum("Identity", ("MESSAGE_ID", "EVENT_ID"))
 AppVersion = StrEnum("AppVersion", ("PACKED", "MAJOR"))
 # What happens to a message with a field that the contract does not have.
 UnknownFields = StrEnum("UnknownFields", ("IGNORE", "REJECT"))
+# What receives and deletes messages; DIRECT: as boto3 would, without it.
+QueueCalls = StrEnum("QueueCalls", ("DIRECT", "BOTO3"))
 # Whether sensors and schedules run unless switched in the Dagster UI.
 Automation = StrEnum("Automation", ("ON", "OFF"))
 
@@ -260,6 +262,13 @@ class Settings:
         "how long a received message stays hidden; a killed run's messages are delivered again after it, a failed run"
         " makes them visible again at once",
         default="120",
+    )
+    queue_calls: QueueCalls = setting(
+        "LOGINETL_QUEUE_CALLS",
+        choice(QueueCalls),
+        "`direct`: the drain's receives and deletes are sent as boto3 would send them, for a quarter of its CPU, and"
+        " boto3 does what does not succeed so; `boto3`: it sends all",
+        default="direct",
     )
     max_rejection_rate: float = setting(
         "LOGINETL_MAX_REJECTION_RATE",

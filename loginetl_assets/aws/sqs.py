@@ -1,4 +1,6 @@
-"""The SQS login queue: receive, delete, send, depth, with boto3; each failure is sorted and explained here.
+"""The SQS login queue: receive, delete, send, depth; each failure is sorted and explained here.
+
+Receives and deletes are sent directly where they can be, and everything else, and what fails, by boto3.
 
 Limits are SQS's own: ten messages a call, 1 MiB a message (Amazon SQS Developer Guide, "message quotas").
 """
@@ -19,6 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from loginetl_assets.aws import session as aws
+from loginetl_assets.aws.direct_calls import DirectCalls
 from loginetl_assets.errors import OperatorError, TransientError, counted
 from loginetl_assets.logins.message import QueuedMessage
 
@@ -59,10 +62,20 @@ class LoginQueue:
     """One queue; safe to use from many threads."""
 
     def __init__(
-        self, client: "SQSClient", url: str, *, embedded: bool = False, open_metrics: Callable[[], Any] | None = None
+        self,
+        client: "SQSClient",
+        url: str,
+        *,
+        direct: bool = False,
+        embedded: bool = False,
+        open_metrics: Callable[[], Any] | None = None,
     ) -> None:
-        """Takes a client for the queue's region or endpoint, its URL, and where there is CloudWatch, how to open it."""
+        """Takes a client for the queue's region or endpoint, its URL, and where there is CloudWatch, how to open it.
+
+        With `direct`, receives and deletes are sent without boto3 where they succeed.
+        """
         self._client = client
+        self._direct = DirectCalls(client) if direct else None
         self._embedded = embedded
         self.url = url
         self._open_metrics = open_metrics
@@ -71,14 +84,14 @@ class LoginQueue:
         self, *, max_messages: int = MAX_PER_CALL, wait_seconds: int, visibility_seconds: int
     ) -> list[ReceivedMessage]:
         """Receives up to `max_messages` (at most ten), waiting up to `wait_seconds` for the first (long polling)."""
-        with self._failures_explained():
-            response = self._client.receive_message(
-                QueueUrl=self.url,
-                MaxNumberOfMessages=min(max_messages, MAX_PER_CALL),
-                WaitTimeSeconds=wait_seconds,
-                VisibilityTimeout=visibility_seconds,
-                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
-            )
+        response = self._call(
+            "ReceiveMessage",
+            self._client.receive_message,
+            MaxNumberOfMessages=min(max_messages, MAX_PER_CALL),
+            WaitTimeSeconds=wait_seconds,
+            VisibilityTimeout=visibility_seconds,
+            MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+        )
         return [
             ReceivedMessage(
                 QueuedMessage(
@@ -89,17 +102,17 @@ class LoginQueue:
                 raw["ReceiptHandle"],
                 int(raw["Attributes"]["ApproximateReceiveCount"]),
             )
-            for raw in response.get("Messages", [])
+            for raw in response.get("Messages") or []
         ]
 
     def delete(self, receipt_handles: Sequence[str]) -> list[str]:
         """Deletes up to ten messages; returns the handles of those that SQS did not delete."""
-        with self._failures_explained():
-            response = self._client.delete_message_batch(
-                QueueUrl=self.url,
-                Entries=[{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)],
-            )
-        return [receipt_handles[int(failed["Id"])] for failed in response.get("Failed", [])]
+        response = self._call(
+            "DeleteMessageBatch",
+            self._client.delete_message_batch,
+            Entries=[{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)],
+        )
+        return [receipt_handles[int(failed["Id"])] for failed in response.get("Failed") or []]
 
     def make_visible(self, receipt_handles: Sequence[str]) -> None:
         """Makes up to ten received messages visible again; one whose receipt has expired is visible already."""
@@ -138,6 +151,15 @@ class LoginQueue:
                     " have control characters, and send the rest again"
                 )
         return sent
+
+    def _call(self, operation: str, by_boto3: Callable[..., Any], **parameters: Any) -> Any:
+        """Returns the answer to a call on this queue, from boto3 where the direct one did not succeed."""
+        parameters["QueueUrl"] = self.url
+        response = self._direct and self._direct.call(operation, **parameters)
+        if response is not None:
+            return response
+        with self._failures_explained():
+            return by_boto3(**parameters)
 
     @contextmanager
     def _failures_explained(self) -> Iterator[None]:
@@ -213,13 +235,15 @@ def open_queue(
     endpoint_url: str | None = None,
     max_attempts: int | None = None,
     connections: int = 10,
+    direct: bool = True,
     emulator: bool = False,
     placeholder_credentials: bool = False,
 ) -> LoginQueue:
     """Opens a queue by its URL; nothing is sent yet.
 
     Credentials and region are those of the session, by default of boto3's own chain; `endpoint_url` overrides
-    AWS_ENDPOINT_URL_SQS. A call is tried `max_attempts` times, by default AWS_MAX_ATTEMPTS or five, the first included.
+    AWS_ENDPOINT_URL_SQS. A call is tried `max_attempts` times, by default AWS_MAX_ATTEMPTS or five, the first included,
+    by boto3; before that, `direct` receives and deletes are tried once without it, unless one attempt is all.
     Our own `emulator` has a region of its own and takes any credentials. `placeholder_credentials` are for other
     emulators, where the environment names none. Raises OperatorError where the URL is not a queue's or is in another
     region.
@@ -252,7 +276,13 @@ def open_queue(
         raise _explained(error, url, embedded=emulator) from None
     once = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5)
     metrics = partial(session.client, "cloudwatch", region_name=region, config=once)
-    return LoginQueue(client, url, embedded=emulator, open_metrics=None if endpoint_url or endpoint else metrics)
+    return LoginQueue(
+        client,
+        url,
+        direct=direct and attempts > 1,
+        embedded=emulator,
+        open_metrics=None if endpoint_url or endpoint else metrics,
+    )
 
 
 def _place(url: SplitResult, region: str | None) -> tuple[str, str | None]:

@@ -223,7 +223,7 @@ def test_throttling_that_stays_is_reported_and_loses_nothing(
     ("status", "code", "says"),
     [
         (400, "QueueDoesNotExist", "there is no queue .* check LOGINETL_QUEUE_URL"),
-        (403, "AccessDenied", "they need sqs:ReceiveMessage"),
+        (403, "AccessDenied", "grant them sqs:ReceiveMessage"),
         (403, "InvalidClientTokenId", "check AWS_PROFILE"),
         (400, "InvalidParameterValue", "answered InvalidParameterValue"),
     ],

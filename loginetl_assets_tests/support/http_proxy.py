@@ -11,6 +11,7 @@ An action is a function from an `Exchange` to the response that the client gets;
 """
 
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -173,13 +174,15 @@ class Latency:
 class HttpProxy(Proxy[Request, Action]):
     """Listens on loopback and forwards to one server, except where a rule says otherwise. The first rule to match wins.
 
+    As a client's HTTP_PROXY or HTTPS_PROXY it stands for every host: with `tls`, what goes through CONNECT ends here.
+
     Attributes:
         seen: requests by operation, whatever became of them.
         forwarded: those of them that the server answered.
     """
 
-    def __init__(self, upstream_url: str, *rules: Rule[Request, Action]) -> None:
-        """Takes the server's URL (host and port of it) and the rules to begin with."""
+    def __init__(self, upstream_url: str, *rules: Rule[Request, Action], tls: ssl.SSLContext | None = None) -> None:
+        """Takes the server's URL (host and port of it), the rules to begin with, and a certificate of the hosts."""
         parts = urlsplit(upstream_url)
         self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
         super().__init__(*rules)
@@ -188,6 +191,8 @@ class HttpProxy(Proxy[Request, Action]):
         proxy = self
 
         class Handler(_Handler):
+            tunnel = tls
+
             def answer_to(self, request: Request) -> Response:
                 return proxy._answer(request)
 
@@ -255,6 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _Server
+    tunnel: ssl.SSLContext | None = None
 
     def answer_to(self, request: Request) -> Response:
         raise NotImplementedError
@@ -285,6 +291,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._drop(reset=False)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _handle  # noqa: N815 - http.server's names
+
+    def do_CONNECT(self) -> None:  # noqa: N802 - http.server's name
+        """Answers the requests that come through the tunnel itself."""
+        assert self.tunnel is not None
+        self.send_response_only(200)
+        self.end_headers()
+        with self.tunnel.wrap_socket(self.connection, server_side=True) as self.connection:
+            self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+            self.close_connection = False
+            with self.server.opened(self.connection):
+                while not self.close_connection:
+                    self.handle_one_request()
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():

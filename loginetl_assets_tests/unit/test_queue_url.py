@@ -2,11 +2,15 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import boto3
 import pytest
+from botocore.hooks import HierarchicalEmitter
 from botocore.stub import ANY, Stubber
 
+from loginetl_assets.aws.direct_calls import DirectCalls
 from loginetl_assets.aws.session import open_session
 from loginetl_assets.aws.sqs import LoginQueue, open_queue
 from loginetl_assets.errors import OperatorError, TransientError
@@ -98,3 +102,13 @@ def test_only_a_queue_of_aws_itself_has_an_age(monkeypatch: pytest.MonkeyPatch) 
 def test_a_queue_resource_refuses_what_would_turn_tls_off(option: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=option):
         LoginQueueResource(services=Services(Settings(home=tmp_path)), **{option: False})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("event", ["before-sign", "needs-retry"])
+def test_what_a_later_botocore_passes_to_direct_calls_is_no_error_of_boto3_s_own(event: str) -> None:
+    client: Any = SimpleNamespace(meta=SimpleNamespace(events=HierarchicalEmitter()))
+    direct = DirectCalls(client)
+
+    client.meta.events.emit(f"{event}.sqs.ReceiveMessage", response=(object(),), request=object())
+
+    assert direct.call("ReceiveMessage") is None
