@@ -4,7 +4,6 @@ Dagster, polars and the drivers are imported by the commands that need them, so 
 """
 
 import sys
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -31,6 +30,8 @@ app.add_typer(alerts.app, name="alerts")
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
+        from importlib import metadata
+
         out.print(f"loginetl {metadata.version('loginetl')}", highlight=False)
         raise typer.Exit
 
