@@ -43,7 +43,7 @@ def latency(services: Services, counts: Counts, say: Say) -> Readings:
         rates = {}
         for milliseconds in (0, 20, 100):
             say(f"drain with {milliseconds} ms added ({number + 1} of {counts.repeats})")
-            with _installed(services, counts.drained) as settings, services.emulator.delay(milliseconds):
+            with installed_with_queue(services, counts.drained) as settings, services.emulator.delay(milliseconds):
                 rates[milliseconds] = materialize(settings, select="raw_login_messages").rate("raw_login_messages")
             readings[f"drain with {milliseconds} ms"].append(rates[milliseconds])
         readings["latency 20"].append(rates[20] / rates[0])
@@ -58,7 +58,7 @@ def workers(services: Services, counts: Counts, say: Say) -> Readings:
         done = {}
         for cores in (1, 2):
             say(f"on {cores} of the cores ({number + 1} of {counts.repeats})")
-            with _installed(services, counts.drained) as settings, on_cores(cores):
+            with installed_with_queue(services, counts.drained) as settings, on_cores(cores):
                 done[cores] = materialize(settings)
         for name, asset in (("drain", "raw_login_messages"), ("mask", "masked_logins")):
             rates = {cores: one.rate(asset) for cores, one in done.items()}
@@ -75,7 +75,7 @@ def memory(services: Services, counts: Counts, say: Say) -> Readings:
         peaks = []
         for messages in counts.memory:
             say(f"memory at {messages:,} messages ({number + 1} of {counts.repeats})")
-            with _installed(services, messages) as settings:
+            with installed_with_queue(services, messages) as settings:
                 done = materialize(settings, max_messages=2 * messages, watch_memory=True)
             peaks.append(done.run.peak_mib or 0.0)
             readings[f"peak at {messages:,}"].append(peaks[-1])
@@ -85,7 +85,7 @@ def memory(services: Services, counts: Counts, say: Say) -> Readings:
 
 
 @contextmanager
-def _installed(services: Services, messages: int) -> Iterator[Settings]:
+def installed_with_queue(services: Services, messages: int) -> Iterator[Settings]:
     """Yields settings of everything fresh, and of a queue of so many messages, which is empty at the end."""
     with services.emulator.queue(bodies(messages)) as queue, installed(services, queue.url) as settings:
         yield settings

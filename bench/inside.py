@@ -2,22 +2,20 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from uuid import UUID, uuid4
 
 import psycopg
 
-from bench.drains import status_seconds
+from bench.drains import installed_with_queue, status_seconds
 from bench.messages import bodies
 from bench.peers.common import Queue as PlainQueue
-from bench.pipeline import installed
 from bench.run import BenchmarkError, Say
 from bench.services import Services, execute
 from bench.targets import Counts, Readings
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.landing.batch_files import pack_masked
-from loginetl_assets.logins.contract import COLUMN_NAMES
 from loginetl_assets.logins.encryption import VaultEncryptor, decrypt, encrypt
 from loginetl_assets.logins.masking import MaskingRules, mask_batch
 from loginetl_assets.logins.message import QueuedMessage, decode_messages, encode_messages
@@ -31,6 +29,7 @@ from loginetl_assets_tests.support.corpus import GROWING, MIB
 
 _BATCH = 5_000  # the drain's default
 _SENT_AT = 1_700_000_000_000
+_LOGINS, _LEDGER = "user_logins", "loginetl.processed_messages"
 
 
 def client(services: Services, counts: Counts, say: Say) -> Readings:
@@ -113,20 +112,22 @@ def load(services: Services, counts: Counts, say: Say) -> Readings:
     costs, checks = [], []
     for number in range(counts.repeats):
         say(f"load into an empty table ({number + 1} of {counts.repeats})")
-        with installed(services) as settings:
+        with installed_with_queue(services, 0) as settings:
             _load(settings, _BATCH, seed=-1)  # what is done once, here and below: connections, caches of the catalog
             cost, check = _load(settings, counts.loaded, seed=number)
-            lines = _copied_out(settings.database_url or "").splitlines(keepends=True)
-        with installed(services) as other:
-            _copy(other.database_url or "", lines[:_BATCH])
-            copied = _copy(other.database_url or "", lines[_BATCH:])
-        loaded = len(lines[_BATCH:])
-        readings["loaded rows a second"].append(loaded / cost)
-        readings["copied rows a second"].append(loaded / copied)
-        readings["over copy"].append(copied / cost)
+            rows, ids = (_copied_out(settings.database_url or "", table) for table in (_LOGINS, _LEDGER))
+        readings["loaded rows a second"].append((len(rows) - _BATCH) / cost)
+        for name, tables in (
+            ("over copy", {_LOGINS: rows}),
+            ("over copy into the ledger, too", {_LOGINS: rows, _LEDGER: ids}),
+        ):
+            with installed_with_queue(services, 0) as other:
+                _copy(other.database_url or "", {table: lines[:_BATCH] for table, lines in tables.items()})
+                copied = _copy(other.database_url or "", {table: lines[_BATCH:] for table, lines in tables.items()})
+            readings[name].append(copied / cost)
         costs.append(cost)
         checks.append(check)
-    with installed(services) as settings:
+    with installed_with_queue(services, 0) as settings:
         say(f"a table and a ledger of {counts.large:,} rows")
         _grow(settings.database_url or "", counts.large)
         _load(settings, _BATCH, seed=-1)
@@ -171,18 +172,20 @@ def _batches(messages: int, returning: float, *, seed: int = 0) -> Iterator[list
         yield [QueuedMessage(str(uuid4()), _SENT_AT, body.encode()) for body in part]
 
 
-def _copied_out(url: str) -> bytes:
-    copied_out = f"COPY user_logins ({', '.join(COLUMN_NAMES)}) TO STDOUT".encode()
+def _copied_out(url: str, table: str) -> list[bytes]:
+    copied_out = f"COPY {table} TO STDOUT".encode()
     with psycopg.connect(url) as connection, connection.cursor() as cursor, cursor.copy(copied_out) as copy:
-        return b"".join(copy)
+        return b"".join(copy).splitlines(keepends=True)
 
 
-def _copy(url: str, lines: Sequence[bytes]) -> float:
-    """Returns how many seconds COPY takes into a table with the indexes of loginetl: text as Postgres wrote it."""
+def _copy(url: str, tables: Mapping[str, Sequence[bytes]]) -> float:
+    """Returns how many seconds COPY takes into tables with the indexes of loginetl: text as Postgres wrote it."""
+    texts = {table: b"".join(lines) for table, lines in tables.items()}
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         started = time.perf_counter()
-        with cursor.copy(f"COPY user_logins ({', '.join(COLUMN_NAMES)}) FROM STDIN".encode()) as copy:
-            copy.write(b"".join(lines))
+        for table, text in texts.items():
+            with cursor.copy(f"COPY {table} FROM STDIN".encode()) as copy:
+                copy.write(text)
         connection.commit()
         return time.perf_counter() - started
 

@@ -36,7 +36,7 @@ class Materialized:
 
 
 @contextmanager
-def installed(services: Services, queue_url: str | None = None) -> Iterator[Settings]:
+def installed(services: Services, queue_url: str) -> Iterator[Settings]:
     """Yields settings with a migrated database, keys and a landing of their own."""
     with services.database() as database_url:
         settings = Settings(home=services.directory(), queue_url=queue_url, database_url=database_url)
