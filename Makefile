@@ -55,7 +55,7 @@ check: $(READY) ## Lint, types, the rule which way imports run, and tables again
 	$(BIN)/lint-imports
 	$(BIN)/python -m loginetl_assets_tests.support.migrations check
 
-bench: $(READY) ## Measure every target beside the other tools, for docs/benchmarks.md (half an hour; Linux, Node.js 20.6).
+bench: $(READY) ## Measure every target beside the other tools, for docs/benchmarks.md (35 minutes; Linux, Node.js 20.6).
 	@command -v npm >/dev/null || { echo "npm is not installed: install Node.js 20.6 or newer with npm" >&2; exit 1; }
 	npm ci --prefix bench --no-fund --no-audit
 	$(BIN)/python -m bench --save

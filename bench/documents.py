@@ -23,7 +23,7 @@ _BENCHMARKS = """# Benchmarks
 
 Written by `make docs` from `bench/measured.json`, which `make bench` writes. `bench/targets.py` is the list of targets.
 
-    make bench                                    # everything: half an hour; its figures become those of this page
+    make bench                                    # everything: about 35 minutes; its figures become those of this page
     .venv/bin/python -m bench --quick             # everything with small counts, once: some minutes, to try it
     .venv/bin/python -m bench drain latency       # some parts
 
