@@ -112,7 +112,7 @@ def test_retention_that_does_not_see_every_row_tells_what_it_could_not_read(
         failed = loader.run(job="retention", expect_success=False)
         messages = [entry.user_message for entry in loader.instance.all_logs(failed.run_id)]
     assert not failed.success
-    assert [message for message in messages if "1 objects of the landing" in message]
+    assert [message for message in messages if "1 object of the landing" in message]
 
 
 def test_recovery_and_report_of_a_user_whose_rows_are_hidden_say_so(pipeline: Pipeline, restricted: Settings) -> None:
