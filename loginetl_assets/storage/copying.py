@@ -1,7 +1,8 @@
 """COPY, in the connection's transaction: its errors are psycopg's own, which the transaction explains."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
@@ -10,10 +11,9 @@ from sqlalchemy import Connection
 
 def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Copies rows into a table (COPY FROM STDIN), in the connection's transaction; named `copy_` and the table."""
-    driver: Any = connection.connection.driver_connection
     name = f"copy_{table.removeprefix('pg_temp.')}"
     statement = f"/* {name} */ COPY {table} ({', '.join(columns)}) FROM STDIN"
-    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+    with _cursor(connection) as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row(row)
 
@@ -25,10 +25,27 @@ def copy_frame(connection: Connection, name: str, table: str, rows: pl.DataFrame
     """
     written = io.BytesIO()
     rows.write_csv(written, include_header=False, quote_style="non_numeric")
-    driver: Any = connection.connection.driver_connection
     statement = f"/* {name} */ COPY {table} ({', '.join(rows.columns)}) FROM STDIN (FORMAT csv)"
-    with driver.cursor() as cursor:
+    with _cursor(connection) as cursor:
         with cursor.copy(statement) as copy:
             copy.write(written.getvalue())
         copied: int = cursor.rowcount
     return copied
+
+
+@contextmanager
+def _cursor(connection: Connection) -> Iterator[Any]:
+    """Yields psycopg's own cursor; an interrupt gives the connection up, as SQLAlchemy does in its own statements.
+
+    Else the rollback would fail in the middle of the command, and its error would take the interrupt's place: the step
+    of a cancelled run would be tried again.
+    """
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor:
+            yield cursor
+    except Exception:
+        raise
+    except BaseException:
+        connection.invalidate()
+        raise
