@@ -1,4 +1,4 @@
-"""Login events from SQS into Postgres, with the personal data masked."""
+"""Login events from SQS into Postgres, with IP addresses and device ids masked."""
 
 from loginetl_assets.library_logs import hold_libraries
 

@@ -14,7 +14,7 @@ from loginetl_assets.steps.drain.engine import DrainTotals
 from loginetl_assets.steps.load import LoadTotals
 from loginetl_assets.steps.mask import MaskTotals
 
-# What an asset holds of personal data: none, tokens, or values that only a key opens.
+# In which form an asset holds IP addresses and device ids.
 PII = {
     "login_queue": "plaintext",
     "raw_login_messages": "encrypted",

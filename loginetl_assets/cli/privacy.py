@@ -30,7 +30,7 @@ from loginetl_assets.cli.console import (
 )
 from loginetl_assets.cli.environment import configured_services
 from loginetl_assets.durable import require_new, write_new
-from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError
+from loginetl_assets.errors import NeedsAttentionError, OperatorError, SettingsError, counted
 from loginetl_assets.logins.contract import MASKED_FIELDS
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _tokens_alone(given: list[str] | None) -> list[str]:
     tokens = given or []
     if others := sum(re.fullmatch(TOKEN_PATTERN, one) is None for one in tokens):
         raise SettingsError(
-            f"{others} of {len(tokens)} are not tokens (a key id, a dot and 43 characters), and none was used: for a"
+            f"not a token (a key id, a dot and 43 characters): {others} of {len(tokens)}, and none was used; for a"
             " value `loginetl token` finds the token, a user id goes to the prompt of --user-id; where it was one,"
             " delete it from the shell's history"
         )
@@ -117,7 +117,7 @@ def recover(
         else:
             sys.stdout.write(text)
     if without := sum(answer.outcome is not Outcome.RECOVERED for answer in answers):
-        raise OperatorError(f"{without} of {len(answers)} tokens have no value to show: their outcome says why")
+        raise OperatorError(f"no value to show: {without} of {counted(len(answers), 'token')}; the outcome says why")
 
 
 def _format_of(output: Path | None) -> OutputFormat:
@@ -208,7 +208,7 @@ def erase(
     print_counts("Removed", totals.as_metadata())
     if totals.kept_versions:
         raise OperatorError(
-            f"the landing's bucket keeps versions of {totals.kept_versions} deleted objects: grant"
+            f"the landing's bucket keeps versions of {counted(totals.kept_versions, 'deleted object')}: grant"
             " s3:ListBucketVersions and s3:DeleteObjectVersion, or wait for the end of their lock, and erase again"
         )
     if landing.keeps_versions is None:
@@ -222,12 +222,16 @@ def erase(
 def _require_found(totals: "ErasureTotals", *, reapply: bool) -> None:
     """Raises what is left to say where not every place could be searched, or nothing of the person was there."""
     not_searched = {
-        "batches could not be read and so not searched: see `loginetl status`": totals.unreadable_batches,
-        "objects that no batch names do not decrypt and were not searched: check LOGINETL_KEYSET_LANDING, or delete"
-        " what is not loginetl's": totals.unreadable_objects,
+        "batch": (totals.unreadable_batches, "that cannot be read: see `loginetl status`"),
+        "object": (
+            totals.unreadable_objects,
+            "that no batch names and that cannot be decrypted: check LOGINETL_KEYSET_LANDING, or delete what is not"
+            " loginetl's",
+        ),
     }
-    if any(not_searched.values()):
-        raise NeedsAttentionError("; ".join(f"{count} {which}" for which, count in not_searched.items() if count))
+    found = [f"{counted(count, noun)} {which}" for noun, (count, which) in not_searched.items() if count]
+    if found:
+        raise NeedsAttentionError(f"not searched: {'; '.join(found)}")
     if not (totals.found_anything or reapply):
         raise OperatorError(
             "nothing of that person is here: check the id or token, and the queue, which is not searched"

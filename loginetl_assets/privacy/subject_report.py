@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
+from loginetl_assets.errors import counted
 from loginetl_assets.keys.keyring import Keyring
 from loginetl_assets.keys.officer import Officer
 from loginetl_assets.landing.batch_files import UnreadableError
@@ -110,12 +111,14 @@ class SubjectReport:
         """What is missing in the report, in words; empty where nothing is."""
         without_value = sum(one.outcome is not Outcome.RECOVERED for one in self.values)
         missing = {
-            "batches could not be read and so not searched: see `loginetl status`": self.unreadable_batches,
-            "rejected bodies cannot be decrypted and so were not searched: set LOGINETL_KEYSET_REJECTS to the keyset"
-            " that they were encrypted with": self.undecryptable_bodies,
-            "encrypted values cannot be shown: their outcome says why": without_value,
+            "batch": (self.unreadable_batches, "not searched, unreadable: see `loginetl status`"),
+            "rejected message": (
+                self.undecryptable_bodies,
+                "not searched, undecryptable: set LOGINETL_KEYSET_REJECTS to the keyset that encrypted the body",
+            ),
+            "value": (without_value, "not shown: the outcome says why"),
         }
-        return [f"{count} {what}" for what, count in missing.items() if count]
+        return [f"{counted(count, noun)} {what}" for noun, (count, what) in missing.items() if count]
 
 
 def read_subject(

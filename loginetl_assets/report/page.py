@@ -5,6 +5,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from loginetl_assets.errors import counted
 from loginetl_assets.logins.rejection import Reason
 from loginetl_assets.report import charts
 from loginetl_assets.report.activity import MIN_LOGINS, Activity, Breakdown, Flow, SharedTokens, Unit
@@ -185,7 +186,7 @@ def _over_time(
     labels = [period_name(start, unit) for start in starts]
     named = _named(breakdown)
     series = [Series(*named[at], counts) for at, counts in enumerate(breakdown.counts)]
-    hover = [f"{label}: {total:,} logins" for label, total in zip(labels, breakdown.by_start, strict=True)]
+    hover = [f"{label}: {counted(total, 'login')}" for label, total in zip(labels, breakdown.by_start, strict=True)]
     tick_labels = [period_tick(start, unit) for start in starts]
     drawn = charts.columns(name, title, text, series, tick_labels=tick_labels, hover=hover, share=share)
     rows = [
@@ -266,7 +267,7 @@ def _throughput(activity: Activity) -> str:
     labels, tick_labels = _load_labels(activity)
     by_start = {one.start: one.messages for one in activity.loads}
     counts = [by_start.get(start, 0) for start in activity.load_starts]
-    hover = [f"{label}: {count:,} messages" for label, count in zip(labels, counts, strict=True)]
+    hover = [f"{label}: {counted(count, 'message')}" for label, count in zip(labels, counts, strict=True)]
     series = [Series("messages", "s0", counts)]
     drawn = charts.columns("throughput", title, text, series, tick_labels=tick_labels, hover=hover)
     rows = [(label, f"{count:,}") for label, count in zip(labels, counts, strict=True) if count]
@@ -316,7 +317,7 @@ def _load_labels(activity: Activity) -> tuple[list[str], list[str]]:
 
 
 def _footer(activity: Activity) -> str:
-    undated = f" {activity.undated:,} logins have no date, or an impossible one." if activity.undated else ""
+    undated = f" Without a possible date: {counted(activity.undated, 'login')}." if activity.undated else ""
     return (
         f"A value of fewer than {MIN_LOGINS} logins is counted as {OTHER}, so that no number identifies a person; no"
         f" user, device or address is named. All times are UTC.{undated} Made by loginetl."

@@ -39,5 +39,5 @@ class Progress:
                 return
             self._written_at = now
             rate = round(self._messages / max(now - self._started_at, 0.001))
-            batches = counted(self._batches, "batch")
-            self._write(f"{self._done} so far: {self._messages:,} messages in {batches}, {rate:,} messages a second")
+            done = f"{counted(self._messages, 'message')} in {counted(self._batches, 'batch')}"
+            self._write(f"{self._done} so far: {done}, {counted(rate, 'message')} a second")

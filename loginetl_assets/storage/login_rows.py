@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from loginetl_assets.errors import OperatorError
+from loginetl_assets.errors import OperatorError, counted
 from loginetl_assets.logins.contract import COLUMN_NAMES, TOKEN_COLUMNS
 from loginetl_assets.storage import activity
 from loginetl_assets.storage.login_table_record import login_table
@@ -102,7 +102,7 @@ def delete_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]
     """Deletes rows; returns how many, and their tokens.
 
     Raises:
-        OperatorError: a trigger of the table passes rows over.
+        OperatorError: a trigger of the table skips rows.
     """
     table = login_table(connection)
     rows = f"FROM {table} WHERE {which.condition}"
@@ -114,8 +114,8 @@ def delete_rows(connection: Connection, which: RowFilter) -> tuple[int, set[str]
     deleted, tokens = _found(connection, "delete_rows", delete, which)
     if deleted < matching:  # they were locked: nobody else has removed them
         raise OperatorError(
-            f"{matching - deleted} rows of {table} were not deleted, since a trigger of it skips them:"
-            " disable it, then erase again; rows and vault are as they were"
+            f"not deleted from {table}: {counted(matching - deleted, 'row')}, which a trigger of it skips: disable it,"
+            " then erase again; rows and vault are as they were"
         )
     activity.fold(connection)
     return deleted, tokens

@@ -851,7 +851,7 @@ NO_TOKEN = f"1.{'x' * 43}"
     [
         (("reprocess", "99999"), "the landing holds no batch 99999"),
         (("reprocess", "1", "99999", "88888"), "the landing holds no batch 88888, 99999"),
-        (("recover", NO_TOKEN, "--reason", "test"), "1 of 1 tokens have no value to show"),
+        (("recover", NO_TOKEN, "--reason", "test"), "no value to show: 1 of 1 token"),
         (("erase", "--user-id", "--dry-run"), "nothing of that person is here"),
         (("erase", "--user-id", "--reason", "test", "--yes"), "nothing of that person is here"),
         (("erase", "--token", NO_TOKEN, "--reason", "test", "--yes"), "nothing of that person is here"),
@@ -868,7 +868,7 @@ def test_a_value_that_is_there_is_shown_though_another_is_not(loaded: Loaded) ->
     there = loaded.cli.table()[0][2]
     some = loaded.cli("recover", there, NO_TOKEN, "--reason", "test", "--format", "json", exit_code=1)
     assert [one["outcome"] for one in json.loads(some.stdout)] == ["recovered", "unknown"]
-    assert some.stderr == "error: 1 of 2 tokens have no value to show: their outcome says why\n"
+    assert some.stderr == "error: no value to show: 1 of 2 tokens; the outcome says why\n"
 
 
 def test_an_export_is_the_table(loaded: Loaded, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_file_of_values_is_refused_before_the_log_has_them(pipeline: Pipeline,
     ip, _ = _loaded(pipeline)
     (tmp_path / "tokens").write_text(f"{ip}\n{VALUE}\n")
     done = run_cli(pipeline.settings, "recover", "--file", str(tmp_path / "tokens"), "--reason", WHY, exit_code=2)
-    assert done.stderr.startswith("error: 1 of 2 are not tokens ")
+    assert done.stderr.startswith("error: not a token (a key id, a dot and 43 characters): 1 of 2, ")
     assert VALUE not in done.stdout + done.stderr
     assert _log(pipeline) == []
 

@@ -152,9 +152,9 @@ def test_what_could_not_be_read_is_named(filled: Pipeline) -> None:
         vault.erase(connection, [_token(filled, "ip", ANNA_IP)])
     report = _report(filled)
     assert [what.split(":")[0] for what in report.incomplete] == [
-        "1 batches could not be read and so not searched",
-        "1 rejected bodies cannot be decrypted and so were not searched",
-        "1 encrypted values cannot be shown",
+        "1 batch not searched, unreadable",
+        "1 rejected message not searched, undecryptable",
+        "1 value not shown",
     ]
     assert [(one.outcome, one.value) for one in report.values][0] == (Outcome.ERASED, None)
     assert [one["ip"] for one in report.logins] == [None, SHARED_IP]

@@ -26,6 +26,15 @@ def test_the_first_batch_is_told_at_once_and_later_ones_every_ten_seconds_at_mos
     ]
 
 
+def test_one_message_is_counted_as_one() -> None:
+    lines: list[str] = []
+    clock = _Clock()
+    done = Progress(lines.append, "loaded", clock=clock)
+    clock.now = 1
+    done(1)
+    assert lines == ["loaded so far: 1 message in 1 batch, 1 message a second"]
+
+
 def test_each_batch_is_told_where_each_takes_longer() -> None:
     lines: list[str] = []
     clock = _Clock()

@@ -76,6 +76,13 @@ def full(periods: int = 30, names: list[str | None] | None = None, count: int = 
     )  # fmt: skip
 
 
+def test_one_of_anything_is_counted_as_one() -> None:
+    one = full(1, ["ios"], 1)
+    page = render_page(replace(one, undated=1, loads=[replace(one.loads[0], messages=1)]))
+    assert re.findall(r"\b1 (?:logins|messages)\b", page) == []
+    assert {"1 login", "1 message"} <= set(re.findall(r"\b1 (?:login|message)\b", page))
+
+
 class Page(HTMLParser):
     """What a browser makes of a page: its tags, their attributes and its texts."""
 

@@ -21,11 +21,11 @@ def test_every_section_is_walked_by_a_test() -> None:
     assert sorted(followed) == sorted(sections())
 
 
-def test_every_section_has_commands_and_says_when_it_is_over() -> None:
+def test_every_section_has_commands_and_says_when_it_is_resolved() -> None:
     text = RUNBOOK.read_text(encoding="utf-8")
     bodies = re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]
     for (heading, commands), body in zip(sections().items(), bodies, strict=True):
         assert commands, heading
         if heading not in {Condition.TEST, "What to alarm on from outside"}:
             assert "**It means**" in body, heading
-            assert "**It is over**" in body, heading
+            assert "**It is resolved**" in body, heading

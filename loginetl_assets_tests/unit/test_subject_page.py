@@ -102,8 +102,8 @@ def test_the_page_can_be_read_aloud_and_by_the_keyboard() -> None:
 def test_the_page_says_what_is_missing_and_whose_text_it_may_be() -> None:
     text = _Read(render_subject_page(_report("harmless"))).text
     assert "Not complete." in text
-    assert "2 batches could not be read" in text
-    assert "1 encrypted values cannot be shown" in text
+    assert "2 batches not searched, unreadable" in text
+    assert "1 value not shown" in text
     assert "(erased)" in text
     assert text.count("it may hold another person's data") == 1
     assert "1 login, 2 encrypted values, 1 rejected message and 1 message as sent." in text

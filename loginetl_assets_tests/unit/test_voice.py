@@ -27,6 +27,7 @@ INSTEAD = {
     r"rewrap(?:s|ped)?": "reencrypt",
     r"doom(?:s|ed)?": "pending deletion",
     r"told once": "alerts once",
+    r"(?:it|condition) is over": "is resolved",
     r"declining health": "degraded",
     r"all is well": "healthy",
     r"found by halving|halved": "bisected",
