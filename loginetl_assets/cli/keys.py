@@ -113,8 +113,8 @@ def retire(
         old = ", ".join(map(str, retirement.key_ids))
         counts = retirement.count()
     print_counts(f"Under {old}", counts)
-    if left := ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count):
-        raise OperatorError(f"nothing was retired, since {left} are under old {role} keys: {MOVED_BY[keyset]}")
+    if left := ", ".join(f"{name.replace('_', ' ')} ({count:,})" for name, count in counts.items() if count):
+        raise OperatorError(f"nothing was retired; under old {role} keys are {left}: {MOVED_BY[keyset]}")
     note(
         f"[yellow]A backup from before can be read only with {old}:[/] keep a copy of this keyset, apart from your"
         " backups, for as long as you keep such a backup. Restart what still holds it first."

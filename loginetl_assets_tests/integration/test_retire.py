@@ -58,7 +58,7 @@ def test_a_leaked_masking_key_is_replaced_everywhere_and_then_retired(pipeline: 
 
     keys("rotate", "masking")
     refused = keys("retire", "masking", "--yes", exit_code=1)
-    assert "2 rows, 1 masked files, 3 vault entries are under old masking keys" in refused.stderr
+    assert "under old masking keys are rows (2), masked files (1), vault entries (3): " in refused.stderr
     assert "`loginetl keys retokenize`" in refused.stderr
     assert len(_key_ids(pipeline, KeysetRole.MASKING)) == 2
     assert pipeline.query("SELECT FROM loginetl.keys WHERE retired_at IS NOT NULL") == []
@@ -110,7 +110,7 @@ def test_an_old_landing_key_stays_until_no_object_is_encrypted_with_it(pipeline:
     ).object_path
     keys("rotate", "landing")
     refused = keys("retire", "landing", "--yes", exit_code=1)
-    assert "1 batches, 1 unregistered objects are under old landing keys: retention deletes" in refused.stderr
+    assert "under old landing keys are batches (1), unregistered objects (1): retention deletes" in refused.stderr
     pipeline.execute("UPDATE loginetl.batches SET object_purged_at = now()")
     assert "since 1 unregistered objects" in keys("retire", "landing", "--yes", exit_code=1).stderr
     pipeline.services.landing().delete([unregistered])
@@ -125,7 +125,7 @@ def test_an_old_rejects_key_stays_until_the_bodies_were_replayed(pipeline: Pipel
     _load(pipeline, "{}")
     keys("rotate", "rejects")
     refused = keys("retire", "rejects", "--yes", exit_code=1)
-    assert "1 rejected bodies are under old rejects keys: `loginetl rejected replay`" in refused.stderr
+    assert "under old rejects keys are rejected bodies (1): `loginetl rejected replay`" in refused.stderr
     services = Services(pipeline.settings)
     database = services.database()
     replay_rejected(database, services.landing(), services.payloads(), services.keyring, Selection(), run_id="r")

@@ -191,5 +191,5 @@ def test_the_command_says_what_is_missing_and_that_nothing_was_found(filled: Pip
     assert "nothing of that user is here: check the id" in report("nobody.html", "nobody-has-it", 1)
     assert "None." in (tmp_path / "nobody.html").read_text()
     filled.execute("DELETE FROM loginetl.pii_vault")
-    assert "needs attention: 3 encrypted values cannot be shown" in report("anna.json", ANNA, 3)
+    assert "needs attention: 3 values not shown" in report("anna.json", ANNA, 3)
     assert "ends in neither .json nor .html" in report("anna.txt", ANNA, 2)
