@@ -157,7 +157,7 @@ def test_the_command_counts_before_it_asks_and_reapplies(pipeline: Pipeline, tmp
 
     backup.restore()
     again = erase("--reapply", stdin="y\n", exit_code=3)
-    assert "1 batches could not be read" in again.stderr  # whose object the erasure has replaced
+    assert "not searched: 1 batch that cannot be read" in again.stderr  # whose object the erasure has replaced
     assert _users(pipeline) == [BERT]
     erase("--reapply", *annas, exit_code=2)
 
