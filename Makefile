@@ -41,8 +41,8 @@ e2e: browser ## Run the tests of the installed commands and of the Dagster UI.
 	$(BIN)/pytest $(TESTS)/end_to_end $(PARALLEL)
 
 TESTS := loginetl_assets_tests
-# The tests mostly wait, for leases, locks and servers that start: twice as many processes as cores.
-PROCESSES ?= 4
+# The tests mostly wait, for leases, locks and servers that start: three times as many processes as two cores.
+PROCESSES ?= 6
 PARALLEL := --numprocesses $(PROCESSES) --dist loadgroup
 
 browser: $(READY) # Installs Chromium where nobody has to be asked, or names the command.
