@@ -126,6 +126,8 @@ def _work() -> None:
         answer = _Answer(error=str(error), may_pass=isinstance(error, TransientError))
     except Exception as error:  # noqa: BLE001 - a bug; its text would end in the log
         answer = _Answer(error=withheld(error), may_pass=False)
+    # It is ended once it has answered: an exit raised while Python shuts down would be a traceback in the run's log.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _tell(answer)
 
 
