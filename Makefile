@@ -92,13 +92,14 @@ clean: ## Stop the embedded services; remove their data and the virtual environm
 	[ "$$(cat .env 2>/dev/null)" != "$(HISTORY)" ] || rm .env
 	rm -rf .loginetl .coverage* mutants $(VENV) node_modules bench/node_modules bench/peers/.venv
 
-# The lock files name every package with its hash, hence --no-deps: pip has nothing left to resolve.
+# The lock files name every package with its hash, hence --no-deps: pip has nothing left to resolve. --no-compile: Python
+# compiles what it imports, and most of their modules never are.
 $(READY): requirements-dev.txt pyproject.toml
 	@python=$$(for p in "$$PYTHON" python3.11 python3.12 python3.13 python3; do \
 	  [ -n "$$p" ] && "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	  && echo "$$p" && break; done); \
 	[ -n "$$python" ] || { echo "loginetl needs Python 3.11 to 3.13: install it, or set PYTHON to one" >&2; exit 1; }; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
