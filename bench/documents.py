@@ -85,9 +85,9 @@ def benchmarks_as_markdown() -> str:
     found = measured()
     facts = "; ".join(f"{name} {value}" for name, value in found["machine"].items())
     notes = [
-        f"- **{target.what}**: {target.note}"
+        f"- **{target.what}**: {target.note or 'not profiled yet.'}"
         for target in TARGETS
-        if target.note and not target.is_met(readings_of(found, target.part).get(target.reading, ()))
+        if (values := readings_of(found, target.part).get(target.reading)) and not target.is_met(values)
     ]
     return _BENCHMARKS.format(
         parts=", ".join(PARTS),
@@ -95,7 +95,7 @@ def benchmarks_as_markdown() -> str:
         faulty=Counts().faulty,
         facts=facts or "not measured",
         targets=_markdown(("figure", "target", "median (lowest to highest)", "met"), target_rows(found)),
-        notes="\n".join(notes) or "None.",
+        notes="\n".join(notes) or "Nothing that was measured.",
         tools=_markdown(
             ("", "what it does", "a message leaves the queue"), ((c.name, c.what, c.deletes) for c in CONTENDERS)
         ),

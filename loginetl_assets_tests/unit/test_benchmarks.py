@@ -1,6 +1,7 @@
 """The benchmark's figures: how they are judged and kept, and that the documents have those that are saved."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from bench import report
 from bench.__main__ import main
-from bench.documents import DOCUMENTS
+from bench.documents import DOCUMENTS, benchmarks_as_markdown
 from bench.run import run
 from bench.targets import PARTS, TARGETS, Target
 
@@ -82,3 +83,11 @@ def test_figures_of_small_counts_are_never_saved(
         main()
 
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_whatever_is_measured_and_not_met_is_listed_with_a_word() -> None:
+    page = benchmarks_as_markdown()
+    listed = page.partition("What is not met")[2].partition("\n## ")[0]
+    unmet = re.findall(r"^\| (.+?) \| [≥≤].* \| no \|$", page, re.MULTILINE)
+
+    assert re.findall(r"^- \*\*(.+?)\*\*: \S", listed, re.MULTILINE) == unmet
