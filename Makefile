@@ -41,7 +41,7 @@ e2e: browser ## Run the tests of the installed commands and of the Dagster UI.
 	$(BIN)/pytest $(TESTS)/end_to_end $(PARALLEL)
 
 TESTS := loginetl_assets_tests
-# The tests mostly wait, for leases, locks and servers that start: three times as many processes as two cores.
+# The tests wait much, for leases, locks and servers that start: with four processes two cores were idle at times.
 PROCESSES ?= 6
 PARALLEL := --numprocesses $(PROCESSES) --dist loadgroup
 

@@ -121,13 +121,13 @@ def _counted(url: str, loaded: Loaded, has_rejects: bool, sent: int, stuck: int)
         # What has no user is a row of another kind.
         ((rows, distinct),) = execute(
             url,
-            f"SELECT count(*), count(DISTINCT user_id) + count(*) - count(user_id) FROM {loaded.table}",  # noqa: S608
+            f"SELECT count(*), count(DISTINCT user_id) + count(*) - count(user_id) FROM {loaded.table}",
         )
     if has_rejects:
         ((rejected,),) = execute(url, "SELECT count(*) FROM loginetl.rejected_logins")
     columns = execute(
         url,
-        "SELECT column_name FROM information_schema.columns"  # noqa: S608
+        "SELECT column_name FROM information_schema.columns"
         f" WHERE table_schema = '{schema or 'public'}' AND table_name = '{table}'",
     )
     lost = sent - distinct - rejected - stuck

@@ -131,14 +131,13 @@ def read_login(body: bytes, *, reject_unknown_fields: bool = False, by_event_id:
     nesting is bounded by `MAX_DEPTH`. A field outside the contract is counted, or rejects the message; `event_id` is
     read beside the contract's fields where it is asked for.
     """
-    fields = _FIELDS_AND_EVENT if by_event_id else FIELD_NAMES
     if (login := _read_flat(body, by_event_id)) is not None:
         return login
     try:
         document = _decode(body)
         if document.get("Type") == "Notification" and isinstance(document.get("Message"), str):
             document = _decode(document["Message"].encode("utf-8", "surrogatepass"))
-        return _pick_fields(document, fields, reject_unknown_fields)
+        return _pick_fields(document, _FIELDS_AND_EVENT if by_event_id else FIELD_NAMES, reject_unknown_fields)
     except _RejectedError as error:
         return error.rejection
 
